@@ -1,0 +1,93 @@
+"""The two blocks of DC-AE: residual convolutions, and EfficientViT's linear attention.
+
+B batch, C channels, H W height and width, N = H * W positions, D channels a head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opensana.layers import MixFFN, RMSNorm2d, relu_linear_attention
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+NORMS: dict[str, type[nn.Module]] = {"batch_norm": nn.BatchNorm2d, "rms_norm": RMSNorm2d}
+FFN_RATIO = 4
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions and a norm beside the identity; [B, C, H, W] in and out."""
+
+    def __init__(self, channels: int, *, norm: str, activation: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.activation = ACTIVATIONS[activation]()
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = NORMS[norm](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv2(self.activation(self.conv1(x))))
+
+
+class MultiscaleProjection(nn.Module):
+    """Queries, keys and values of one more scale: a depthwise, then a grouped 1x1 convolution."""
+
+    def __init__(self, channels: int, *, heads: int, kernel: int) -> None:
+        super().__init__()
+        self.proj_in = nn.Conv2d(
+            channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
+        )
+        self.proj_out = nn.Conv2d(channels, channels, 1, groups=3 * heads, bias=False)
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        return self.proj_out(self.proj_in(qkv))
+
+
+class MultiscaleLinearAttention(nn.Module):
+    """EfficientViT's multi-scale ReLU linear attention with residual; [B, C, H, W] in and out.
+
+    `to_q`, `to_k` and `to_v` are the thirds of one fused projection: heads are cut from their
+    concatenation in runs of 3D channels, so that a head's queries may come from any of them.
+    """
+
+    def __init__(self, channels: int, *, head: int, kernels: Sequence[int], norm: str) -> None:
+        super().__init__()
+        heads = channels // head
+        inner = heads * head
+        self.head = head
+        self.to_q = nn.Linear(channels, inner, bias=False)
+        self.to_k = nn.Linear(channels, inner, bias=False)
+        self.to_v = nn.Linear(channels, inner, bias=False)
+        self.to_qkv_multiscale = nn.ModuleList(
+            MultiscaleProjection(3 * inner, heads=heads, kernel=kernel) for kernel in kernels
+        )
+        self.to_out = nn.Linear(inner * (1 + len(kernels)), channels, bias=False)
+        self.norm_out = NORMS[norm](channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
+        qkv = pointwise(x, fused)
+        qkv = torch.cat([qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)], dim=1)
+        heads = qkv.reshape(x.shape[0], -1, 3 * self.head, x.shape[2] * x.shape[3])
+        query, key, value = heads.transpose(-1, -2).chunk(3, dim=-1)
+        attended = relu_linear_attention(query, key, value)
+        attended = attended.transpose(-1, -2).reshape(x.shape[0], -1, *x.shape[2:])
+        return x + self.norm_out(pointwise(attended, self.to_out.weight))
+
+
+class EfficientViTBlock(nn.Module):
+    """Linear attention, then Mix-FFN, each with its residual; [B, C, H, W] in and out."""
+
+    def __init__(self, channels: int, *, head: int, kernels: Sequence[int], norm: str) -> None:
+        super().__init__()
+        self.attn = MultiscaleLinearAttention(channels, head=head, kernels=kernels, norm=norm)
+        self.conv_out = MixFFN(channels, FFN_RATIO * channels, norm=True, residual=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.attn(x))
+
+
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution of [B, C, H, W] with a matrix [out, C]."""
+    return F.conv2d(x, weight[:, :, None, None])

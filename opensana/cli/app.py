@@ -1,0 +1,89 @@
+"""`main`: parse the command line, run the command, turn errors into one line and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted with Ctrl-C.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import tyro
+
+from opensana import __version__
+from opensana.cli.command import Command, say
+from opensana.cli.convert import Convert
+from opensana.cli.evaluate import Evaluate
+from opensana.cli.generate import Generate
+from opensana.cli.info import Info
+from opensana.cli.train import Train
+from opensana.errors import ConfigError, OpensanaError, RequestError
+
+COMMANDS: dict[str, type[Command]] = {
+    "generate": Generate,
+    "info": Info,
+    "train": Train,
+    "evaluate": Evaluate,
+    "convert": Convert,
+}
+DESCRIPTION = (
+    f"opensana {__version__}: draws pictures from text with the Sana system, and trains it. "
+    'Start with: opensana generate "a red apple"'
+)
+MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns its exit code (`--help` and unknown flags exit themselves)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        print(f"opensana {__version__}")
+        return 0
+    try:
+        parse(arguments).run()
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        return _reader_left()
+    except Exception as error:
+        return _failed(error, debug="--debug" in arguments)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that the arguments describe; exits with 2 and a hint when there is none."""
+    command = tyro.extras.subcommand_cli_from_dict(
+        dict(COMMANDS), prog="opensana", description=DESCRIPTION, args=arguments, config=MARKERS
+    )
+    defaults = command.defaults()
+    if defaults is None:
+        return command
+    return tyro.cli(
+        type(command),
+        prog=f"opensana {arguments[0]}",
+        default=defaults,
+        args=arguments[1:],
+        config=MARKERS,
+    )
+
+
+def _failed(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, OpensanaError):
+        say(_one_line(str(error)))
+        return 2 if isinstance(error, RequestError | ConfigError) else 1
+    hint = "" if debug else "; add --debug to see where"
+    say(_one_line(f"{type(error).__name__}: {error}{hint}"))
+    return 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _reader_left() -> int:
+    # As in `opensana ... | head -1`. Python flushes stdout once more on exit: let that succeed.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

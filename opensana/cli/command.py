@@ -1,0 +1,61 @@
+"""What every command has in common: a `run`, a `--debug`, and where its words go.
+
+stdout carries results only (paths, tables, JSON); everything said along the way goes to stderr.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One sub-command; its dataclass fields are its flags."""
+
+    debug: bool = False
+    """Show the Python traceback of an error."""
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def defaults(self) -> Self | None:
+        """Values to parse the command line over once more; what was typed wins over them."""
+        return None
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    print(f"opensana: {text}", file=sys.stderr, flush=True)
+
+
+def emit(line: str) -> None:
+    """A line of the result, flushed so that a reader at the end of a pipe sees it at once."""
+    print(line, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    emit(json.dumps(value, default=str))
+
+
+def table(value: dict[str, Any], *, indent: int = 0) -> list[str]:
+    """A nested dictionary as aligned lines of `name  value`."""
+    margin = "  " * indent
+    width = max((len(name) for name in value), default=0)
+    lines: list[str] = []
+    for name, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{margin}{name}", *table(item, indent=indent + 1)]
+        else:
+            lines.append(f"{margin}{name:<{width}}  {_cell(item)}".rstrip())
+    return lines
+
+
+def _cell(item: Any) -> str:
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    if isinstance(item, int) and not isinstance(item, bool):
+        return f"{item:,}"
+    if isinstance(item, list | tuple):
+        return ", ".join(_cell(part) for part in item)
+    return "" if item is None else str(item)

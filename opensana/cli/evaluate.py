@@ -1,0 +1,34 @@
+"""`opensana evaluate`: the figures of a model on the emoji set (README, "How good is it?")."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from opensana.cli.command import Command, emit, emit_json, table
+
+
+@dataclass(frozen=True)
+class Evaluate(Command):
+    """Measure reconstruction and prompt-following on the emoji set."""
+
+    model: Annotated[Positional[str], arg(metavar="MODEL")]
+    """A built-in model, a model folder, or a hub id."""
+    data: Annotated[Path, arg(metavar="FOLDER")] = Path("data/emoji")
+    """The set that recipes/emoji/prepare.py made."""
+    labels: int = 200
+    """How many labels to draw."""
+    grid: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write a PNG grid of drawn pictures here."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def run(self) -> None:
+        from opensana.evaluate import evaluate_emoji
+
+        figures = evaluate_emoji(self.model, self.data, labels=self.labels, grid=self.grid)
+        if self.json:
+            emit_json(figures)
+        else:
+            emit("\n".join(table(figures)))

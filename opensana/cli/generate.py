@@ -1,0 +1,166 @@
+"""`opensana generate`: prompts in, PNG files out.
+
+The flags are the fields of `Request`, inherited, so that every default and its help are written
+once. All requests and the output folder are checked before the model is loaded.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from json import loads
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from tyro.conf import Positional, arg
+
+from opensana.cli.command import Command, emit, emit_json, say
+from opensana.cli.output import DEFAULT_NAME, PictureFiles
+from opensana.errors import RequestError
+from opensana.request import Request
+
+if TYPE_CHECKING:
+    from opensana.pipeline import Picture, Sana
+
+DEFAULT_MODEL = "emoji-256"
+DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Generate(Request, Command):
+    """Draw pictures from a prompt; their paths go to stdout."""
+
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
+    """What the picture should show. Leave it out with --prompt-file or --from-png."""
+    images: Annotated[int, arg(aliases=["-n"])] = Request.images
+    """How many pictures to draw of each prompt, with the seeds seed, seed + 1, ..."""
+    output: Annotated[str, arg(aliases=["-o"], metavar="PATTERN")] = DEFAULT_NAME
+    """File name, or a folder; {seed} and {index} are filled in."""
+    overwrite: bool = False
+    """Replace existing files; without it the new one gets -1, -2, ... before .png."""
+    model: Annotated[str, arg(aliases=["-m"], metavar="MODEL")] = DEFAULT_MODEL
+    """A built-in model, a model folder, or a hub id."""
+    revision: Annotated[str | None, arg(metavar="NAME")] = None
+    """Branch, tag or commit of a model on the hub."""
+    variant: Annotated[str | None, arg(metavar="NAME")] = None
+    """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
+    prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
+    """Draw one prompt a line of this file; - reads standard input."""
+    from_png: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw a picture again from what its PNG records; flags given beside it change that."""
+    no_metadata: bool = False
+    """Leave prompt and settings out of the PNG."""
+    json: bool = False
+    """Print one JSON object a picture instead of its path."""
+    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    dtype: DtypeName | None = None
+    """Number format of the transformer; left out, what suits device and weights."""
+
+    def __post_init__(self) -> None:
+        """Nothing: `requests` checks, once the prompts are known."""
+
+    def defaults(self) -> Self | None:
+        if self.from_png is None:
+            return None
+        return replace(self, **recorded(self.from_png))
+
+    def run(self) -> None:
+        requests = self.requests()
+        files = PictureFiles(self.output, overwrite=self.overwrite)
+        from opensana import Sana
+
+        say(f"loading {self.model}")
+        sana = Sana.load(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            revision=self.revision,
+            variant=self.variant,
+        )
+        index = 0
+        for request in requests:
+            for picture in _draw(sana, request):
+                path = files.path(seed=picture.request.seed, index=index)
+                picture.save(path, metadata=not self.no_metadata)
+                self._report(path, picture)
+                index += 1
+
+    def requests(self) -> list[Request]:
+        """One checked request a prompt."""
+        values = {field.name: getattr(self, field.name) for field in fields(Request)}
+        return [
+            _checked(values | {"prompt": prompt}, where=where) for where, prompt in self._prompts()
+        ]
+
+    def _prompts(self) -> list[tuple[str, str]]:
+        """(where it stands, prompt); nowhere for the one on the command line."""
+        if self.prompt_file is None:
+            if not self.prompt.strip():
+                raise RequestError('nothing to draw; try: opensana generate "a red apple"')
+            return [("", self.prompt)]
+        if self.prompt:
+            raise RequestError("give a prompt or --prompt-file, not both")
+        return _read_prompts(self.prompt_file)
+
+    def _report(self, path: Path, picture: "Picture") -> None:
+        if self.json:
+            emit_json({"path": str(path)} | loads(picture.metadata["opensana"]))
+        else:
+            emit(str(path))
+
+
+def recorded(path: Path) -> dict[str, Any]:
+    """Model and request that a PNG drawn by opensana records."""
+    from opensana.picture import read_note, read_request
+
+    model = read_note(path).get("model") or DEFAULT_MODEL
+    return asdict(read_request(path)) | {"model": model}
+
+
+def _checked(values: dict[str, Any], *, where: str) -> Request:
+    try:
+        return Request(**values)
+    except RequestError as error:
+        raise RequestError(f"{where}{error}") from None
+
+
+def _read_prompts(name: str) -> list[tuple[str, str]]:
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{name} is not UTF-8 text (byte {error.start + 1})") from None
+    except OSError as error:
+        raise RequestError(f"cannot read --prompt-file {name!r}: {error.strerror}") from None
+    prompts = [
+        (f"{name} line {number}: ", line.strip())
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not prompts:
+        raise RequestError(f"--prompt-file {name!r} holds no prompt; write one a line")
+    return prompts
+
+
+def _draw(sana: "Sana", request: Request) -> "list[Picture]":
+    with _progress(request) as on_step:
+        return sana.generate(request, on_step=on_step, notice=say)
+
+
+@contextmanager
+def _progress(request: Request) -> Iterator[Callable[[int, int, Any], None]]:
+    """A bar on stderr, one tick a solver step; nothing when stderr is no terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=request.steps, desc=_short(request.prompt), leave=False, disable=None) as bar:
+
+        def on_step(_step: int, total: int, _latent: Any) -> None:
+            bar.total = total
+            bar.update()
+
+        yield on_step
+
+
+def _short(prompt: str, length: int = 40) -> str:
+    return prompt if len(prompt) <= length else f"{prompt[: length - 3]}..."

@@ -1,0 +1,144 @@
+"""Where the network runs and in which number format.
+
+The rule for a CPU: float32, unless the CPU multiplies bfloat16 natively. Elsewhere the stored
+format. Without native support half precision is hundreds of times slower on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opensana.errors import ConfigError, near
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPE_NAMES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+}
+_NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+_CGROUP_FILES = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` takes the first of cuda, mps, cpu that is there; any other name must exist."""
+    import torch
+
+    if name == "auto":
+        return torch.device(_best_device())
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        hint = near(kind, ("auto", "cpu", "cuda", "mps"))
+        raise ConfigError(f"unknown device '{name}'{hint}; try auto, cpu, cuda, cuda:1 or mps")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(
+            f"device '{name}' is not there: torch finds {count} CUDA devices; try auto"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device 'mps' is not there: torch finds no Apple GPU; try auto")
+    return torch.device(name)
+
+
+def resolve_dtype(
+    device: torch.device, requested: str | None = None, stored: torch.dtype | None = None
+) -> torch.dtype:
+    """The format to compute in: what was asked for if it can work, else the device's rule."""
+    import torch
+
+    if requested not in (None, "auto"):
+        return _checked_dtype(device, parse_dtype(requested))
+    wish = stored or torch.bfloat16
+    if device.type == "cuda":
+        return wish if wish != torch.bfloat16 or torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "mps":
+        return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
+    native = stored == torch.bfloat16 and cpu_has_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """`float32`, `bfloat16`, `float16` or their short names."""
+    import torch
+
+    if name not in DTYPE_NAMES:
+        hint = near(name, DTYPE_NAMES)
+        raise ConfigError(f"unknown dtype '{name}'{hint}; try float32, bfloat16 or float16")
+    return getattr(torch, DTYPE_NAMES[name])
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 matrix instructions; emulated ones do not count."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in _NATIVE_BFLOAT16)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be allocated on the device, as far as the system tells."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        used = torch.mps.driver_allocated_memory()
+        return max(0, torch.mps.recommended_max_memory() - used)
+    return min([_free_system_memory(), *_free_in_cgroup()])
+
+
+def _best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _checked_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    import torch
+
+    if device.type == "cpu" and dtype == torch.float16:
+        raise ConfigError(
+            "float16 does not work on a CPU: it overflows and is hundreds of times slower; "
+            "try --dtype float32 (float16 weights are converted)"
+        )
+    if device.type == "cuda" and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU has no bfloat16; try --dtype float32 or float16")
+    return dtype
+
+
+def _free_system_memory() -> int:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    names = getattr(os, "sysconf_names", {})
+    pages = next((n for n in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES") if n in names), None)
+    if pages is None:
+        raise ConfigError("this system does not tell how much memory is free")
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _free_in_cgroup() -> list[int]:
+    """What a container's limit leaves, when there is one."""
+    for limit_file, used_file in _CGROUP_FILES:
+        if limit_file.exists() and used_file.exists():
+            limit = limit_file.read_text().strip()
+            if limit.isdecimal():
+                return [max(0, int(limit) - int(used_file.read_text()))]
+    return []

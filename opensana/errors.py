@@ -1,0 +1,55 @@
+"""Errors that speak to the person: what was wrong, what was got, what to try.
+
+The command line prints one as a single line, the server as one JSON object.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class OpensanaError(Exception):
+    """Something the user can put right; its text is all that the user needs to see."""
+
+
+# ValueError as well: pydantic, FastAPI and tyro then report the message instead of a traceback.
+class ConfigError(OpensanaError, ValueError):
+    """A recipe, an override, a device or a number format that cannot be used."""
+
+
+class RequestError(OpensanaError, ValueError):
+    """A request for pictures that asks for something impossible."""
+
+
+class WeightsError(OpensanaError):
+    """A model that is missing, broken, or not the one that its configuration describes."""
+
+
+class DataError(OpensanaError):
+    """A training or evaluation set that cannot be read."""
+
+
+class NumericsError(OpensanaError):
+    """Numbers that stopped being numbers: a NaN or an infinity in a latent, a loss or a weight."""
+
+
+class CheckpointError(OpensanaError):
+    """A training checkpoint that is missing, incomplete or from another run."""
+
+
+class MissingExtraError(OpensanaError):
+    """A feature that needs an optional package that is not installed."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(
+            f"this needs the package '{package}', which is not installed; "
+            f"try: pip install 'opensana[{extra}]'"
+        )
+        self.extra = extra
+        self.package = package
+
+
+def near(name: str, options: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest option, or nothing when none is close."""
+    by_lower = {option.lower(): option for option in options}
+    matches = get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean '{by_lower[matches[0]]}'?)" if matches else ""

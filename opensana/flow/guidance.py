@@ -1,0 +1,23 @@
+"""The seam of the system, and classifier-free guidance as a wrapper around it.
+
+A velocity takes the latent [B, C, H, W] and the timestep (a scalar, 0 to 1000) and says where the
+latent is heading.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:
+    """v = v_uncond + scale (v_cond - v_uncond); at scale 1 only the conditional is called."""
+    if scale == 1.0:
+        return conditional
+
+    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
+        without = unconditional(x, timestep)
+        return without + scale * (conditional(x, timestep) - without)
+
+    return velocity

@@ -1,0 +1,30 @@
+"""The straight path between data and noise, and its velocity (rectified flow).
+
+x(sigma) = (1 - sigma) x0 + sigma noise, so dx/dsigma = noise - x0 is what the network learns.
+sigma is a number or one value a sample [B]; latents are [B, C, H, W].
+"""
+
+from torch import Tensor
+
+
+def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """x(sigma) = (1 - sigma) x0 + sigma noise."""
+    sigma = _per_sample(sigma, x0)
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
+    """v = dx/dsigma = noise - x0."""
+    return noise - x0
+
+
+def to_x0(x: Tensor, v: Tensor, sigma: Tensor | float) -> Tensor:
+    """x0 = x - sigma v: the data that a velocity points back to."""
+    return x - _per_sample(sigma, x) * v
+
+
+def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor | float:
+    """[B] -> [B, 1, 1, 1], so that each sample has its own sigma."""
+    if not isinstance(sigma, Tensor) or sigma.ndim == 0:
+        return sigma
+    return sigma.to(like.device, like.dtype).reshape(-1, *[1] * (like.ndim - 1))

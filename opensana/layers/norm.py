@@ -1,0 +1,35 @@
+"""Root-mean-square norms: no mean is subtracted (Zhang and Sennrich, arXiv 1910.07467)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the last dimension of tokens [B, N, C], with a weight and no bias."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalise(x, dim=-1, eps=self.eps).to(x.dtype) * self.weight
+
+
+class RMSNorm2d(nn.Module):
+    """RMS norm over the channels of a feature map [B, C, H, W], with weight and bias."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        normal = _normalise(x, dim=1, eps=self.eps).to(x.dtype)
+        return torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None])
+
+
+def _normalise(x: Tensor, *, dim: int, eps: float) -> Tensor:
+    mean_square = x.float().square().mean(dim, keepdim=True)
+    return x * torch.rsqrt(mean_square + eps)

@@ -1,0 +1,470 @@
+"""The published model folder: its parts, what it says of itself, reading and writing it.
+
+    model_index.json, scheduler/, transformer/, vae/, text_encoder/, tokenizer/
+
+`_opensana` in model_index.json keeps what the published format has no place for; other readers
+skip keys that begin with an underscore. A folder may name its text encoder there instead of
+holding it.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import nn
+
+from opensana.autoencoder.config import AutoencoderConfig
+from opensana.autoencoder.model import Autoencoder
+from opensana.config import build
+from opensana.device import resolve_device, resolve_dtype
+from opensana.errors import NumericsError, OpensanaError, WeightsError, near
+from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.text.encoder import TextEncoder
+from opensana.text.gemma import gemma3_270m_folder
+from opensana.text.instruction import KEPT_TOKENS
+from opensana.transformer.config import TransformerConfig
+from opensana.transformer.model import Transformer
+from opensana.weights.files import (
+    DTYPE_NAMES,
+    VARIANTS,
+    TensorInfo,
+    available_variants,
+    is_finite,
+    load_into,
+    read_headers,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
+from opensana.weights.locate import locate
+
+DIFFUSERS_VERSION = "0.32.0"
+INDEX = "model_index.json"
+NOTES = "_opensana"
+DPM, EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
+ALIGNMENT = 64
+TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
+SCHEDULER: dict[str, Any] = {
+    "_class_name": DPM,
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "algorithm_type": "dpmsolver++",
+    "final_sigmas_type": "zero",
+    "flow_shift": 3.0,
+    "lower_order_final": True,
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "use_flow_sigmas": True,
+}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The `_opensana` entry of model_index.json."""
+
+    text_encoder: Literal["gemma3-270m"] | None = None
+    """The package that holds the text encoder, where the folder has none."""
+    instruction: Literal["diffusers", "official", "none"] = "diffusers"
+    max_tokens: int = KEPT_TOKENS
+    licence: str = "unknown: ask whoever gave you this model"
+    steps: int = 20
+    guidance: float = 4.5
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model besides its networks."""
+
+    name: str
+    shift: float
+    notes: Notes
+    folder: Path | None = None
+    scheduler: str = DPM
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_info(folder: Path, *, name: str = "") -> ModelInfo:
+    """Name, shift and notes of a model folder; a scheduler that opensana lacks is an error."""
+    index = read_json(folder / INDEX)
+    kind = index.get("_class_name", "SanaPipeline")
+    if kind != "SanaPipeline":
+        raise WeightsError(f"{folder} is a {kind}: opensana draws with SanaPipeline models only")
+    scheduler, shift = read_shift(folder / "scheduler" / "scheduler_config.json")
+    notes = read_notes(index, name or folder.name, folder)
+    return ModelInfo(name or folder.name, shift, notes, folder, scheduler)
+
+
+def read_notes(index: Mapping[str, Any], name: str, folder: Path) -> Notes:
+    if isinstance(index.get(NOTES), dict):
+        return build(Notes, index[NOTES], where=f"{folder / INDEX}, {NOTES}")
+    known = facts(name)
+    if known is not None:
+        return Notes(
+            instruction=known.instruction,
+            licence=known.licence,
+            steps=known.steps,
+            guidance=known.guidance,
+        )
+    published = name.startswith("Efficient-Large-Model/")
+    return Notes(licence=PUBLISHED_LICENCE) if published else Notes()
+
+
+def read_shift(path: Path) -> tuple[str, float]:
+    """The scheduler's class and its flow shift."""
+    config = read_json(path)
+    kind = str(config.get("_class_name"))
+    if kind not in (DPM, EULER):
+        raise WeightsError(
+            f"{path}: the scheduler {kind} is not supported{near(kind, (DPM, EULER))}; "
+            f"there are {DPM} with flow sigmas and {EULER}"
+        )
+    if kind == DPM:
+        _check_flow(config, path)
+    shift = config.get("flow_shift" if kind == DPM else "shift", 1.0)
+    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 < shift < 1000:
+        raise WeightsError(f"{path}: the flow shift must be a positive number, got {shift!r}")
+    return kind, float(shift)
+
+
+def _check_flow(config: Mapping[str, Any], path: Path) -> None:
+    names = ("prediction_type", "use_flow_sigmas", "algorithm_type", "solver_order", "solver_type")
+    absent = {"prediction_type": "epsilon", "use_flow_sigmas": False}
+    for name in names:
+        value = config.get(name, absent.get(name, SCHEDULER[name]))
+        if value != SCHEDULER[name]:
+            raise WeightsError(f"{path}: {name} must be {SCHEDULER[name]!r}, got {value!r}")
+
+
+def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
+    """The transformer of a model folder, on the CPU, in the stored dtype, for inference."""
+    part = folder / "transformer"
+    config = transformer_config(part)
+    with torch.device("meta"):
+        module = Transformer(config)
+    _load(module, part, variant)
+    return module
+
+
+def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
+    """The autoencoder of a model folder, or of a folder that is one itself."""
+    part = autoencoder_folder(folder)
+    config = autoencoder_config(part)
+    with torch.device("meta"):
+        module = Autoencoder(config)
+    _load(module, part, variant)
+    return module
+
+
+def _load(module: nn.Module, part: Path, variant: str | None) -> None:
+    load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
+    module.eval().requires_grad_(False)
+
+
+def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module where and as it will run.
+
+    Tensors mapped from a file start anywhere; kernels round differently there, so that a loaded
+    model would differ in its last bits from the one that was saved.
+    """
+    module.to(device, dtype)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+    return module
+
+
+def part_variant(part: Path, variant: str | None) -> str | None:
+    """The variant asked for where the part has it, else the plain files, as published models do."""
+    if variant is not None and variant not in VARIANTS:
+        raise WeightsError(f"no such variant {variant!r}{near(variant, VARIANTS)}: fp16 or bf16")
+    return variant if variant in available_variants(part) else None
+
+
+def transformer_config(part: Path) -> TransformerConfig:
+    return TransformerConfig.from_dict(_config(part, "SanaTransformer2DModel"))
+
+
+def autoencoder_config(part: Path) -> AutoencoderConfig:
+    return AutoencoderConfig.from_dict(_config(part, "AutoencoderDC"))
+
+
+def autoencoder_folder(folder: Path) -> Path:
+    return folder / "vae" if (folder / "vae").is_dir() else folder
+
+
+def _config(part: Path, kind: str) -> dict[str, Any]:
+    config = read_json(part / "config.json")
+    if config.get("_class_name", kind) != kind:
+        raise WeightsError(f"{part} holds a {config['_class_name']}, expected a {kind}")
+    return config
+
+
+def load_text(
+    folder: Path, info: ModelInfo, *, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    """The text encoder in the folder, or the one that its notes name."""
+    source = TEXT_ENCODERS[info.notes.text_encoder]() if info.notes.text_encoder else folder
+    encoder = TextEncoder.load(
+        source,
+        device=device,
+        dtype=dtype,
+        instruction=info.notes.instruction,
+        max_tokens=info.notes.max_tokens,
+    )
+    settle(encoder.model, device, dtype)
+    return encoder
+
+
+def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
+    """The number format of the stored transformer."""
+    part = folder / "transformer"
+    headers = read_headers(part, variant=part_variant(part, variant))
+    return DTYPE_NAMES.get(main_dtype(headers), torch.float32)
+
+
+def main_dtype(headers: Mapping[str, TensorInfo]) -> str:
+    """The dtype that holds most of the numbers."""
+    totals: dict[str, int] = {}
+    for tensor in headers.values():
+        totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.size
+    return max(totals, key=lambda name: totals[name], default="F32")
+
+
+def part_dtype(device: torch.device, transformer: torch.dtype) -> torch.dtype:
+    """Text encoder and autoencoder follow the transformer, but overflow in float16."""
+    if transformer != torch.float16:
+        return transformer
+    return resolve_dtype(device, None, torch.bfloat16)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_model(
+    folder: str | Path,
+    *,
+    text: TextEncoder,
+    transformer: Transformer,
+    autoencoder: Autoencoder,
+    info: ModelInfo,
+) -> Path:
+    """The whole model in the published layout; the folder appears complete or not at all."""
+    with published(Path(folder)) as partial:
+        write_transformer(transformer, partial / "transformer")
+        write_autoencoder(autoencoder, partial / "vae")
+        write_scheduler(partial, info.shift)
+        text.model.save_pretrained(partial / "text_encoder")
+        text.tokenizer.save_pretrained(partial / "tokenizer")
+        classes = (type(text.model).__name__, type(text.tokenizer).__name__)
+        notes = replace(info.notes, text_encoder=None)
+        write_json(partial / INDEX, model_index(*classes, notes=notes))
+    return Path(folder)
+
+
+def write_model_without_text(
+    folder: str | Path,
+    *,
+    transformer: Transformer,
+    autoencoder: Autoencoder,
+    shift: float,
+    notes: Notes,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """A model whose notes name the package of its text encoder, stored in `dtype`."""
+    assert notes.text_encoder is not None, "the notes must say where the text encoder is"
+    with published(Path(folder)) as partial:
+        write_transformer(transformer, partial / "transformer", dtype=dtype)
+        write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
+        write_scheduler(partial, shift)
+        write_json(partial / INDEX, model_index(None, None, notes=notes))
+    return Path(folder)
+
+
+def write_transformer(module: Transformer, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one transformer, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def write_autoencoder(module: Autoencoder, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one autoencoder, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def _write_part(
+    module: nn.Module, config: Mapping[str, Any], part: Path, dtype: torch.dtype | None
+) -> None:
+    state = module.state_dict()
+    if dtype is not None:
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in state.items():
+        if not is_finite(value):
+            raise NumericsError(f"{key!r} holds NaN or infinite values: not written to {part}")
+    write_safetensors(state, part)
+    write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
+
+
+def write_scheduler(folder: Path, shift: float) -> None:
+    """scheduler/scheduler_config.json of the Flow-DPM-Solver."""
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "flow_shift": shift})
+
+
+def model_index(text_encoder: str | None, tokenizer: str | None, *, notes: Notes) -> dict[str, Any]:
+    """The content of model_index.json; a class is None where the folder has no such part."""
+    absent = [None, None]
+    return {
+        "_class_name": "SanaPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        NOTES: asdict(notes),
+        "scheduler": ["diffusers", DPM],
+        "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
+        "tokenizer": ["transformers", tokenizer] if tokenizer else absent,
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }
+
+
+@contextmanager
+def _published(folder: Path):
+    """A folder beside `folder` that takes its place once the block has ended well."""
+    if folder.exists() and not _may_replace(folder):
+        raise OpensanaError(f"{folder} exists and is not a model folder: give another place")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _swap(partial, folder)
+    except OSError as error:
+        raise OpensanaError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    old = partial.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ describing
+
+
+def describe(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """What `opensana info` shows, from configs and file headers; no weights are read."""
+    folder = locate(model, revision=revision, variant=variant)
+    if not (folder / INDEX).is_file():
+        return _describe_autoencoder(folder, str(model), variant)
+    info = read_info(folder, name=str(model))
+    autoencoder = autoencoder_config(folder / "vae")
+    transformer = transformer_config(folder / "transformer")
+    side = transformer.sample_size * autoencoder.compression
+    parts = {name: _part(folder / name, variant) for name in ("transformer", "vae")}
+    parts["text_encoder"] = _text_part(folder, info)
+    known = facts(str(model))
+    return {
+        "model": str(model),
+        "folder": str(folder),
+        "licence": info.notes.licence,
+        "native_size": side,
+        "shift": info.shift,
+        "scheduler": info.scheduler,
+        "instruction": info.notes.instruction,
+        "recommended_steps": info.notes.steps,
+        "recommended_guidance": info.notes.guidance,
+        "dtype": parts["transformer"]["dtype"],
+        "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        "parameters": sum(part["parameters"] or 0 for part in parts.values()),
+        "parts": parts,
+        "memory": _memory(parts, transformer, autoencoder, side, device),
+    }
+
+
+def _describe_autoencoder(folder: Path, name: str, variant: str | None) -> dict[str, Any]:
+    config = autoencoder_config(folder)
+    part = _part(folder, variant)
+    return {
+        "model": name,
+        "folder": str(folder),
+        "dtype": part["dtype"],
+        "compression": config.compression,
+        "latent_channels": config.latent_channels,
+        "scaling_factor": config.scaling_factor,
+        "parameters": part["parameters"],
+        "parts": {"vae": part},
+    }
+
+
+def _part(part: Path, variant: str | None) -> dict[str, Any]:
+    headers = read_headers(part, variant=part_variant(part, variant))
+    return {
+        "class": str(read_json(part / "config.json").get("_class_name", "unknown")),
+        "parameters": sum(tensor.size for tensor in headers.values()),
+        "dtype": main_dtype(headers),
+        "bytes": sum(tensor.bytes for tensor in headers.values()),
+    }
+
+
+def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
+    if info.notes.text_encoder:
+        return {"class": info.notes.text_encoder, "parameters": None, "dtype": "F32", "bytes": None}
+    part = folder / "text_encoder"
+    headers = read_headers(part)
+    architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
+    return {
+        "class": str(architectures[0]),
+        "parameters": sum(tensor.size for tensor in headers.values()),
+        "dtype": main_dtype(headers),
+        "bytes": sum(tensor.bytes for tensor in headers.values()),
+    }
+
+
+def _memory(
+    parts: Mapping[str, Mapping[str, Any]],
+    transformer: TransformerConfig,
+    autoencoder: AutoencoderConfig,
+    side: int,
+    device: str,
+) -> dict[str, int]:
+    """Bytes for one picture of the native size on `device`, in the dtype that would be used."""
+    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
+    itemsize = resolve_dtype(resolve_device(device), None, stored).itemsize
+    weights = sum((part["parameters"] or 0) for part in parts.values()) * itemsize
+    working = max(decoder_memory(autoencoder, side, itemsize), step_memory(transformer, itemsize))
+    return {"weights": weights, "working_estimate": working, "total_estimate": weights + working}
+
+
+def decoder_memory(config: AutoencoderConfig, side: int, itemsize: int) -> int:
+    """About four feature maps live at once at the finest stage: input, two inside, shortcut."""
+    stage = 0 if config.decoder_layers_per_block[0] else 1
+    pixels = (side >> stage) ** 2
+    return 4 * pixels * config.decoder_block_out_channels[stage] * itemsize
+
+
+def step_memory(config: TransformerConfig, itemsize: int) -> int:
+    """The Mix-FFN's two halves, before and after its depthwise convolution, and the tokens."""
+    tokens = (config.sample_size // config.patch_size) ** 2
+    return tokens * (4 * config.hidden + 4 * config.width) * itemsize

@@ -1,0 +1,116 @@
+"""Picture: an image with the request that drew it, and the PNG chunks that keep both together.
+
+The chunk `parameters` is the text that A1111-style tools read; the chunk `opensana` is JSON from
+which exactly the same request can be read back.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin
+
+from opensana.config import build
+from opensana.errors import RequestError
+from opensana.request import Request
+from opensana.weights.files import write_atomic
+
+CHUNK = "opensana"
+FORMAT = 1
+SAMPLER_NAMES = {"flow_dpm": "DPM++ 2M", "euler": "Euler"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture; `request` draws exactly this one again (its own seed, its size, one image)."""
+
+    image: Image.Image
+    request: Request
+    model: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The PNG text chunks."""
+        note = {
+            "format": FORMAT,
+            "model": self.model,
+            **self.facts,
+            "request": asdict(self.request),
+        }
+        return {"parameters": parameters(self.request, self.model), CHUNK: json.dumps(note)}
+
+    def png(self, *, metadata: bool = True) -> bytes:
+        """The encoded file."""
+        chunks = PngImagePlugin.PngInfo()
+        for key, text in self.metadata.items() if metadata else ():
+            chunks.add_text(key, text.replace("\0", ""))
+        buffer = io.BytesIO()
+        self.image.save(buffer, format="PNG", pnginfo=chunks)
+        return buffer.getvalue()
+
+    def save(self, path: str | Path, *, metadata: bool = True) -> Path:
+        """Write a PNG atomically: there is the whole file or none."""
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise RequestError(
+                f"pictures are written as PNG, got {path.name!r}; try a name in .png"
+            )
+        content = self.png(metadata=metadata)
+        write_atomic(path, lambda temporary: temporary.write_bytes(content))
+        return path
+
+
+def parameters(request: Request, model: str = "") -> str:
+    """The A1111 text: prompt, negative prompt, one line of settings."""
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    settings = {
+        "Steps": request.steps,
+        "Sampler": SAMPLER_NAMES[request.solver],
+        "CFG scale": request.guidance,
+        "Seed": request.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": model,
+    }
+    lines.append(
+        ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items() if v not in ("", None))
+    )
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
+
+
+def read_note(path: str | Path) -> dict[str, Any]:
+    """The `opensana` chunk of a PNG: model, format, request."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            text = getattr(image, "text", {}).get(CHUNK)
+    except FileNotFoundError:
+        raise RequestError(f"no picture {path}") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise RequestError(f"{path} is not a readable PNG: {error}") from error
+    if text is None:
+        raise RequestError(f"{path} carries no opensana settings; was it saved without metadata?")
+    try:
+        note = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: its opensana settings are damaged: {error}") from error
+    if not isinstance(note, dict) or not isinstance(note.get("request"), dict):
+        raise RequestError(f"{path}: its opensana settings hold no request")
+    return note
+
+
+def read_request(path: str | Path) -> Request:
+    """The request that draws the picture in `path` again."""
+    note = read_note(path)
+    if note.get("format") != FORMAT:
+        raise RequestError(f"{path} has settings of format {note.get('format')}, known is {FORMAT}")
+    return build(Request, note["request"], where=str(path))

@@ -1,0 +1,125 @@
+"""Request: what a user may ask for, validated once.
+
+One frozen dataclass is the command line's flags, the HTTP body and the pipeline's argument.
+"""
+
+import math
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, get_args
+
+from opensana.errors import RequestError, near
+
+SolverName = Literal["flow_dpm", "euler"]
+
+SIZE_STEP = 32
+SMALLEST_SIZE = 32
+LARGEST_SIZE = 8192
+MOST_STEPS = 1000
+MOST_GUIDANCE = 100.0
+MOST_IMAGES = 64
+LARGEST_SEED = 2**63 - 1
+_DRAWN_SEEDS = 2**32  # a seed drawn for the user stays short enough to be typed again
+
+
+@dataclass(frozen=True)
+class Request:
+    """Pictures to draw."""
+
+    # FastAPI would otherwise ignore unknown keys of a body.
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    prompt: str
+    """What the picture should show."""
+    negative_prompt: str = ""
+    """What the picture should avoid; it counts only when guidance is not 1."""
+    width: int | None = None
+    """Width in pixels, a multiple of 32; left out, the size the model was trained for."""
+    height: int | None = None
+    """Height in pixels, a multiple of 32; left out, the size the model was trained for."""
+    steps: int = 20
+    """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50."""
+    guidance: float = 4.5
+    """How strongly the picture follows the prompt; 1 turns guidance off and halves the work."""
+    seed: int | None = None
+    """Decides the noise: the same seed gives the same picture. Left out, one is drawn at random."""
+    images: int = 1
+    """How many pictures to draw, with the seeds seed, seed + 1, ..."""
+    solver: SolverName = "flow_dpm"
+    """How the flow is followed from noise to picture."""
+
+    def __post_init__(self) -> None:
+        _check_text("prompt", self.prompt)
+        _check_text("negative_prompt", self.negative_prompt)
+        if not self.prompt.strip():
+            raise RequestError(
+                f"prompt is empty (got {self.prompt!r}); say what the picture should show"
+            )
+        _check_size("width", self.width)
+        _check_size("height", self.height)
+        _check_whole("steps", self.steps, 1, MOST_STEPS)
+        _check_guidance(self.guidance)
+        if self.seed is not None:
+            _check_whole(
+                "seed", self.seed, 0, LARGEST_SEED, tip=" or leave it out for a random one"
+            )
+        _check_whole("images", self.images, 1, MOST_IMAGES)
+        _check_solver(self.solver)
+
+    def seeded(self) -> "Request":
+        """This request with its seed decided: itself, or a copy with a random one."""
+        return (
+            self if self.seed is not None else replace(self, seed=secrets.randbelow(_DRAWN_SEEDS))
+        )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed a picture; call `seeded` first."""
+        assert self.seed is not None, "seeds are known once the request is seeded"
+        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.images))
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestError(f"{name} must be text, got {value!r}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{name} is not valid Unicode at character {error.start + 1} (half of a surrogate "
+            "pair); remove that character"
+        ) from None
+
+
+def _check_whole(name: str, value: object, least: int, most: int, *, tip: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be a whole number, got {value!r}; try a number{tip}")
+    if not least <= value <= most:
+        closest = min(max(value, least), most)
+        raise RequestError(f"{name} must be {least} to {most}, got {value}; try {closest}{tip}")
+
+
+def _check_size(name: str, value: int | None) -> None:
+    if value is None:
+        return
+    _check_whole(name, value, SMALLEST_SIZE, LARGEST_SIZE)
+    if value % SIZE_STEP:
+        below = value - value % SIZE_STEP
+        raise RequestError(
+            f"{name} must be a multiple of {SIZE_STEP}, got {value}; "
+            f"try {below} or {below + SIZE_STEP}"
+        )
+
+
+def _check_guidance(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"guidance must be a number, got {value!r}; try 4.5")
+    if not (math.isfinite(value) and 0 <= value <= MOST_GUIDANCE):
+        raise RequestError(f"guidance must be 0 to {MOST_GUIDANCE:g}, got {value}; try 4.5")
+
+
+def _check_solver(value: object) -> None:
+    names = get_args(SolverName)
+    if value not in names:
+        hint = near(value, names) if isinstance(value, str) else ""
+        raise RequestError(f"solver must be {' or '.join(names)}, got {value!r}{hint}")

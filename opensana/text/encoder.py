@@ -1,0 +1,302 @@
+"""Text states from a decoder-only language model (paper 2.3).
+
+The published code pads the instruction and the prompt to a fixed length and keeps position 0 and
+the last 299. Here padding is never computed, and the instruction's keys and values are computed
+once: the kept states are the same numbers.
+"""
+
+# B batch, N kept tokens, D hidden size, P tokens of the shared prefix, L tokens of the longest row
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from opensana.errors import ConfigError, RequestError, WeightsError
+from opensana.text.instruction import KEPT_TOKENS
+from opensana.text.instruction import instruction as instruction_text
+
+_CACHEABLE_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class TextStates:
+    """What the transformer reads: states [B, N, D], and mask [B, N], true at real tokens.
+
+    N is the longest of the batch; the states behind a shorter prompt's end are zero.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    """The instruction's tokens but the last, which may merge with the prompt's first."""
+
+    tokens: list[int]
+    first_state: Tensor  # [1, 1, D]
+    layers: list[tuple[Tensor, Tensor]]  # keys and values, each [1, heads, P, head size]
+
+    def cache(self, length: int, batch: int) -> Any:
+        """A new key-value cache of the first `length` tokens, for `batch` prompts.
+
+        A plain DynamicCache: one that knows of sliding windows would drop keys that a shorter
+        prefix still needs. The window is applied by the attention mask all the same. Growing it
+        copies, so the stored tensors stay as they are.
+        """
+        from transformers import DynamicCache
+
+        return DynamicCache(
+            [
+                (
+                    keys[:, :, :length].expand(batch, -1, -1, -1),
+                    values[:, :, :length].expand(batch, -1, -1, -1),
+                )
+                for keys, values in self.layers
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Of at most `limit` tokens that are read, position 0 and all from `tail` on are kept."""
+
+    limit: int
+    tail: int
+
+
+class TextEncoder:
+    """A decoder-only language model without its head, as the text encoder of the system."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        instruction: str = "diffusers",
+        max_tokens: int = KEPT_TOKENS,
+    ) -> None:
+        """`model` returns the states after its final norm first; `instruction` is a name."""
+        if getattr(_text_config(model), "use_bidirectional_attention", False):
+            raise ConfigError(
+                "the text encoder must be a decoder: this one attends in both directions"
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.instruction = instruction_text(instruction)
+        self._plain = _Window(limit=max_tokens, tail=1)
+        self._window = self._instructed_window(max_tokens) if self.instruction else self._plain
+        self._prefix: _Prefix | None = None
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        instruction: str = "diffusers",
+        max_tokens: int = KEPT_TOKENS,
+    ) -> Self:
+        """Read `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
+        model = _load_model(_part(Path(folder), "text_encoder"), dtype).to(device)
+        tokenizer = _load_tokenizer(_part(Path(folder), "tokenizer"))
+        return cls(model, tokenizer, instruction=instruction, max_tokens=max_tokens)
+
+    @property
+    def hidden_size(self) -> int:
+        return _text_config(self.model).hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def encode(self, prompts: Sequence[str]) -> TextStates:
+        """States of the prompts, each read behind the instruction."""
+        return self._encode([self.instruction + _clean(p) for p in prompts], self._window)
+
+    def encode_plain(self, prompts: Sequence[str]) -> TextStates:
+        """States of negative and null prompts, which are read without the instruction."""
+        return self._encode([_clean(p) for p in prompts], self._plain)
+
+    def truncated(self, prompt: str, *, plain: bool = False) -> str | None:
+        """The end of the (lower-cased) prompt that is not read because it is too long, or None."""
+        text = _clean(prompt) if plain else self.instruction + _clean(prompt)
+        window = self._plain if plain else self._window
+        offsets = self._tokenise([text], window.limit, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        end = max((end for _, end in offsets[0]), default=0)
+        return text[end:].strip() or None
+
+    def _instructed_window(self, max_tokens: int) -> _Window:
+        """Position 0 and the last max_tokens - 1 of instruction and prompt padded to `limit`."""
+        length = len(self.tokenizer(self.instruction)["input_ids"])
+        return _Window(limit=length + max_tokens - 2, tail=length - 1)
+
+    def _tokenise(self, texts: Sequence[str], limit: int, **options: Any) -> Any:
+        return self.tokenizer(list(texts), truncation=True, max_length=limit, **options)
+
+    def _tokens(self, texts: Sequence[str], limit: int) -> list[list[int]]:
+        """Tokens of each text; one without any becomes a padding token: something must be read."""
+        rows = self._tokenise(texts, limit)["input_ids"]
+        return [row or [self._padding] for row in rows]
+
+    @property
+    def _padding(self) -> int:
+        options = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((token for token in options if token is not None), 0)
+
+    @torch.no_grad()
+    def _encode(self, texts: Sequence[str], window: _Window) -> TextStates:
+        if not texts:
+            raise RequestError(
+                "no prompt to encode: pass at least one, the empty prompt is one too"
+            )
+        rows = self._tokens(texts, window.limit)
+        prefix = self._shared_prefix() if window is not self._plain else None
+        shared = _shared_length(prefix, rows)
+        states = self._states(rows, prefix, shared)
+        first = prefix.first_state.expand(len(rows), -1, -1) if prefix and shared else states[:, :1]
+        kept = torch.cat([first, states[:, window.tail - shared :]], dim=1)
+        counts = torch.tensor([1 + max(0, len(row) - window.tail) for row in rows])
+        mask = (torch.arange(kept.shape[1]) < counts[:, None]).to(kept.device)
+        return TextStates(states=kept.masked_fill(~mask[..., None], 0), mask=mask)
+
+    def _states(self, rows: list[list[int]], prefix: _Prefix | None, shared: int) -> Tensor:
+        """States [B, L - shared, D] behind the shared tokens.
+
+        Short rows are padded on the right, where causal attention never looks: no mask is needed.
+        """
+        longest = max(len(row) for row in rows)
+        padded = [row[shared:] + [self._padding] * (longest - len(row)) for row in rows]
+        tokens = torch.tensor(padded, device=self.device)
+        if prefix is None or shared == 0:
+            return self.model(input_ids=tokens, use_cache=False)[0]
+        cache = prefix.cache(shared, len(rows))
+        return self.model(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+
+    def _shared_prefix(self) -> _Prefix | None:
+        """The instruction's prefix, computed on first use.
+
+        None for models with other state than keys and values (recurrent layers): they read the
+        instruction anew each time.
+        """
+        layers = set(getattr(_text_config(self.model), "layer_types", None) or ())
+        if self._prefix is None and layers <= _CACHEABLE_LAYERS:
+            self._prefix = self._read_instruction()
+        return self._prefix
+
+    def _read_instruction(self) -> _Prefix | None:
+        from transformers import DynamicCache
+
+        tokens = self.tokenizer(self.instruction)["input_ids"][:-1]
+        if not tokens:
+            return None
+        cache = DynamicCache()
+        output = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        layers: list[Any] = [(layer.keys, layer.values) for layer in cache.layers]
+        return _Prefix(tokens=tokens, first_state=output[0][:, :1].clone(), layers=layers)
+
+
+def _clean(prompt: str) -> str:
+    """The published pipeline's spelling of a prompt."""
+    return prompt.lower().strip()
+
+
+def _shared_length(prefix: _Prefix | None, rows: list[list[int]]) -> int:
+    """Tokens that every row shares with the prefix, leaving each row at least one to compute."""
+    if prefix is None:
+        return 0
+    return min(min(_common(prefix.tokens, row), len(row) - 1) for row in rows)
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _text_config(model: Any) -> Any:
+    return model.config.get_text_config(decoder=True)
+
+
+def _part(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _load_model(folder: Path, dtype: torch.dtype | None) -> Any:
+    from transformers import AutoModel
+
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"no text encoder in {folder}: config.json is missing")
+    try:
+        with _without_progress():
+            loaded: Any = AutoModel.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                variant=_variant(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the text encoder in {folder}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        raise WeightsError(
+            f"the text encoder in {folder} lacks {sorted(report['missing_keys'])[:3]}"
+        )
+    return model.get_decoder()
+
+
+def _variant(folder: Path) -> str | None:
+    """The word in the weight files' names ("fp16"), or None if a plainly named set is there."""
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsError(f"no text encoder weights in {folder}: expected *.safetensors")
+    plain = ("model.safetensors", "model.safetensors.index.json")
+    if any((folder / name).is_file() for name in plain):
+        return None
+    names = [path.name for path in sorted(folder.glob("model.*"))]
+    found = (
+        re.fullmatch(r"model(?:\.safetensors\.index)?\.(\w+)\.(?:json|safetensors)", n)
+        for n in names
+    )
+    return next((match[1] for match in found if match), None)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """A load that takes a fraction of a second needs no bar on stderr."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error

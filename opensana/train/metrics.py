@@ -1,0 +1,147 @@
+"""What a run reports: JSON lines, TensorBoard, and a progress line on stderr.
+
+`metrics.jsonl` holds only what the recipe determines, so an interrupted and resumed run leaves the
+same lines as one that was not; speeds go to TensorBoard and the console.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from opensana.errors import MissingExtraError
+
+
+class Metrics:
+    """Writes each step's figures; opened at `step`, it forgets what was written after it."""
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        step: int,
+        steps: int,
+        batch: int,
+        tensorboard: bool,
+        console_seconds: float,
+    ) -> None:
+        self.path = run / "metrics.jsonl"
+        self.batch, self.steps = batch, steps
+        self.board = _board(run, step) if tensorboard else None
+        truncate(self.path, step)
+        self._stream = self.path.open("a", encoding="utf-8")
+        self._progress = Progress(step, steps, seconds=console_seconds)
+        self._last = time.monotonic()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Record one optimiser step (1-based: the number of steps done)."""
+        now = time.monotonic()
+        speed = self.batch / max(now - self._last, 1e-9)
+        self._last = now
+        self._write(step, values)
+        if self.board:
+            self.board.add_scalar("speed/samples_per_second", speed, step)
+        self._progress.update(step, values, speed)
+
+    def event(self, step: int, values: Mapping[str, float]) -> None:
+        """Record an evaluation; it is also said aloud."""
+        self._write(step, values)
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self._progress.say(f"step {step}: {figures}")
+        self._last = time.monotonic()
+
+    def say(self, line: str) -> None:
+        self._progress.say(line)
+        self._last = time.monotonic()
+
+    def sync(self) -> None:
+        """Make the lines so far survive a power failure; called before a checkpoint is made."""
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        self._stream.close()
+        self._progress.close()
+        if self.board:
+            self.board.close()
+
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._stream.flush()
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+
+class Progress:
+    """A bar with the time left on a terminal; elsewhere one line every so many seconds."""
+
+    def __init__(self, step: int, steps: int, *, seconds: float) -> None:
+        self.seconds = seconds
+        self.steps, self._start = steps, step
+        self._begun = self._said = time.monotonic()
+        self._loss = self._speed = 0.0
+        self._bar = _bar(step, steps) if sys.stderr.isatty() else None
+
+    def update(self, step: int, values: Mapping[str, float], speed: float) -> None:
+        self._loss = _smooth(self._loss, values["loss"])
+        self._speed = _smooth(self._speed, speed)
+        if self._bar:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix(loss=f"{self._loss:.4f}", speed=f"{self._speed:.1f}/s")
+        elif time.monotonic() - self._said >= self.seconds:
+            self._said = time.monotonic()
+            self.say(self._line(step, values))
+
+    def say(self, line: str) -> None:
+        if self._bar:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.close()
+
+    def _line(self, step: int, values: Mapping[str, float]) -> str:
+        done = step - self._start
+        left = (time.monotonic() - self._begun) / done * (self.steps - step)
+        return (
+            f"step {step}/{self.steps} loss {self._loss:.4f} lr {values['lr']:.2e}"
+            f" gradient {values['gradient']:.3f} {self._speed:.1f} samples/s"
+            f" {tqdm.format_interval(left)} left"
+        )
+
+
+def truncate(path: Path, step: int) -> None:
+    """Drop lines written after `step`, and a last line cut short."""
+    if not path.exists():
+        return
+    kept = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+    os.truncate(path, kept if step > 0 else 0)
+
+
+def _smooth(average: float, value: float) -> float:
+    return value if average == 0 else 0.95 * average + 0.05 * value
+
+
+def _bar(step: int, steps: int) -> "tqdm[Any]":
+    return tqdm(total=steps, initial=step, unit="step", file=sys.stderr, dynamic_ncols=True)
+
+
+def _board(run: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError("train", "tensorboard") from error
+    return SummaryWriter(run / "tensorboard", purge_step=step + 1)

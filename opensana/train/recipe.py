@@ -1,0 +1,229 @@
+"""Training recipes: complete TOML files as frozen dataclasses (paper 2.1, 3; DC-AE paper 3.3).
+
+A recipe's `kind` selects the loop: "autoencoder" or "transformer". The resolved recipe, with every
+default filled in, is written beside every checkpoint.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from opensana.config import load_toml
+from opensana.errors import ConfigError, near
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW for everything, or Muon for the matrices and AdamW for the rest."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.95
+    orthogonal_steps: int = 5
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """Linear warm-up, then a decay to `final` times the learning rate at the last step."""
+
+    warmup: int = 0
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    final: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointRecipe:
+    """Save every so many steps, keep the newest few."""
+
+    every: int = 1000
+    keep: int = 3
+
+
+@dataclass(frozen=True)
+class EvaluateRecipe:
+    """Measure the averaged weights on fixed pictures every so many steps."""
+
+    every: int = 1000
+    pictures: int = 64
+    batch: int = 8
+    size: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What both kinds of training need."""
+
+    kind: str
+    name: str
+    run: str
+    steps: int
+    batch: int
+    seed: int = 0
+    initial: str | None = None
+    threads: int = 0
+    clip: float = 1.0
+    ema: float = 0.999
+    channels_last: bool = False
+    compile: bool = False
+    tensorboard: bool = True
+    console_seconds: float = 30.0
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
+    model: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, "steps", self.steps, "a positive number")
+        require(self.batch > 0, "batch", self.batch, "a positive number")
+        require(self.clip > 0, "clip", self.clip, "a positive gradient norm")
+        require(0 <= self.ema < 1, "ema", self.ema, "a number in [0, 1)")
+        require(self.checkpoint.every > 0, "checkpoint.every", self.checkpoint.every, "1 or more")
+        require(self.checkpoint.keep > 0, "checkpoint.keep", self.checkpoint.keep, "1 or more")
+        require(self.evaluate.every > 0, "evaluate.every", self.evaluate.every, "1 or more")
+        if (self.initial is None) == (self.model is None):
+            raise ConfigError(
+                f"recipe '{self.name}' needs exactly one of `initial` (a folder of weights to start"
+                " from) and a [model] table (random start)"
+            )
+
+
+@dataclass(frozen=True)
+class PicturesRecipe:
+    """Where the pictures are and how a training crop is drawn from them."""
+
+    folder: str
+    crop: int = 128
+    white: float = 0.5
+    rescale: float = 0.0
+    aligned: float = 0.5
+
+
+@dataclass(frozen=True)
+class ReconstructionLossRecipe:
+    """Weights of the terms of the autoencoder's loss; pixels are in [-1, 1]."""
+
+    mse: float = 1.0
+    l1: float = 0.0
+    gradient: float = 0.0
+    gan: float = 0.0
+    gan_adaptive: bool = True
+    gan_start: int = 0
+
+
+@dataclass(frozen=True)
+class DiscriminatorRecipe:
+    """The PatchGAN of the third phase."""
+
+    width: int = 32
+    depth: int = 3
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class AutoencoderSamplesRecipe:
+    """Grids of originals and reconstructions."""
+
+    every: int = 1000
+    pictures: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderRecipe(Recipe):
+    """One phase of the autoencoder's training (DC-AE paper, figure 6)."""
+
+    data: PicturesRecipe
+    kind: Literal["autoencoder"] = "autoencoder"
+    phase: Literal["full", "latent", "refine"] = "full"
+    refine_stages: int = 2
+    scaling: Literal["measured", "kept"] = "measured"
+    loss: ReconstructionLossRecipe = field(default_factory=ReconstructionLossRecipe)
+    discriminator: DiscriminatorRecipe = field(default_factory=DiscriminatorRecipe)
+    samples: AutoencoderSamplesRecipe = field(default_factory=AutoencoderSamplesRecipe)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        total = self.loss.mse + self.loss.l1 + self.loss.gradient
+        require(total > 0, "loss", total, "a positive sum of the mse, l1 and gradient weights")
+
+
+@dataclass(frozen=True)
+class FeaturesRecipe:
+    """Cached latents and text states; `repeat` timesteps are drawn for each sample of a step."""
+
+    folder: str
+    dropout: float = 0.1
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """How the noise level is drawn (paper 3.2): density, then the shift."""
+
+    density: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class TransformerSamplesRecipe:
+    """Grids of pictures drawn for fixed cached captions, decoded by the named autoencoder."""
+
+    every: int = 1000
+    autoencoder: str | None = None
+    prompts: tuple[str, ...] = ()
+    steps: int = 20
+    guidance: float = 4.5
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerRecipe(Recipe):
+    """Flow matching on cached features."""
+
+    data: FeaturesRecipe
+    kind: Literal["transformer"] = "transformer"
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
+    samples: TransformerSamplesRecipe = field(default_factory=TransformerSamplesRecipe)
+
+
+KINDS: dict[str, type[AutoencoderRecipe] | type[TransformerRecipe]] = {
+    "autoencoder": AutoencoderRecipe,
+    "transformer": TransformerRecipe,
+}
+
+
+def load_recipe(
+    path: Path | str, overrides: Sequence[str] = ()
+) -> AutoencoderRecipe | TransformerRecipe:
+    """Read a recipe file and apply `a.b=value` overrides; ConfigError names what is wrong."""
+    path = Path(path)
+    kind = _kind(path)
+    if kind not in KINDS:
+        raise ConfigError(
+            f"{path}: kind is {kind!r}; it must be one of {', '.join(KINDS)}"
+            + near(str(kind), list(KINDS))
+        )
+    return load_toml(path, KINDS[kind], overrides)
+
+
+def require(condition: bool, name: str, value: object, wanted: str) -> None:
+    """Raise a ConfigError that says what was wrong, got and wanted."""
+    if not condition:
+        raise ConfigError(f"`{name}` is {value!r}; it must be {wanted}")
+
+
+def _kind(path: Path) -> str:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "")
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe at {path}; try a file of recipes/emoji/") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error

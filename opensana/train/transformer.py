@@ -1,0 +1,293 @@
+"""Training the Linear DiT by flow matching on cached latents and text states (paper 3.2).
+
+Each sample takes one of its captions, chosen anew every epoch by their weights; now and then the
+null caption stands in for it, which guidance needs. What is measured, drawn and exported are the
+averaged weights.
+
+B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.data.features import NULL, Features
+from opensana.errors import ConfigError, DataError, near
+from opensana.flow.guidance import Velocity, guided
+from opensana.flow.loss import flow_matching_loss
+from opensana.flow.noise import noise_for
+from opensana.flow.solvers import SOLVERS
+from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
+from opensana.train import checkpoint
+from opensana.train.ema import Average
+from opensana.train.loop import ModuleState, clip_gradients, drive, require_finite
+from opensana.train.optim import Optimizers, learning_rate
+from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
+from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
+from opensana.train.samples import to_bytes, write_grid
+from opensana.transformer.attention import KeysValues
+from opensana.transformer.initialisation import initialise
+from opensana.transformer.model import PreparedText, Transformer, TransformerConfig
+from opensana.weights.files import load_into, read_json, read_safetensors
+
+BANDS = 4
+GRID_COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """Samples [B, ...], and for each of them R noises and noise levels [B * R, ...]."""
+
+    latents: Tensor
+    states: Tensor
+    mask: Tensor
+    noise: Tensor
+    sigma: Tensor
+    names: list[str]
+
+
+def train_transformer(recipe: TransformerRecipe) -> None:
+    """Run to the last step; the same call resumes."""
+    drive(recipe, lambda: TransformerTask(recipe), draw_every=recipe.samples.every)
+
+
+class TransformerTask:
+    """The model, its average, its optimisers and its cached features."""
+
+    def __init__(self, recipe: TransformerRecipe) -> None:
+        self.recipe = recipe
+        self.items_per_step = recipe.batch * recipe.data.repeat
+        require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
+        self.features = Features.open(recipe.data.folder)
+        if not len(self.features):
+            raise DataError(f"{recipe.data.folder} has no samples; encode it again")
+        self.model = initial_transformer(recipe)
+        check_fit(self.model.config, self.features, recipe.data.folder)
+        self.average = Average(self.model, decay=recipe.ema)
+        self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
+        self.velocity = torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
+        self.parts = {
+            "model": ModuleState(self.model),
+            "ema": ModuleState(self.average.module),
+            "optimizer": self.optimizer,
+        }
+        self.fixed = fixed_batches(recipe, self.features)
+        self.drawn = prompt_captions(recipe.samples.prompts, self.features)
+
+    def prepare(self, step: int) -> FlowBatch:
+        recipe, features = self.recipe, self.features
+        chosen = samples_of_step(step, batch=recipe.batch, count=len(features), seed=recipe.seed)
+        samples = [sample for _, sample in chosen]
+        captions = [
+            NULL if drops(recipe, step, slot) else choose_caption(features, recipe.seed, *place)
+            for slot, place in enumerate(chosen)
+        ]
+        latents, states, mask = features.batch(samples, captions)
+        noise, sigma = draw_noise(recipe, step, features.latent_shape)
+        names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
+        return FlowBatch(latents, states, mask, noise, sigma, names)
+
+    def train(self, step: int, batch: FlowBatch) -> dict[str, float]:
+        recipe = self.recipe
+        rate = learning_rate(
+            step, lr=recipe.optimizer.lr, steps=recipe.steps, schedule=recipe.schedule
+        )
+
+        # Forward and loss: one look at the text serves all timesteps of a sample
+        repeat = recipe.data.repeat
+        text = repeated(self.model.prepare_text(batch.states, batch.mask), repeat)
+        x0 = batch.latents.repeat_interleave(repeat, dim=0)
+        losses = flow_matching_loss(
+            lambda x, t: self.velocity(x, t, text), x0, batch.noise, batch.sigma
+        )
+        loss = losses.mean()
+        values = {"loss": float(loss.detach()), **by_band(losses.detach(), batch.sigma)}
+        require_finite(step, batch.names, loss=values["loss"])
+
+        # Backward and update
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+        require_finite(step, batch.names, gradient=norm)
+        self.optimizer.step(lr=rate)
+        self.average.update(self.model, step)
+        return {**values, "lr": rate, "gradient": norm}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """The loss on fixed samples, noises and noise levels with the averaged weights."""
+        model, losses, sigmas = self._averaged(), [], []
+        for batch in self.fixed:
+            text = model.prepare_text(batch.states, batch.mask)
+            losses.append(
+                flow_matching_loss(
+                    lambda x, t, text=text: model.velocity(x, t, text),
+                    batch.latents,
+                    batch.noise,
+                    batch.sigma,
+                )
+            )
+            sigmas.append(batch.sigma)
+        loss = torch.cat(losses)
+        bands = by_band(loss, torch.cat(sigmas))
+        return {f"fixed_{name}": v for name, v in {"loss": float(loss.mean()), **bands}.items()}
+
+    @torch.no_grad()
+    def draw(self, step: int) -> None:
+        """Pictures of the recipe's prompts; needs `samples.autoencoder`."""
+        options = self.recipe.samples
+        if options.autoencoder is None:
+            return
+        model, count = self._averaged(), len(self.drawn)
+        prompts = model.prepare_text(*self.features.texts.batch(self.drawn))
+        null = model.prepare_text(*self.features.texts.batch([NULL]))
+        velocity = guided(given(model, prompts), given(model, null), options.guidance)
+        solver = SOLVERS["flow_dpm"]
+        noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
+        sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
+        latents = solver.solve(velocity, noise, sigmas)
+        pixels = read_autoencoder(options.autoencoder).decode(latents)
+        write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=GRID_COLUMNS)
+
+    def export(self) -> None:
+        folder = Path(self.recipe.run) / "export" / "transformer"
+        state = self._averaged().state_dict()
+        checkpoint.export(folder, config=self.model.config.to_dict(), state=state)
+
+    def _averaged(self) -> Transformer:
+        assert isinstance(self.average.module, Transformer)
+        return self.average.module
+
+
+def initial_transformer(recipe: TransformerRecipe) -> Transformer:
+    """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
+    if recipe.initial is not None:
+        folder = Path(recipe.initial)
+        model = Transformer(TransformerConfig.from_dict(read_json(folder / "config.json")))
+        state = {name: value.float() for name, value in read_safetensors(folder).items()}
+        load_into(model, state, where=folder)
+        return model
+    assert recipe.model is not None
+    model = Transformer(TransformerConfig.from_dict(recipe.model))
+    initialise(model, torch_generator(recipe.seed, "initialisation"))
+    return model
+
+
+def check_fit(config: TransformerConfig, features: Features, folder: str) -> None:
+    """Raise ConfigError when the model and the cached features differ in their channels."""
+    pairs = {
+        "in_channels": (config.in_channels, features.latent_shape[0]),
+        "caption_channels": (config.caption_channels, features.text_dim),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ConfigError(
+                f"model.{name} is {ours}, but the features in {folder} have {theirs}; set it to"
+                f" {theirs} or encode the features with the matching model"
+            )
+
+
+def choose_caption(features: Features, seed: int, epoch: int, sample: int) -> int:
+    """The caption of a sample in an epoch, drawn by weight."""
+    captions, weights = features.captions_of(sample)
+    place = numpy_generator(seed, epoch, sample, "caption").choice(len(captions), p=weights)
+    return captions[int(place)]
+
+
+def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
+    """Whether the null caption stands in at this place."""
+    return numpy_generator(recipe.seed, step, slot, "dropout").random() < recipe.data.dropout
+
+
+def draw_noise(
+    recipe: TransformerRecipe, step: int, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Noises [B * R, C, h, w] and noise levels [B * R] of a step."""
+    repeat, noises, sigmas = recipe.data.repeat, [], []
+    for slot in range(recipe.batch):
+        noise = torch_generator(recipe.seed, step, slot, "noise")
+        noises.append(torch.randn(repeat, *shape, generator=noise))
+        level = torch_generator(recipe.seed, step, slot, "timestep")
+        sigmas.append(draw_sigma(repeat, level, recipe.flow))
+    return torch.cat(noises), torch.cat(sigmas)
+
+
+def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tensor:
+    """Shifted noise levels [count] of the recipe's density."""
+    if flow.density == "uniform":
+        return shift_sigma(uniform(count, generator), flow.shift)
+    return shift_sigma(logit_normal(count, generator, flow.mean, flow.std), flow.shift)
+
+
+def fixed_batches(recipe: TransformerRecipe, features: Features) -> list[FlowBatch]:
+    """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
+    count = min(recipe.evaluate.pictures, len(features))
+    samples = [int(index) for index in np.linspace(0, len(features) - 1, count)]
+    captions = [likeliest(features, sample) for sample in samples]
+    places = torch.from_numpy(numpy_generator("fixed").permutation(count))
+    sigma = shift_sigma(((places + 0.5) / count).float(), recipe.flow.shift)
+    noise = noise_for([seed_of("fixed", i) for i in range(count)], features.latent_shape)
+    batches = []
+    for first in range(0, count, recipe.evaluate.batch):
+        part = slice(first, first + recipe.evaluate.batch)
+        inputs = features.batch(samples[part], captions[part])
+        batches.append(FlowBatch(*inputs, noise[part], sigma[part], []))
+    return batches
+
+
+def likeliest(features: Features, sample: int) -> int:
+    captions, weights = features.captions_of(sample)
+    return captions[int(np.argmax(weights))]
+
+
+def prompt_captions(prompts: Sequence[str], features: Features) -> list[int]:
+    """The ids of the cached captions to draw; without prompts, of evenly spaced samples."""
+    if not prompts:
+        spread = np.linspace(0, len(features) - 1, min(GRID_COLUMNS, len(features)))
+        return [likeliest(features, int(sample)) for sample in spread]
+    known = {text: index for index, text in enumerate(features.texts.captions)}
+    for prompt in prompts:
+        if prompt not in known:
+            raise ConfigError(
+                f"samples.prompts: {prompt!r} is not a cached caption{near(prompt, known)}; prompts"
+                " of a training run are taken from the cache, so that no text encoder is loaded"
+            )
+    return [known[prompt] for prompt in prompts]
+
+
+def by_band(losses: Tensor, sigma: Tensor) -> dict[str, float]:
+    """The mean loss in each quarter of the noise levels that has samples."""
+    bands = (sigma * BANDS).long().clamp(max=BANDS - 1)
+    present = [band for band in range(BANDS) if bool((bands == band).any())]
+    return {f"loss_{band + 1}of{BANDS}": float(losses[bands == band].mean()) for band in present}
+
+
+def repeated(text: PreparedText, repeat: int) -> PreparedText:
+    """Each prompt's keys and values `repeat` times in a row."""
+    if repeat == 1:
+        return text
+    blocks = tuple(
+        KeysValues(k.repeat_interleave(repeat, dim=0), v.repeat_interleave(repeat, dim=0))
+        for k, v in text.blocks
+    )
+    mask = None if text.mask is None else text.mask.repeat_interleave(repeat, dim=0)
+    return PreparedText(blocks, mask)
+
+
+def given(model: Transformer, text: PreparedText) -> Velocity:
+    """The model's velocity towards a prepared text."""
+    return lambda x, timestep: model.velocity(x, timestep, text)
+
+
+def read_autoencoder(folder: str) -> Autoencoder:
+    """The autoencoder that decodes samples, from an exported folder."""
+    config = AutoencoderConfig.from_dict(read_json(Path(folder) / "config.json"))
+    model = Autoencoder(config).requires_grad_(False).eval()
+    state = {name: value.float() for name, value in read_safetensors(folder).items()}
+    load_into(model, state, where=folder)
+    return model

@@ -1,0 +1,104 @@
+"""The two attentions of a block: linear among image tokens, softmax towards the text (paper 2.2).
+
+Shapes: B batch, N image tokens, M text tokens, C channels, [B, N, C] at boundaries.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opensana.layers.linear_attention import relu_linear_attention
+from opensana.layers.norm import RMSNorm
+
+FLOAT16_LIMIT = 65504.0
+
+
+class KeysValues(NamedTuple):
+    """A text as one cross-attention sees it: keys and values [B, heads, M, D]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class SelfAttention(nn.Module):
+    """ReLU linear attention among the image tokens, [B, N, C] in and out.
+
+    Where queries and keys are normed (SANA-1.5), the norm spans all heads.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, *, bias: bool, qk_norm: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(channels, channels, bias=bias)
+        self.to_v = nn.Linear(channels, channels, bias=bias)
+        self.norm_q = RMSNorm(channels) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(channels) if qk_norm else nn.Identity()
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels), nn.Dropout(dropout)])
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
+        keys = split_heads(self.norm_k(self.to_k(tokens)), self.heads)
+        values = split_heads(self.to_v(tokens), self.heads)
+        out = join_heads(relu_linear_attention(queries, keys, values))
+        for layer in self.to_out:
+            out = layer(out)
+        if tokens.dtype == torch.float16:
+            out = out.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT)
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Softmax attention from image tokens [B, N, C] to text tokens [B, M, C].
+
+    The text is either projected captions or the keys and values already made from them, which
+    do not depend on the time: a sampler makes them once for a prompt.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, head_channels: int, *, qk_norm: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        inner = heads * head_channels
+        self.heads = heads
+        self.to_q = nn.Linear(channels, inner)
+        self.to_k = nn.Linear(channels, inner)
+        self.to_v = nn.Linear(channels, inner)
+        self.norm_q = RMSNorm(inner) if qk_norm else nn.Identity()
+        self.norm_k = RMSNorm(inner) if qk_norm else nn.Identity()
+        self.to_out = nn.ModuleList([nn.Linear(inner, channels), nn.Dropout(dropout)])
+
+    def keys_values(self, captions: Tensor) -> KeysValues:
+        """Keys and values of projected captions [B, M, C]."""
+        return KeysValues(
+            split_heads(self.norm_k(self.to_k(captions)), self.heads),
+            split_heads(self.to_v(captions), self.heads),
+        )
+
+    def forward(self, tokens: Tensor, text: Tensor | KeysValues, mask: Tensor | None) -> Tensor:
+        """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
+        keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
+        queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
+        batch = (len(tokens), -1, -1, -1)  # one prompt serves a whole batch of images
+        allowed = None if mask is None else mask[:, None, None, :]
+        out = F.scaled_dot_product_attention(
+            queries, keys.expand(batch), values.expand(batch), attn_mask=allowed
+        )
+        out = join_heads(out)
+        for layer in self.to_out:
+            out = layer(out)
+        return out
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * D] -> [B, heads, N, D]."""
+    return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(tokens: Tensor) -> Tensor:
+    """[B, heads, N, D] -> [B, N, heads * D]."""
+    return tokens.transpose(1, 2).flatten(2)

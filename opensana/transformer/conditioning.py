@@ -1,0 +1,126 @@
+"""What the blocks are told: the time, the guidance, the caption and, at 2K and 4K, the place.
+
+Paper 2.2. Shapes: B batch, N tokens of the image, M of the text, C channels.
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FREQUENCIES = 128
+LONGEST_PERIOD = 10000.0
+
+
+def sinusoid(positions: Tensor) -> Tensor:
+    """Cosines, then sines, of scalars [B] at 128 geometric frequencies: [B, 256], float32.
+
+    Always float32: at 1000, bfloat16 would tell only every fourth timestep apart.
+    """
+    steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=positions.device)
+    frequencies = torch.exp(-math.log(LONGEST_PERIOD) * steps / FREQUENCIES)
+    angles = positions.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ScalarEmbedder(nn.Module):
+    """A scalar a sample [B] -> [B, C]: sinusoid, Linear, SiLU, Linear."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(2 * FREQUENCIES, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, scalars: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(sinusoid(scalars).to(dtype))))
+
+
+class TimeEmbedding(nn.Module):
+    """Timestep [B] -> embedding [B, C] and the modulation of all blocks [B, 6, C]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.emb = nn.ModuleDict({"timestep_embedder": ScalarEmbedder(channels)})
+        self.linear = nn.Linear(channels, 6 * channels)
+
+    @property
+    def timestep_embedder(self) -> ScalarEmbedder:
+        """Its published name lies one level deeper than in the model with guidance."""
+        return cast(ScalarEmbedder, self.emb["timestep_embedder"])
+
+    def forward(
+        self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        embedding = self.timestep_embedder(timestep, dtype)
+        return embedding, self.linear(F.silu(embedding)).unflatten(-1, (6, -1))
+
+
+class TimeGuidanceEmbedding(nn.Module):
+    """The same with the guidance scale [B] embedded beside the time (SANA-Sprint)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.timestep_embedder = ScalarEmbedder(channels)
+        self.guidance_embedder = ScalarEmbedder(channels)
+        self.linear = nn.Linear(channels, 6 * channels)
+
+    def forward(
+        self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        assert guidance is not None
+        embedding = self.timestep_embedder(timestep, dtype) + self.guidance_embedder(
+            guidance, dtype
+        )
+        return embedding, self.linear(F.silu(embedding)).unflatten(-1, (6, -1))
+
+
+class CaptionProjection(nn.Module):
+    """Text states [B, M, D] -> [B, M, C]: Linear, GELU (tanh form), Linear."""
+
+    def __init__(self, text_channels: int, channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(text_channels, channels)
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, text: Tensor) -> Tensor:
+        return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
+
+
+def pack(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Drop padding: move valid tokens to the front and cut [B, M, D] to the longest row.
+
+    The mask that remains is None where no row is padded. Attention does not depend on the order
+    of keys, so the move is exact. A row without any valid token attends to all of its tokens:
+    that is what the published code's bias of -10000 on every one of them amounts to.
+    """
+    if mask is None:
+        return text, None
+    if mask.dtype != torch.bool:
+        raise TypeError(f"a text mask must be boolean, got {mask.dtype}")
+    mask = mask | ~mask.any(dim=1, keepdim=True)
+    longest = int(mask.sum(dim=1).max())
+    order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    text = text.gather(1, order[:, :, None].expand(-1, -1, text.shape[-1]))
+    mask = mask.gather(1, order)
+    return text, None if bool(mask.all()) else mask
+
+
+def positions(height: int, width: int, channels: int, *, base: int, interpolation: float) -> Tensor:
+    """Fixed sine-cosine places of a grid of tokens: [height * width, C], float32, on the CPU.
+
+    Half of the channels tell x and half y. Any grid spans the same range of coordinates, 0 to
+    `base / interpolation`.
+    """
+    across = _positions_1d(width, channels // 2, base=base, interpolation=interpolation)
+    down = _positions_1d(height, channels // 2, base=base, interpolation=interpolation)
+    grid = (height, width, channels // 2)
+    return torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1).flatten(0, 1)
+
+
+def _positions_1d(size: int, channels: int, *, base: int, interpolation: float) -> Tensor:
+    coordinates = torch.arange(size, dtype=torch.float32) / (size / base) / interpolation
+    exponents = torch.arange(channels // 2, dtype=torch.float64) / (channels / 2)
+    angles = coordinates.double()[:, None] * LONGEST_PERIOD**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

@@ -1,0 +1,1 @@
+"""Weights on disk: safetensors files, rename tables, and where a model lives."""

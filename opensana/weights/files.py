@@ -1,0 +1,356 @@
+"""Safetensors in the published layout: one file or shards with an index, fp16/bf16 variants.
+
+Reading is strict and never unpickles; writing is atomic (temporary file, fsync, rename).
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from opensana.errors import OpensanaError, WeightsError, near
+
+VARIANTS = ("fp16", "bf16")
+BASE_NAMES = ("diffusion_pytorch_model", "model")
+DTYPE_NAMES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+KEYS_SHOWN = 3
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file's header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        known = DTYPE_NAMES.get(self.dtype)
+        return self.size * (known.itemsize if known is not None else 1)
+
+
+# ------------------------------------------------------------------ finding the files
+
+
+def available_variants(folder: str | Path) -> list[str | None]:
+    """The variants whose weights are in `folder`; None stands for the plain, full files."""
+    return [v for v in (None, *VARIANTS) if _find(Path(folder), v) is not None]
+
+
+def weight_files(folder_or_file: str | Path, *, variant: str | None = None) -> list[Path]:
+    """The safetensors files of one model part, in the order of the index.
+
+    Without `variant` the plain files are meant; where a folder holds one variant only, that one.
+    """
+    path = Path(folder_or_file)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise WeightsError(f"weights: no file or folder {path}")
+    found = _find(path, variant)
+    if found is None and variant is None:
+        others = available_variants(path)
+        if len(others) == 1:
+            return weight_files(path, variant=others[0])
+        if others:
+            names = " and ".join(str(v) for v in others)
+            raise WeightsError(f"{path} holds the variants {names}: choose one with `variant`")
+    if found is None:
+        wanted = f" of variant {variant!r}" if variant else ""
+        raise WeightsError(
+            f"{path} holds no safetensors weights{wanted} (looked for {', '.join(BASE_NAMES)})"
+        )
+    return _shards(found) if found.suffix == ".json" else [found]
+
+
+def _find(folder: Path, variant: str | None) -> Path | None:
+    for base in BASE_NAMES:
+        for name in _candidate_names(base, variant):
+            if (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def _candidate_names(base: str, variant: str | None) -> list[str]:
+    if variant is None:
+        return [f"{base}.safetensors", f"{base}.safetensors.index.json"]
+    return [
+        f"{base}.{variant}.safetensors",
+        f"{base}.safetensors.index.{variant}.json",
+        f"{base}.{variant}.safetensors.index.json",
+    ]
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = _weight_map(index)
+    shards = []
+    for name in dict.fromkeys(weight_map.values()):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{index}: {name!r} is not the name of a safetensors file")
+        if not (index.parent / name).is_file():
+            raise WeightsError(f"{index} names the shard {name}, which is missing: fetch it again")
+        shards.append(index.parent / name)
+    return shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    mapping = read_json(index).get("weight_map")
+    if not isinstance(mapping, dict) or not mapping:
+        raise WeightsError(f"{index}: `weight_map` is missing or empty")
+    if not all(isinstance(name, str) for name in mapping.values()):
+        raise WeightsError(f"{index}: `weight_map` must map tensor names to file names")
+    return mapping
+
+
+def read_json(path: str | Path) -> dict:
+    """A JSON object from a model folder; a damaged or missing file is a WeightsError."""
+    try:
+        value = json.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing from the model folder") from None
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} must hold one JSON object, got {type(value).__name__}")
+    return value
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_safetensors(
+    folder_or_file: str | Path, *, variant: str | None = None
+) -> dict[str, Tensor]:
+    """Every tensor of one model part, on the CPU, in the stored dtype."""
+    return _gather(folder_or_file, variant, lambda handle, key: handle.get_tensor(key))
+
+
+def read_headers(
+    folder_or_file: str | Path, *, variant: str | None = None
+) -> dict[str, TensorInfo]:
+    """Shapes and dtypes of one model part, without reading its weights."""
+    return _gather(folder_or_file, variant, _tensor_info)
+
+
+def _gather(
+    folder_or_file: str | Path, variant: str | None, pick: Callable[..., Read]
+) -> dict[str, Read]:
+    state: dict[str, Read] = {}
+    for file in weight_files(folder_or_file, variant=variant):
+        for key, value in _read_one(file, pick):
+            if key in state:
+                raise WeightsError(f"{file}: the tensor {key!r} is also in another shard")
+            state[key] = value
+    _check_index(Path(folder_or_file), variant, state)
+    return state
+
+
+def _read_one(file: Path, pick: Callable[..., Read]) -> Iterator[tuple[str, Read]]:
+    try:
+        with safe_open(file, framework="pt", device="cpu") as handle:
+            for key in handle.keys():  # noqa: SIM118 (the handle is no mapping)
+                yield key, pick(handle, key)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{file} is damaged or incomplete ({error}): fetch or export it again"
+        ) from error
+
+
+def _tensor_info(handle: object, key: str) -> TensorInfo:
+    part = handle.get_slice(key)  # pyright: ignore[reportAttributeAccessIssue]
+    return TensorInfo(tuple(part.get_shape()), str(part.get_dtype()))
+
+
+def _check_index(path: Path, variant: str | None, state: Mapping[str, object]) -> None:
+    """A shard without a tensor that the index promises is a damaged download."""
+    found = _find(path, variant) if path.is_dir() else None
+    if found is None or found.suffix != ".json":
+        return
+    lost = [key for key in _weight_map(found) if key not in state]
+    if lost:
+        raise WeightsError(f"{found}: {_some(lost)} named in the index, in none of the shards")
+
+
+# ------------------------------------------------------------------ into a module
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], *, where: str | Path) -> None:
+    """Strict load; the module may be on `meta`. Each problem names the file and the tensor."""
+    expected = dict(module.state_dict())
+    _check_keys(expected, state, where)
+    for key, tensor in state.items():
+        _check_tensor(key, tensor, expected[key], where)
+    module.load_state_dict(dict(state), strict=True, assign=True)
+
+
+def _check_keys(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str | Path
+) -> None:
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    problems = []
+    if missing:
+        problems.append(f"missing {_some(missing)}{near(missing[0], unexpected)}")
+    if unexpected:
+        problems.append(f"unexpected {_some(unexpected)}{near(unexpected[0], list(expected))}")
+    if problems:
+        raise WeightsError(f"{where}: the weights do not fit the model: {'; '.join(problems)}")
+
+
+def _check_tensor(key: str, tensor: Tensor, expected: Tensor, where: str | Path) -> None:
+    if tensor.shape != expected.shape:
+        raise WeightsError(
+            f"{where}: {key!r} has the shape {tuple(tensor.shape)}, "
+            f"the model needs {tuple(expected.shape)}"
+        )
+    if not is_finite(tensor):
+        raise WeightsError(f"{where}: {key!r} holds NaN or infinite values: the file is damaged")
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """True if no value is NaN or infinite (one pass, no second copy of the tensor)."""
+    if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
+        return True
+    low, high = torch.aminmax(tensor)
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(repr(key) for key in keys[:KEYS_SHOWN])
+    rest = len(keys) - KEYS_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_safetensors(
+    state: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    name: str = "diffusion_pytorch_model",
+    variant: str | None = None,
+    max_shard_bytes: float = 5e9,
+    metadata: Mapping[str, str] | None = None,
+) -> list[Path]:
+    """Write the tensors to `folder` as one file, or as shards with an index if they are larger."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", **(metadata or {})}
+    parts = _split(state, max_shard_bytes)
+    stem = f"{name}.{variant}" if variant else name
+    files = [folder / file for file in _part_names(stem, len(parts))]
+    for file, part in zip(files, parts, strict=True):
+        _write_part(part, file, header)
+    index = folder / _candidate_names(name, variant)[1]
+    if len(parts) > 1:
+        write_json(index, _index(parts, files))
+        files.append(index)
+    _remove_stale(folder, stem, index, files)
+    return files
+
+
+def _part_names(stem: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def _split(state: Mapping[str, Tensor], limit: float) -> list[dict[str, Tensor]]:
+    parts: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for key, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        if parts[-1] and filled + size > limit:
+            parts.append({})
+            filled = 0
+        parts[-1][key] = tensor
+        filled += size
+    return parts
+
+
+def _index(parts: list[dict[str, Tensor]], files: list[Path]) -> dict:
+    total = sum(t.numel() * t.element_size() for part in parts for t in part.values())
+    names = {key: file.name for part, file in zip(parts, files, strict=True) for key in part}
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(names.items()))}
+
+
+def _write_part(part: Mapping[str, Tensor], file: Path, metadata: Mapping[str, str]) -> None:
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in part.items()}
+    write_atomic(file, lambda temporary: save_file(tensors, temporary, metadata=dict(metadata)))
+
+
+def _remove_stale(folder: Path, stem: str, index: Path, written: Iterable[Path]) -> None:
+    """An older file or shard of the same name beside the new ones would be read instead of them."""
+    shard = re.compile(re.escape(stem) + r"(-\d{5}-of-\d{5})?\.safetensors")
+    keep = set(written)
+    for file in folder.iterdir():
+        if file not in keep and (file == index or shard.fullmatch(file.name)):
+            file.unlink()
+
+
+def write_json(path: str | Path, value: Mapping) -> None:
+    """Write one JSON object atomically, indented as the published files are."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Call `write` with a temporary path beside `path`, flush it to disk, then rename it."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors makes its files private
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise OpensanaError(f"{path} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes the rename itself durable; only POSIX lets a folder be opened for this."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,188 @@
+"""Cache what the transformer trains on: latents of composed scenes and text states of prompts.
+
+    python recipes/emoji/encode.py --data data/emoji --autoencoder runs/NAME/export \
+        --to data/emoji-features
+
+The text states are made once, into the folder TO-text; a later run with another autoencoder reuses
+them. About half an hour for the text and some minutes for the latents on two cores.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensana.autoencoder.model import Autoencoder
+from opensana.data.emoji.compose import SIZE, Scene, compose_batch
+from opensana.data.emoji.dataset import EmojiData
+from opensana.data.emoji.prompts import Prompt, prompts_of, scenes_of
+from opensana.data.features import (
+    Features,
+    Sample,
+    Texts,
+    tensor_hash,
+    write_features,
+    write_text,
+)
+from opensana.errors import DataError, OpensanaError
+from opensana.layout import load_autoencoder
+from opensana.text.encoder import TextEncoder, TextStates
+from opensana.text.gemma import gemma3_270m_folder
+
+INSTRUCTION = "diffusers"
+TEXT_VERSION = 1
+LATENT_VERSION = 1
+TEXT_BATCH = 32
+PICTURE_BATCH = 16
+
+Item = TypeVar("Item")
+Described = tuple[Scene, list[Prompt]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Cache latents and text states of emoji scenes.")
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--autoencoder", type=Path, help="a folder; without it only text is made")
+    parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
+    parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
+    parser.add_argument("--backgrounds", type=int, default=4, help="coloured scenes of each emoji")
+    parser.add_argument("--white", type=int, default=3, help="how often the white scene counts")
+    arguments = parser.parse_args()
+    text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
+    try:
+        scenes = described(EmojiData.open(arguments.data), backgrounds=arguments.backgrounds)
+        encode_text(text, scenes)
+        if arguments.autoencoder is not None:
+            encode_latents(arguments, scenes, text)
+    except OpensanaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def described(data: EmojiData, *, backgrounds: int) -> list[Described]:
+    """Every scene of the vocabulary with its prompts."""
+    return [
+        (scene, prompts_of(record, scene))
+        for record in data.vocabulary
+        for scene in scenes_of(record, backgrounds=backgrounds)
+    ]
+
+
+def encode_text(folder: Path, scenes: Sequence[Described]) -> None:
+    """Write the text folder, unless it is there with the same keys and all prompts."""
+    # Prompts of one length make batches without padding.
+    prompts = sorted({p.text for _, ps in scenes for p in ps}, key=lambda text: (len(text), text))
+    source = gemma3_270m_folder()
+    keys = text_keys(source)
+    if (folder / "manifest.json").exists() and reusable(folder, keys, prompts):
+        print(f"text states of {len(prompts)} prompts: reused from {folder}", file=sys.stderr)
+        return
+    encoder = TextEncoder.load(source, dtype=torch.float32, instruction=INSTRUCTION)
+    null = valid_states(encoder.encode_plain([""]))[0]
+    with write_text(folder, keys=keys, null=null) as writer:
+        for batch in progress(prompts, TEXT_BATCH, what="prompts"):
+            writer.add(batch, valid_states(encoder.encode(batch)))
+
+
+def reusable(folder: Path, keys: dict[str, object], prompts: Sequence[str]) -> bool:
+    """Whether the text folder has these keys and at least these prompts."""
+    try:
+        return set(prompts) <= set(Texts.open(folder, expect=keys).captions)
+    except DataError as error:
+        print(f"text states are made anew: {error}", file=sys.stderr)
+        return False
+
+
+def text_keys(source: Path) -> dict[str, object]:
+    return {
+        "text_encoder": "gemma-3-270m",
+        # The folder's name carries the digest of the package's weights.
+        "text_encoder_hash": source.name,
+        "instruction": INSTRUCTION,
+        "text_version": TEXT_VERSION,
+    }
+
+
+def valid_states(states: TextStates) -> list[np.ndarray]:
+    """The unpadded states [n, D] of each prompt."""
+    pairs = zip(states.states, states.mask, strict=True)
+    return [rows[valid].float().numpy() for rows, valid in pairs]
+
+
+def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], text: Path) -> None:
+    """Write the cache: the latents of all scenes, and the captions that describe them."""
+    data = EmojiData.open(arguments.data)
+    model = load_autoencoder(arguments.autoencoder).float()
+    ids = {caption: index for index, caption in enumerate(Texts.open(text).captions)}
+    counted = [s for s in scenes for _ in range(arguments.white if is_white(s) else 1)]
+    keys = {
+        "autoencoder": encoder_hash(model),
+        "resolution": SIZE,
+        "pictures": data.manifest["sha256"]["pictures.npy"],
+        "latent_version": LATENT_VERSION,
+    }
+    with write_features(arguments.to, keys=keys, text=text) as writer:
+        for batch in progress(counted, PICTURE_BATCH, what="scenes"):
+            pixels = compose_batch([scene for scene, _ in batch], data.pictures)
+            latents = encode_pixels(model, pixels)
+            writer.add(latents, [sample(scene, prompts, ids) for scene, prompts in batch])
+    report(arguments.to)
+
+
+def is_white(scene: Described) -> bool:
+    return scene[0].background == "white"
+
+
+def encoder_hash(model: Autoencoder) -> str:
+    """The key of the latents: a better decoder leaves them valid."""
+    scale = torch.tensor(model.config.scaling_factor)
+    return tensor_hash({**model.state_dict(), "encoder.scaling_factor": scale}, prefix="encoder.")
+
+
+@torch.inference_mode()
+def encode_pixels(model: Autoencoder, pixels: np.ndarray) -> Tensor:
+    """Latents of uint8 pictures [B, H, W, 3]."""
+    values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return model.encode(values)
+
+
+def sample(scene: Scene, prompts: Sequence[Prompt], ids: dict[str, int]) -> Sample:
+    captions = tuple(ids[prompt.text] for prompt in prompts)
+    return Sample(asdict(scene), captions, tuple(prompt.weight for prompt in prompts))
+
+
+def report(folder: Path) -> None:
+    features = Features.open(folder)
+    figures = {
+        "samples": len(features),
+        "prompts": len(features.texts.captions),
+        "states": len(features.texts.states),
+        "latent_shape": features.latent_shape,
+        "latent_std": round(float(np.mean(features.latent_std)), 4),
+    }
+    print(json.dumps(figures))
+
+
+def progress(items: Sequence[Item], batch: int, *, what: str) -> Iterator[Sequence[Item]]:
+    """Batches of items, with the time left on stderr every few seconds."""
+    start = said = time.monotonic()
+    for first in range(0, len(items), batch):
+        yield items[first : first + batch]
+        done, now = min(first + batch, len(items)), time.monotonic()
+        if now - said > 10 or done == len(items):
+            left = (now - start) / done * (len(items) - done)
+            print(f"{done}/{len(items)} {what}, {left:.0f} s left", file=sys.stderr, flush=True)
+            said = now
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""Write the autoencoder that the training starts from: the principal components of the patches.
+
+    python recipes/emoji/initialise.py --data data/emoji --to runs/emoji-initial
+
+Takes about a minute. The result is the best linear code of 32 numbers for a 32 x 32 patch, held
+exactly by a DC-AE (opensana/autoencoder/principal.py); on held-out pictures it gives the figure
+that a trained autoencoder must beat.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.autoencoder.principal import principal_code, start_from
+from opensana.data.pictures import PictureSource, stacked
+from opensana.train import checkpoint
+from opensana.train.samples import to_pixels
+
+WIDTHS = (16, 16, 32, 64, 128, 256)
+RESIDUAL, ATTENTION = "ResBlock", "EfficientViTBlock"
+CONFIG = AutoencoderConfig(
+    encoder_block_types=(RESIDUAL,) * 5 + (ATTENTION,),
+    decoder_block_types=(RESIDUAL,) * 5 + (ATTENTION,),
+    encoder_block_out_channels=WIDTHS,
+    decoder_block_out_channels=WIDTHS,
+    encoder_layers_per_block=(0, 1, 1, 1, 2, 2),
+    decoder_layers_per_block=(0, 1, 1, 2, 2, 2),
+    encoder_qkv_multiscales=((),) * 5 + ((5,),),
+    decoder_qkv_multiscales=((),) * 5 + ((5,),),
+    downsample_block_type="Conv",
+    upsample_block_type="pixel_shuffle",
+    scaling_factor=1.0,
+)
+SIZE = 256
+
+
+def patches_of(source: PictureSource, size: int, *, every: int = 3) -> Tensor:
+    """Patches [N, 3, size, size] of every third picture, whole, on white."""
+    pictures = [source.whole(index, SIZE) for index in range(0, len(source), every)]
+    pixels = to_pixels(stacked(pictures))
+    tiles = pixels.unfold(2, size, size).unfold(3, size, size)
+    return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, size, size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--to", type=Path, default=Path("runs/emoji-initial"))
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    model = Autoencoder(CONFIG)
+    source = PictureSource.open(arguments.data, split="train")
+    code = principal_code(patches_of(source, model.compression), model.latent_channels)
+    start_from(model, code)
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    checkpoint.export(arguments.to, config=model.config.to_dict(), state=model.state_dict())
+    explained = np.square(code.deviation.numpy()).sum()
+    print(
+        f"{arguments.to}: {sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"variance in the code {explained:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Four guards of the design: import direction, public names, module length, a light `--help`."""
+
+import ast
+import importlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "opensana"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A line imports only from the lines below it and from its own package.
+LINES = (
+    ("cli",),
+    ("serve", "train", "label", "evaluate", "convert"),
+    ("pipeline",),
+    ("layout", "picture"),
+    ("presets",),
+    ("text", "transformer", "autoencoder", "flow", "quantize", "data"),
+    ("layers", "weights"),
+    ("request", "config", "device"),
+    ("errors",),
+)
+HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}
+
+LONGEST_MODULE = 300
+# A longer module is a question: here are the answers.
+LONG_FOR_A_REASON = {
+    "layout.py": "reads, writes and describes one folder layout; the three must agree",
+    "train/autoencoder.py": "a training loop is allowed to be long and straight",
+    "weights/files.py": "one file format, with every way in which a file can be broken",
+}
+HEAVY = {"torch", "transformers", "numpy", "PIL", "pydantic", "huggingface_hub", "safetensors"}
+SECONDS_FOR_HELP = 2.0  # under 1 s on a free machine; the tests may share theirs
+
+
+def part(name: str) -> str:
+    """The line-up's name of a dotted module: opensana.flow.path is flow."""
+    return name.split(".")[1]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Modules of opensana that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("opensana."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            if node.module == "opensana":
+                yield from (f"opensana.{alias.name}" for alias in node.names)
+            elif node.module and node.module.startswith("opensana."):
+                yield node.module
+
+
+def test_imports_go_down() -> None:
+    wrong = []
+    for path in MODULES:
+        name = name_of(path)
+        if name == "opensana":
+            continue
+        for other in imported(path):
+            known = part(other) in HEIGHT
+            if known and part(other) != part(name) and HEIGHT[part(other)] >= HEIGHT[part(name)]:
+                wrong.append(f"{name} imports {other}")
+    assert not wrong
+
+
+def test_every_part_has_its_line() -> None:
+    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert parts - {"__init__", "__main__"} <= set(HEIGHT)
+
+
+def test_the_package_needs_nothing_of_the_repository() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            roots = {name.split(".")[0] for name in names}
+            assert not roots & {"recipes", "benchmarks", "tests", "diffusers"}, path
+
+
+def bound(path: Path) -> set[str]:
+    """Public names that a module's top level binds."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("opensana."):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=name_of)
+def test_public_names_equal_all(path: Path) -> None:
+    module = importlib.import_module(name_of(path))
+    public = set(getattr(module, "__all__", ()))
+    for name in public:
+        assert hasattr(module, name), f"{module.__name__}.__all__ names {name}, which is not there"
+    assert bound(path) <= public
+
+
+def test_importing_opensana_is_light() -> None:
+    code = "import sys, opensana; print(*{name.split('.')[0] for name in sys.modules})"
+    assert not HEAVY & set(run_python("-c", code).split())
+
+
+def test_modules_are_short_or_say_why() -> None:
+    lengths = {
+        str(path.relative_to(PACKAGE).as_posix()): len(path.read_text().splitlines())
+        for path in MODULES
+    }
+    long = {name for name, lines in lengths.items() if lines > LONGEST_MODULE}
+    assert long <= set(LONG_FOR_A_REASON), "split it, or answer in LONG_FOR_A_REASON"
+
+
+@pytest.mark.parametrize("command", ["", "generate", "info", "train", "evaluate", "convert"])
+def test_help_is_light(command: str) -> None:
+    code = (
+        "import sys\n"
+        "from opensana.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('MODULES', *{name.split('.')[0] for name in sys.modules})"
+    )
+    start = time.perf_counter()
+    text, modules = run_python("-c", code, *command.split(), "--help").split("MODULES")
+    seconds = time.perf_counter() - start
+    assert "usage: opensana" in text
+    assert not HEAVY & set(modules.split())
+    assert seconds < SECONDS_FOR_HELP
+
+
+def run_python(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout

@@ -1,0 +1,462 @@
+"""The command line with a stand-in model: what it asks for, prints, refuses and leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import opensana
+from opensana.cli import main
+from opensana.cli.app import COMMANDS
+from opensana.cli.command import table
+from opensana.cli.generate import Generate
+from opensana.cli.output import PictureFiles
+from opensana.errors import OpensanaError, RequestError, WeightsError
+from opensana.picture import Picture
+from opensana.request import Request
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class PaintedSana:
+    """Paints one colour a seed instead of drawing."""
+
+    loads: list[dict[str, Any]]
+    requests: list[Request]
+
+    def __init__(self) -> None:
+        self.loads, self.requests = [], []
+        self.failure: BaseException | None = None
+
+    def load(self, model: str, **options: Any) -> "PaintedSana":
+        self.loads.append({"model": model} | options)
+        return self
+
+    def generate(
+        self,
+        request: Request,
+        *,
+        on_step: Callable[[int, int, Any], None],
+        notice: Callable[[str], None],
+    ) -> list[Picture]:
+        self.requests.append(request)
+        if len(request.prompt) > 100:
+            notice("the prompt is too long")
+        for step in range(request.steps):
+            on_step(step, request.steps, None)
+        if self.failure is not None:
+            raise self.failure
+        whole = replace(request.seeded(), width=request.width or 64, height=request.height or 64)
+        return [self.paint(whole, seed) for seed in whole.seeds]
+
+    def paint(self, request: Request, seed: int) -> Picture:
+        image = Image.new("RGB", (request.width or 64, request.height or 64), (seed % 256, 0, 0))
+        return Picture(image, replace(request, seed=seed, images=1), model="painted")
+
+
+@pytest.fixture
+def sana(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> PaintedSana:
+    stand_in = PaintedSana()
+    monkeypatch.setitem(vars(opensana), "Sana", stand_in)
+    monkeypatch.chdir(tmp_path)
+    return stand_in
+
+
+@pytest.fixture
+def never_loaded(sana: PaintedSana) -> Iterator[PaintedSana]:
+    yield sana
+    assert not sana.loads, "the model was loaded before the request was checked"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The message of a command line that asks for something wrong."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------ generate
+
+
+def test_one_prompt_one_path(
+    sana: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["generate", "a red apple", "--seed", "7"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "out_7.png\n"
+    assert captured.err == "opensana: loading emoji-256\n"
+    assert files(tmp_path) == ["out_7.png"]
+    assert sana.requests == [Request("a red apple", seed=7)]
+
+
+def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
+    line = "generate x -n 2 --steps 3 --guidance 2 --solver euler --negative-prompt y"
+    line += " --width 96 --height 32 --model m --device cpu --dtype fp32"
+    line += " --revision r --variant fp16"
+    assert main(line.split()) == 0
+    expected = Request(
+        "x", negative_prompt="y", width=96, height=32, steps=3, guidance=2.0, images=2,
+        solver="euler",
+    )  # fmt: skip
+    assert sana.requests == [expected]
+    assert sana.loads == [
+        {"model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16"}
+    ]
+
+
+def test_defaults_are_those_of_the_request() -> None:
+    flags = Generate()
+    for field in fields(Request):
+        if field.name != "prompt":
+            assert getattr(flags, field.name) == field.default
+
+
+def test_pattern_counts_and_names_seeds(sana: PaintedSana, tmp_path: Path) -> None:
+    assert (
+        main(["generate", "x", "-n", "2", "--seed", "5", "-o", "new/{index:02d}_{seed}.png"]) == 0
+    )
+    assert files(tmp_path / "new") == ["00_5.png", "01_6.png"]
+
+
+def test_a_folder_gets_the_default_name(sana: PaintedSana, tmp_path: Path) -> None:
+    assert main(["generate", "x", "--seed", "1", "-o", "pictures/"]) == 0
+    assert files(tmp_path / "pictures") == ["out_1.png"]
+
+
+def test_existing_files_are_kept(sana: PaintedSana, tmp_path: Path) -> None:
+    for _ in range(3):
+        assert main(["generate", "x", "--seed", "1"]) == 0
+    assert files(tmp_path) == ["out_1-1.png", "out_1-2.png", "out_1.png"]
+
+
+def test_overwrite_replaces_old_files_but_not_those_of_this_run(
+    sana: PaintedSana, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert main(["generate", "x", "-n", "2", "-o", "a.png", "--overwrite"]) == 0
+    assert files(tmp_path) == ["a-1.png", "a.png"]
+
+
+def test_json_lines(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a \N{RED APPLE}", "-n", "2", "--seed", "3", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == ["out_3.png", "out_4.png"]
+    assert lines[1]["request"]["seed"] == 4
+    assert lines[1]["request"]["prompt"] == "a \N{RED APPLE}"
+    assert lines[1]["model"] == "painted"
+
+
+def test_prompt_file(sana: PaintedSana, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\n\n  a dog \n", encoding="utf-8")
+    assert main(["generate", "--prompt-file", "prompts.txt", "-o", "{index}.png"]) == 0
+    assert [request.prompt for request in sana.requests] == ["a cat", "a dog"]
+    assert files(tmp_path) == ["0.png", "1.png", "prompts.txt"]
+
+
+def test_a_picture_is_drawn_again_from_its_png(sana: PaintedSana, tmp_path: Path) -> None:
+    line = ["generate", 'a "b", c: d', "--seed", "9", "--steps", "4", "-n", "2", "-o", "a.png"]
+    assert main(line) == 0
+    assert main(["generate", "--from-png", "a-1.png", "-o", "again.png"]) == 0
+    again = sana.requests[-1]
+    assert (again.prompt, again.seed, again.steps, again.images) == ('a "b", c: d', 10, 4, 1)
+    assert sana.loads[-1]["model"] == "painted"
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a-1.png").read_bytes()
+
+
+def test_flags_beside_from_png_win(sana: PaintedSana) -> None:
+    assert main(["generate", "x", "--seed", "9", "--steps", "4", "-o", "a.png"]) == 0
+    assert main(["generate", "--from-png", "a.png", "--steps", "20", "-m", "emoji-256"]) == 0
+    again = sana.requests[-1]
+    assert (again.seed, again.steps, sana.loads[-1]["model"]) == (9, 20, "emoji-256")
+
+
+def test_no_metadata(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "secret", "-o", "a.png", "--no-metadata"]) == 0
+    with Image.open("a.png") as image:
+        assert image.info == {}
+    capsys.readouterr()
+    assert "no opensana settings" in refused(capsys, "generate", "--from-png", "a.png")
+
+
+def test_what_is_cut_is_said(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "word " * 50]) == 0
+    assert "opensana: the prompt is too long" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ refused before loading
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to draw"),
+        (["  "], "nothing to draw"),
+        (["x", "--width", "100"], "width must be a multiple of 32, got 100; try 96 or 128"),
+        (["x", "--steps", "0"], "steps must be 1 to 1000, got 0"),
+        (["x", "--seed", "-1"], "leave it out for a random one"),
+        (["x", "-o", "{sed}.png"], "did you mean 'seed'?"),
+        (["x", "-o", "{seed.png"], "is no pattern"),
+        (["x", "-o", "{seed:q}.png"], "is no pattern"),
+        (["x", "-o", "a.jpg"], "pictures are PNG files"),
+        (["x", "-o", "{seed}/a.png"], "placeholders belong in the file name"),
+        (["x", "--prompt-file", "p.txt"], "not both"),
+        (["--prompt-file", "missing.txt"], "cannot read --prompt-file 'missing.txt'"),
+        (["--from-png", "missing.png"], "missing.png"),
+        (["x", "--setps", "3"], "--steps"),
+        (["x", "--solver", "eular"], "euler"),
+        (["x", "--guidance", "strong"], "strong"),
+    ],
+)
+def test_wrong_requests_are_refused_before_the_model_loads(
+    never_loaded: PaintedSana,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    assert message in " ".join(refused(capsys, "generate", *arguments).split())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n \n", "holds no prompt"),
+        (b"fine\n\xff\n", "not UTF-8 text (byte 6)"),
+    ],
+)
+def test_bad_prompt_files(
+    never_loaded: PaintedSana,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    content: bytes,
+    message: str,
+) -> None:
+    (tmp_path / "p.txt").write_bytes(content)
+    assert message in refused(capsys, "generate", "--prompt-file", "p.txt")
+
+
+def test_a_bad_line_of_a_prompt_file_is_named(
+    never_loaded: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("fine\n", encoding="utf-8")
+    message = refused(capsys, "generate", "--prompt-file", "p.txt", "--width", "33")
+    assert "p.txt line 1: width must be a multiple of 32" in message
+
+
+def test_an_output_folder_that_is_a_file(
+    never_loaded: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "taken").touch()
+    message = refused(capsys, "generate", "x", "-o", "taken/out.png")
+    assert "cannot write to the output folder 'taken'" in message
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder nobody can write to")
+def test_an_output_folder_that_cannot_be_written(
+    never_loaded: PaintedSana, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = refused(capsys, "generate", "x", "-o", "/proc/self/out.png")
+    assert "cannot write to the output folder '/proc/self'" in message
+
+
+def test_an_unknown_command_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "genrate", "x")
+    assert all(name in message for name in COMMANDS)
+
+
+# ------------------------------------------------------------------ failures
+
+
+def test_errors_are_one_line(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
+    sana.failure = WeightsError("file a\nis broken")
+    assert main(["generate", "x"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "opensana: file a is broken"
+
+
+def test_unforeseen_errors_are_one_line_too(
+    sana: PaintedSana, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sana.failure = RuntimeError("out of memory")
+    assert main(["generate", "x"]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1] == "opensana: RuntimeError: out of memory; add --debug to see where"
+    assert len(error) == 2
+
+
+def test_debug_shows_the_traceback(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
+    sana.failure = OpensanaError("why")
+    assert main(["generate", "x", "--debug"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1] == "opensana: why"
+
+
+def test_interrupted_leaves_nothing_behind(
+    sana: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    sana.failure = KeyboardInterrupt()
+    assert main(["generate", "x"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "opensana: interrupted"
+    assert files(tmp_path) == []
+
+
+def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, opensana\n"
+        "from opensana.cli import main\n"
+        "class Slow:\n"
+        "    def load(*_, **__):\n"
+        "        print('loaded', flush=True); time.sleep(60)\n"
+        "opensana.Sana = Slow()\n"
+        f"sys.exit(main(['generate', 'x', '-o', {str(tmp_path / 'a.png')!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"loaded\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert b"Traceback" not in error
+    assert files(tmp_path) == []
+
+
+# ------------------------------------------------------------------ the other commands
+
+
+def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"model": "m", "parameters": 1234567, "parts": {"vae": {"dtype": "F16"}}}
+    monkeypatch.setattr("opensana.layout.describe", lambda model, **_: told | {"model": model})
+    assert main(["info", "some"]) == 0
+    assert "1,234,567" in capsys.readouterr().out
+    assert main(["info", "some", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == told | {"model": "some"}
+
+
+def test_info_of_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "emoji-25"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no model 'emoji-25'" in captured.err
+
+
+def test_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr("opensana.train.run", lambda *arguments: calls.append(arguments))
+    assert main(["train", "r.toml", "--set", "a.b=1", "--set", "c=x"]) == 0
+    assert calls == [(Path("r.toml"), ("a.b=1", "c=x"))]
+
+
+def test_train_without_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "RECIPE" in refused(capsys, "train")
+
+
+def test_a_missing_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "missing.toml"]) == 2
+    assert "missing.toml" in capsys.readouterr().err
+
+
+def test_evaluate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+
+    def evaluate(*arguments: Any, **options: Any) -> dict[str, float]:
+        calls.append((arguments, options))
+        return {"psnr": 27.5}
+
+    monkeypatch.setattr("opensana.evaluate.evaluate_emoji", evaluate, raising=False)
+    assert main(["evaluate", "m", "--data", "d", "--labels", "3", "--grid", "g.png"]) == 0
+    assert calls == [(("m", Path("d")), {"labels": 3, "grid": Path("g.png")})]
+    assert capsys.readouterr().out == "psnr  27.5\n"
+
+
+def test_convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[Any] = []
+
+    def convert(source: str, destination: Path, **options: Any) -> Path:
+        calls.append((source, destination, options))
+        return destination
+
+    monkeypatch.setattr("opensana.convert.convert", convert)
+    assert main(["convert", "a.pth", "out", "--preset", "p", "--shift", "4", "--ema"]) == 0
+    assert calls == [
+        ("a.pth", Path("out"), {"preset": "p", "base": None, "shift": 4.0, "ema": True})
+    ]
+    assert capsys.readouterr().out == "out\n"
+
+
+def test_tables_align_and_nest() -> None:
+    assert table({"a": 1, "long": {"b": 0.123456}, "none": None}) == [
+        "a     1",
+        "long",
+        "  b  0.1235",
+        "none",
+    ]
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"opensana {opensana.__version__}\n"
+
+
+def test_paths_never_repeat_within_a_run(tmp_path: Path) -> None:
+    names = PictureFiles(str(tmp_path / "a.png"), overwrite=True)
+    assert [names.path(seed=1, index=i).name for i in range(3)] == ["a.png", "a-1.png", "a-2.png"]
+
+
+def test_a_lone_brace_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="for braces"):
+        PictureFiles(str(tmp_path / "a}.png"), overwrite=False)
+
+
+def test_the_page_on_the_command_line_is_fresh() -> None:
+    page = subprocess.run(
+        [sys.executable, "-m", "docs.cli"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=True,
+    ).stdout.decode("utf-8")
+    assert page == (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    code = (
+        "import sys\n"
+        "from opensana.cli import main\n"
+        "from opensana.cli import info\n"
+        "import types\n"
+        "layout = types.ModuleType('opensana.layout')\n"
+        "layout.describe = lambda *_, **__: {str(i): 'x' * 1000 for i in range(1000)}\n"
+        "sys.modules['opensana.layout'] = layout\n"
+        "sys.exit(main(['info', 'm']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=10) == 1

@@ -1,0 +1,348 @@
+"""The whole system on tiny random models: against diffusers, seeds, folders, errors, progress."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opensana import layout
+from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
+from opensana.layout import describe
+from opensana.pipeline import Sana, to_images
+from opensana.request import Request
+from opensana.weights.files import read_safetensors, write_safetensors
+from tests import tiny
+
+REQUEST = Request("a Red apple", negative_prompt="blurry", width=96, height=64, steps=20, seed=5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """At these sizes threads cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def sana() -> Sana:
+    return tiny.sana()
+
+
+@pytest.fixture(scope="module")
+def quick() -> Sana:
+    """Without the long instruction."""
+    return tiny.sana(instruction="none")
+
+
+@pytest.fixture(scope="module")
+def saved(sana: Sana, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sana.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(saved, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def psnr(one: Image.Image, other: Image.Image) -> float:
+    error = np.mean((np.asarray(one, float) - np.asarray(other, float)) ** 2)
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+# ------------------------------------------------------------------ diffusers
+
+
+@pytest.fixture
+def reference(saved: Path):
+    return load_diffusers(saved)
+
+
+def load_diffusers(saved: Path):
+    from diffusers import SanaPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+    pipeline = SanaPipeline.from_pretrained(saved, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn_by_diffusers(pipeline, noise: torch.Tensor, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' own, of numpy 2
+        return _call(pipeline, noise, **options)
+
+
+def _call(pipeline, noise: torch.Tensor, **options):
+    return pipeline(
+        REQUEST.prompt,
+        negative_prompt=REQUEST.negative_prompt,
+        width=REQUEST.width,
+        height=REQUEST.height,
+        num_inference_steps=REQUEST.steps,
+        guidance_scale=REQUEST.guidance,
+        latents=noise,
+        use_resolution_binning=False,
+        **options,
+    ).images
+
+
+def test_diffusers_loads_what_we_save_and_draws_the_same(sana: Sana, reference) -> None:
+    noise = sana.noise(REQUEST, REQUEST.seeds)
+    theirs = drawn_by_diffusers(reference, noise, output_type="latent")
+    ours = sana.draw_latents(REQUEST)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+
+    [picture] = sana.generate(REQUEST)
+    [image] = drawn_by_diffusers(reference, noise)
+    assert picture.image.size == image.size == (96, 64)
+    assert np.asarray(image).std() > 5
+    assert psnr(picture.image, image) > 50
+
+
+def test_we_load_what_diffusers_saves(sana: Sana, reference, tmp_path: Path) -> None:
+    reference.save_pretrained(tmp_path / "theirs")
+    loaded = Sana.load(tmp_path / "theirs", device="cpu")
+    assert loaded.shift == 3.0
+    assert loaded.info.notes.instruction == "diffusers"
+    assert torch.equal(loaded.draw_latents(REQUEST), sana.draw_latents(REQUEST))
+
+
+def test_saving_and_loading_keeps_every_bit(sana: Sana, saved: Path, tmp_path: Path) -> None:
+    loaded = Sana.load(saved, device="cpu")
+    for name, value in sana.transformer.state_dict().items():
+        assert torch.equal(loaded.transformer.state_dict()[name], value)
+    again = loaded.save(tmp_path / "again")
+    for part in ("transformer", "vae", "text_encoder"):
+        first, second = read_safetensors(saved / part), read_safetensors(again / part)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+# ------------------------------------------------------------------ seeds and requests
+
+
+def test_an_image_depends_on_its_seed_alone(quick: Sana) -> None:
+    batch = quick.generate("two cats", seed=7, images=5, steps=2)
+    assert [picture.request.seed for picture in batch] == [7, 8, 9, 10, 11]
+    for index in (1, 4):
+        [alone] = quick.generate(batch[index].request)
+        assert psnr(alone.image, batch[index].image) > 60
+    assert psnr(batch[0].image, batch[1].image) < 40
+
+
+def test_sizes_and_seeds_are_filled_in(quick: Sana) -> None:
+    [picture] = quick.generate("a cat", steps=1)
+    assert picture.image.size == (64, 64)
+    assert (picture.request.width, picture.request.height) == (64, 64)
+    assert picture.request.seed is not None
+    [again] = quick.generate(picture.request)
+    assert psnr(picture.image, again.image) == float("inf")
+
+
+def test_guidance_of_one_draws_without_the_negative_prompt(quick: Sana) -> None:
+    request = Request("a cat", seed=1, steps=2, guidance=1.0)
+    other = replace(request, negative_prompt="ugly")
+    assert torch.equal(quick.draw_latents(request), quick.draw_latents(other))
+    guided = [replace(r, guidance=4.5) for r in (request, other)]
+    assert not torch.equal(quick.draw_latents(guided[0]), quick.draw_latents(guided[1]))
+
+
+@pytest.mark.parametrize("solver", ["flow_dpm", "euler"])
+def test_progress_counts_all_steps_once(quick: Sana, solver: str) -> None:
+    seen: list[tuple[int, int]] = []
+    quick.generate(
+        "a cat",
+        lambda step, total, _: seen.append((step, total)),
+        steps=3,
+        images=5,
+        solver=solver,
+    )
+    assert seen == [(index, 6) for index in range(6)]
+
+
+def test_a_stop_in_on_step_stops_the_work(quick: Sana) -> None:
+    def stop(step: int, _total: int, _latent: torch.Tensor) -> None:
+        if step == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quick.generate("a cat", stop, steps=50)
+
+
+def test_a_long_prompt_is_reported(quick: Sana) -> None:
+    heard: list[str] = []
+    long = "x" * 299 + "lost end"
+    quick.generate(long, notice=heard.append, steps=1, guidance=1.0)
+    assert len(heard) == 1
+    assert "lost end" in heard[0]
+    with pytest.warns(UserWarning, match="negative prompt is too long"):
+        quick.generate("a cat", negative_prompt=long, steps=1)
+
+
+def test_a_size_that_does_not_fit_the_model_is_refused(quick: Sana) -> None:
+    coarse = replace(tiny.TRANSFORMER, patch_size=2)
+    model = replace(quick, transformer=tiny.transformer(coarse))
+    with pytest.raises(RequestError, match="multiple of 64"):
+        model.generate("a cat", width=96, steps=1)
+
+
+# ------------------------------------------------------------------ numbers that are none
+
+
+def test_nan_latents_are_an_error(quick: Sana) -> None:
+    broken = tiny.transformer()
+    broken.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(NumericsError, match="step 1"):
+        replace(quick, transformer=broken).generate("a cat", steps=2)
+
+
+def test_nan_pixels_are_an_error() -> None:
+    with pytest.raises(NumericsError, match="decoded picture"):
+        to_images(torch.full((1, 3, 4, 4), float("nan")))
+
+
+def test_pixels_become_bytes_by_rounding() -> None:
+    pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
+    [image] = to_images(pixels)
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+# ------------------------------------------------------------------ folders and their faults
+
+
+def test_an_fp16_variant_runs_in_float32_on_a_cpu(sana: Sana, folder: Path) -> None:
+    for part in ("transformer", "vae"):
+        half = {k: v.half() for k, v in read_safetensors(folder / part).items()}
+        (folder / part / "diffusion_pytorch_model.safetensors").unlink()
+        write_safetensors(half, folder / part, variant="fp16")
+    for variant in ("fp16", None):
+        loaded = Sana.load(folder, device="cpu", dtype="fp32", variant=variant)
+        assert loaded.transformer.dtype == torch.float32
+        assert next(loaded.autoencoder.parameters()).dtype == torch.float32
+        assert len(loaded.generate("a cat", steps=1)) == 1
+        for name, value in sana.transformer.state_dict().items():
+            assert torch.equal(loaded.transformer.state_dict()[name], value.half().float())
+
+
+def test_float16_on_a_cpu_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="float32"):
+        Sana.load(folder, device="cpu", dtype="fp16")
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "SCMScheduler"}, "SCMScheduler"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "flow_prediction"),
+        ("scheduler/scheduler_config.json", {"flow_shift": -1}, "positive number"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline"),
+        ("model_index.json", {"_opensana": {"instructon": "none"}}, "did you mean 'instruction'"),
+        ("transformer/config.json", {"num_layer": 3}, "did you mean 'num_layers'"),
+        ("transformer/config.json", {"num_layers": 10**9}, "num_layers"),
+        ("transformer/config.json", {"num_layers": 3}, "missing 'transformer_blocks.2"),
+        ("transformer/config.json", {"num_layers": 1}, "unexpected 'transformer_blocks.1"),
+        ("vae/config.json", {"_class_name": "AutoencoderKL"}, "AutoencoderKL"),
+    ],
+)
+def test_a_wrong_folder_says_what_is_wrong(
+    folder: Path, file: str, changes: dict, message: str
+) -> None:
+    edit(folder / file, **changes)
+    with pytest.raises(OpensanaError, match=message):
+        Sana.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "file", ["model_index.json", "scheduler/scheduler_config.json", "vae/config.json"]
+)
+def test_a_missing_file_is_named(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    (folder / "config.json").write_text("{}")  # still looks like a model
+    with pytest.raises(WeightsError, match=Path(file).name):
+        Sana.load(folder, device="cpu")
+
+
+def test_euler_scheduler_gives_the_shift(folder: Path) -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.5}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    assert Sana.load(folder, device="cpu").shift == 2.5
+
+
+def test_save_replaces_a_model_but_nothing_else(quick: Sana, folder: Path, tmp_path: Path) -> None:
+    quick.save(folder)
+    assert Sana.load(folder, device="cpu").info.notes.instruction == "none"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years")
+    with pytest.raises(OpensanaError, match="not a model folder"):
+        quick.save(precious)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "precious"]
+
+
+def test_a_folder_may_name_its_text_encoder(
+    quick: Sana, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = tmp_path / "text"
+    shutil.copytree(folder / "text_encoder", text)
+    shutil.copytree(folder / "tokenizer", text, dirs_exist_ok=True)
+    monkeypatch.setitem(layout.TEXT_ENCODERS, "gemma3-270m", lambda: text)
+    small = layout.write_model_without_text(
+        tmp_path / "small",
+        transformer=quick.transformer,
+        autoencoder=quick.autoencoder,
+        shift=2.0,
+        notes=layout.Notes(text_encoder="gemma3-270m", instruction="none", steps=12),
+        dtype=torch.float16,
+    )
+    loaded = Sana.load(small, device="cpu")
+    assert loaded.transformer.dtype == torch.float32
+    assert layout.describe(small)["parts"]["text_encoder"]["class"] == "gemma3-270m"
+
+    whole = Sana.load(loaded.save(tmp_path / "whole"), device="cpu")
+    assert whole.info.notes == replace(loaded.info.notes, text_encoder=None)
+    request = replace(REQUEST, steps=3)
+    assert torch.equal(whole.draw_latents(request), loaded.draw_latents(request))
+    pipeline = load_diffusers(tmp_path / "whole")
+    theirs = drawn_by_diffusers(
+        pipeline, loaded.noise(REQUEST, [5]), output_type="latent", complex_human_instruction=None
+    )
+    ours = loaded.draw_latents(REQUEST)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+
+
+def test_nan_weights_are_not_written(quick: Sana, tmp_path: Path) -> None:
+    broken = tiny.transformer()
+    broken.proj_out.bias.fill_(float("nan"))
+    with pytest.raises(NumericsError, match="proj_out"):
+        replace(quick, transformer=broken).save(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_describe_reads_headers_only(sana: Sana, folder: Path) -> None:
+    found = describe(folder, device="cpu")
+    parameters = sum(value.numel() for value in sana.transformer.parameters())
+    assert found["parts"]["transformer"]["parameters"] == parameters
+    assert found["parts"]["text_encoder"]["class"] == "Gemma2Model"
+    assert (found["native_size"], found["shift"], found["dtype"]) == (64, 3.0, "F32")
+    assert found["memory"]["total_estimate"] > found["memory"]["weights"] > 0
+    assert json.dumps(found)
+
+
+def test_describe_of_an_autoencoder(folder: Path) -> None:
+    found = describe(folder / "vae")
+    assert found["compression"] == 32
+    assert found["latent_channels"] == 8

