@@ -10,7 +10,7 @@ holding it.
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -337,7 +337,7 @@ def model_index(text_encoder: str | None, tokenizer: str | None, *, notes: Notes
 
 
 @contextmanager
-def _published(folder: Path):
+def published(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its place once the block has ended well."""
     if folder.exists() and not _may_replace(folder):
         raise OpensanaError(f"{folder} exists and is not a model folder: give another place")

@@ -31,6 +31,7 @@ from opensana.errors import DataError, near
 
 VERSION = 1
 NULL = -1
+LARGEST_HALF = float(np.finfo(np.float16).max)
 TEXT_KEYS = ("text_encoder", "text_encoder_hash", "instruction", "text_version")
 Keys = Mapping[str, Any]
 
@@ -161,25 +162,30 @@ class TextWriter:
         self.folder, self.keys, self.null = folder, dict(keys), null.astype(np.float16)
         self.captions: list[str] = []
         self.offsets = [0]
-        self._raw = (folder / "states.raw").open("wb")
+        self._raw = folder / "states.raw"
+        self._raw.touch()
 
     def add(self, captions: Sequence[str], states: Iterable[np.ndarray]) -> None:
         """Append captions with their valid states [n, D]; ids count up from 0."""
-        for caption, rows in zip(captions, states, strict=True):
-            if not np.isfinite(rows.astype(np.float16)).all():
-                raise DataError(f"the text states of {caption!r} do not fit in float16")
-            self._raw.write(np.ascontiguousarray(rows, dtype=np.float16).tobytes())
-            self.captions.append(caption)
-            self.offsets.append(self.offsets[-1] + len(rows))
+        with self._raw.open("ab") as raw:
+            for caption, rows in zip(captions, states, strict=True):
+                self._check(caption, rows)
+                raw.write(np.ascontiguousarray(rows, dtype=np.float16).tobytes())
+                self.captions.append(caption)
+                self.offsets.append(self.offsets[-1] + len(rows))
+
+    def _check(self, caption: str, rows: np.ndarray) -> None:
+        if rows.shape[1:] != self.null.shape[1:]:
+            raise DataError(f"the states of {caption!r} are {rows.shape}, null {self.null.shape}")
+        if not (np.abs(rows) <= LARGEST_HALF).all():  # false for NaN as well
+            raise DataError(f"the text states of {caption!r} do not fit in float16")
 
     def close(self) -> None:
-        self._raw.close()
-        raw = self.folder / "states.raw"
         shape = (self.offsets[-1], self.null.shape[-1])
         states = np.lib.format.open_memmap(self.folder / "states.npy", "w+", np.float16, shape)
-        states[:] = np.memmap(raw, np.float16, "r", shape=shape)
+        states[:] = np.memmap(self._raw, np.float16, "r", shape=shape)
         states.flush()
-        raw.unlink()
+        self._raw.unlink()
         np.save(self.folder / "offsets.npy", np.array(self.offsets, dtype=np.int64))
         np.save(self.folder / "null.npy", self.null)
         _write_lines(self.folder / "captions.jsonl", self.captions)

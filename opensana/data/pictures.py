@@ -35,7 +35,8 @@ class PreparedPictures:
 
     def __init__(self, folder: Path, *, split: str) -> None:
         self.pixels = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
-        records = [json.loads(line) for line in (folder / "records.jsonl").open(encoding="utf-8")]
+        lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
         if len(records) != len(self.pixels):
             raise DataError(
                 f"{folder} has {len(self.pixels)} pictures but {len(records)} records;"

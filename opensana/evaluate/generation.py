@@ -6,7 +6,7 @@ emoji. No judge model is needed, because the truth is known.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,18 +167,18 @@ def contact_sheet(
     width = columns * (side + margin) + margin
     sheet = Image.new("RGB", (width, rows * (side + strip + margin) + margin), "white")
     pen = ImageDraw.Draw(sheet)
-    cells = _cells(len(pictures), columns, side + margin, side + strip + margin, margin)
+    cells = _cells(len(pictures), columns, (side + margin, side + strip + margin), margin)
     for (left, top), picture, name in zip(cells, pictures, names, strict=True):
         sheet.paste(picture.convert("RGB").resize((side, side)), (left, top))
         _write(pen, name, (left + side // 2, top + side + 4), side)
     return sheet
 
 
-def _cells(
-    count: int, columns: int, right: int, down: int, first: int
-) -> Iterator[tuple[int, int]]:
-    for index in range(count):
-        yield first + index % columns * right, first + index // columns * down
+def _cells(count: int, columns: int, pitch: tuple[int, int], first: int) -> list[tuple[int, int]]:
+    """The top left corners of the pictures, row by row."""
+    right, down = pitch
+    places = (divmod(index, columns) for index in range(count))
+    return [(first + column * right, first + row * down) for row, column in places]
 
 
 def _write(pen: ImageDraw.ImageDraw, text: str, place: tuple[int, int], width: int) -> None:

@@ -66,7 +66,9 @@ class AutoencoderTask:
             raise DataError(f"{recipe.data.folder} has no training pictures")
         self.model = initial_autoencoder(recipe)
         unit = self.model.compression
-        require(recipe.data.crop % unit == 0, "data.crop", recipe.data.crop, f"a multiple of {unit}")
+        require(
+            recipe.data.crop % unit == 0, "data.crop", recipe.data.crop, f"a multiple of {unit}"
+        )
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         trained = freeze_all_but(self.model, phase_prefixes(recipe, self.model.config))
@@ -86,9 +88,7 @@ class AutoencoderTask:
 
     def prepare(self, step: int) -> CropBatch:
         recipe = self.recipe
-        chosen = samples_of_step(
-            step, batch=recipe.batch, count=len(self.source), seed=recipe.seed
-        )
+        chosen = samples_of_step(step, batch=recipe.batch, count=len(self.source), seed=recipe.seed)
         crops = [
             self.source.sample(
                 index, numpy_generator(recipe.seed, step, slot, "crop"), recipe.data.crop
@@ -131,9 +131,7 @@ class AutoencoderTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """PSNR of whole pictures on white with the averaged weights, and the latent's scale."""
-        figures = {
-            f"psnr_{split}": self._psnr(pictures) for split, pictures in self.fixed.items()
-        }
+        figures = {f"psnr_{split}": self._psnr(pictures) for split, pictures in self.fixed.items()}
         return {**figures, "latent_std": self._latent_std()}
 
     @torch.no_grad()

@@ -93,7 +93,7 @@ class Optimizers:
     def __init__(self, named: Mapping[str, nn.Parameter], recipe: OptimizerRecipe) -> None:
         self.names = {id(parameter): name for name, parameter in named.items()}
         self.parameters = list(named.values())
-        self.lr = recipe.lr
+        self.rest = recipe.rest if recipe.name == "muon" else 1.0
         matrices = [p for n, p in named.items() if recipe.name == "muon" and is_matrix(n, p)]
         taken = {id(parameter) for parameter in matrices}
         rest = [parameter for parameter in self.parameters if id(parameter) not in taken]
@@ -106,7 +106,7 @@ class Optimizers:
     def step(self, *, lr: float) -> None:
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr if isinstance(part, Muon) else lr * self.rest
             part.step()
 
     def zero_grad(self) -> None:
@@ -168,9 +168,7 @@ def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.opt
         {"params": plain, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(
-        groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True
-    )
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
 
 
 def _all(part: torch.optim.Optimizer) -> list[nn.Parameter]:

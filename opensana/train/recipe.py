@@ -16,7 +16,10 @@ from opensana.errors import ConfigError, near
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW for everything, or Muon for the matrices and AdamW for the rest."""
+    """AdamW for everything, or Muon for the matrices and AdamW for the rest.
+
+    Under Muon, AdamW's rate is `rest` times `lr`: orthogonal updates bear a larger one.
+    """
 
     name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-4
@@ -24,6 +27,7 @@ class OptimizerRecipe:
     eps: float = 1e-8
     weight_decay: float = 0.0
     momentum: float = 0.95
+    rest: float = 1.0
     orthogonal_steps: int = 5
 
 
@@ -190,6 +194,7 @@ class TransformerRecipe(Recipe):
 
     data: FeaturesRecipe
     kind: Literal["transformer"] = "transformer"
+    caption_norm: float = 0.01
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     samples: TransformerSamplesRecipe = field(default_factory=TransformerSamplesRecipe)
 

@@ -70,7 +70,9 @@ class TransformerTask:
         check_fit(self.model.config, self.features, recipe.data.folder)
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
-        self.velocity = torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
+        self.velocity = (
+            torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
+        )
         self.parts = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),
@@ -174,7 +176,8 @@ def initial_transformer(recipe: TransformerRecipe) -> Transformer:
         return model
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
-    initialise(model, torch_generator(recipe.seed, "initialisation"))
+    generator = torch_generator(recipe.seed, "initialisation")
+    initialise(model, generator, caption_norm=recipe.caption_norm)
     return model
 
 

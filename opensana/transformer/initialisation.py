@@ -12,9 +12,13 @@ CAPTION_NORM_WEIGHT = 0.01
 
 
 @torch.no_grad()
-def initialise(model: Transformer, generator: torch.Generator) -> None:
+def initialise(
+    model: Transformer, generator: torch.Generator, *, caption_norm: float = CAPTION_NORM_WEIGHT
+) -> None:
     """Fill all parameters anew: small conditioning, Xavier-uniform linear layers.
 
+    `caption_norm` is the weight of the norm behind the caption projection: small as published,
+    for the stable training of large models; 1 lets a small one listen to its text at once.
     Numbers are drawn on the generator's device in float32: one seed, the same weights anywhere.
     """
     draw = _Draw(generator)
@@ -29,7 +33,7 @@ def initialise(model: Transformer, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
     draw.xavier_weight(model.patch_embed.proj.weight)
     _initialise_conditioning(model, draw)
-    nn.init.constant_(model.caption_norm.weight, CAPTION_NORM_WEIGHT)
+    nn.init.constant_(model.caption_norm.weight, caption_norm)
     for module in (model, *model.blocks):
         draw.normal(module.scale_shift_table, model.config.width**-0.5)
 

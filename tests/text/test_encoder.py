@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import SanaPipeline
+from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from transformers import (

@@ -1,7 +1,7 @@
 import inspect
 
 import pytest
-from diffusers import SanaPipeline
+from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
 
 from opensana.errors import ConfigError
 from opensana.text.instruction import (

@@ -1,0 +1,43 @@
+"""A small emoji set in memory: plain squares of different colours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opensana.data.emoji.captions import Caption
+from opensana.data.emoji.compose import SIZE
+from opensana.data.emoji.dataset import EmojiData, Record
+
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
+
+
+def record(index: int, **changes: object) -> Record:
+    captions = (Caption("label", f"thing {index}"), Caption("github", f"name {index}", True))
+    values: dict[str, object] = {
+        "index": index,
+        "hexcode": f"1F{index}",
+        "label": f"thing {index}",
+        "tags": (),
+        "shortcodes": {},
+        "group": "g",
+        "subgroup": "s",
+        "family": f"F{index}",
+        "captions": captions,
+        "split": "train",
+        "vocabulary": True,
+    }
+    return Record(**(values | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def data() -> EmojiData:
+    generator = np.random.default_rng(0)
+    pictures = np.zeros((len(COLOURS) + 1, SIZE, SIZE, 4), dtype=np.uint8)
+    for index, colour in enumerate(COLOURS):
+        pictures[index, 40:200, 40:200] = (*colour, 255)
+    pictures[-1, ..., :3] = generator.integers(0, 256, (SIZE, SIZE, 3))
+    pictures[-1, ..., 3] = 255
+    records = [record(index) for index in range(len(COLOURS))]
+    records.append(record(len(COLOURS), split="held_out", vocabulary=False))
+    return EmojiData(Path("nowhere"), pictures, tuple(records), {})

@@ -1,0 +1,62 @@
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opensana.data.emoji.compose import Scene, compose
+from opensana.data.emoji.dataset import EmojiData
+from opensana.errors import DataError
+from opensana.evaluate import emoji
+from opensana.evaluate.emoji import measure_all, measure_drawing, open_or_prepare
+
+
+class Identity(torch.nn.Module):
+    """An autoencoder that keeps everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent
+
+
+def test_all_figures(data: EmojiData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        numbers = [int(prompt.split()[-1]) for prompt in prompts]
+        return [Image.fromarray(compose(Scene((n,)), data.pictures)) for n in numbers]
+
+    generation = measure_drawing(draw, data, labels=3, grid=tmp_path / "grid.png")
+    assert (generation.labels.pictures, generation.labels.top1) == (3, 1.0)
+    assert generation.labels_among_all.top1 == 1
+    assert generation.held_out_captions is not None
+    assert generation.held_out_captions.top1 == 1
+    assert (tmp_path / "grid.png").exists()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "3/3 labels" in output.err
+
+
+def test_an_autoencoder_alone_draws_nothing(data: EmojiData) -> None:
+    figures = asdict(measure_all(Identity(), data))  # type: ignore[arg-type]
+    assert figures["generation"] is None
+    assert figures["reconstruction_held_out"]["psnr"] == 100
+
+
+def test_a_missing_set_is_prepared_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[Path] = []
+    monkeypatch.setattr(emoji, "prepare", made.append)
+    open_or_prepare(tmp_path / "missing")
+    assert made == [tmp_path / "missing"]
+    assert "fetching" in capsys.readouterr().err
+    with pytest.raises(DataError, match="not a prepared emoji folder"):
+        open_or_prepare(tmp_path)

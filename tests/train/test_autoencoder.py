@@ -1,0 +1,159 @@
+"""The three phases of the autoencoder: what trains, what resumes, what is exported."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.errors import CheckpointError, ConfigError, NumericsError
+from opensana.train import autoencoder as training
+from opensana.train.autoencoder import AutoencoderTask, psnr, train_autoencoder
+from opensana.weights.files import load_into, read_json, read_safetensors
+
+REFINE = {
+    "phase": "refine",
+    "refine_stages": 2,
+    "scaling": "kept",
+    "model": None,
+    "loss": {"mse": 1.0, "l1": 0.1, "gradient": 0.1, "gan": 0.1, "gan_start": 2},
+    "discriminator": {"width": 8, "depth": 2},
+}
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def bits(run: Path, step: int) -> dict[str, bytes]:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def exported(run: Path) -> Autoencoder:
+    config = AutoencoderConfig.from_dict(read_json(run / "export" / "config.json"))
+    model = Autoencoder(config)
+    load_into(model, read_safetensors(run / "export"), where=run)
+    return model
+
+
+def test_overfits_eight_pictures(autoencoder_recipe, tmp_path: Path):
+    evaluate = {"every": 40, "pictures": 8, "batch": 8}
+    train_autoencoder(
+        autoencoder_recipe(steps=40, evaluate=evaluate, checkpoint={"every": 40, "keep": 1})
+    )
+    run = tmp_path / "run"
+    losses = [line["loss"] for line in lines(run) if "loss" in line]
+    assert len(losses) == 40 and np.mean(losses[-10:]) < 0.7 * np.mean(losses[:3])
+    quality = [line["psnr_train"] for line in lines(run) if "psnr_train" in line]
+    assert quality[-1] > quality[0] + 2
+
+
+def test_export_is_the_average_with_latents_of_unit_variance(autoencoder_recipe, tmp_path: Path):
+    recipe = autoencoder_recipe()
+    train_autoencoder(recipe)
+    run, model = tmp_path / "run", exported(tmp_path / "run")
+    task = AutoencoderTask(recipe)
+    pixels = torch.from_numpy(task.fixed["train"]).float() / 127.5 - 1
+    with torch.no_grad():
+        assert float(model.encode(pixels).std()) == pytest.approx(1, abs=1e-3)
+    average = read_safetensors(run / "checkpoints" / "step-00000010" / "ema.safetensors")
+    assert all(torch.equal(average[name], value) for name, value in model.state_dict().items())
+    assert (run / "samples" / "step-00000010.png").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": {"name": "muon"}, "channels_last": True}])
+def test_resuming_is_exact(autoencoder_recipe, tmp_path: Path, changes):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_autoencoder(autoencoder_recipe(run=str(whole), **changes))
+    train_autoencoder(autoencoder_recipe(run=str(parts), steps=5, **changes))
+    train_autoencoder(autoencoder_recipe(run=str(parts), **changes))
+    assert bits(whole, 10) == bits(parts, 10)
+
+
+def test_each_phase_trains_its_layers_alone(autoencoder_recipe, tmp_path: Path):
+    first = tmp_path / "first"
+    train_autoencoder(autoencoder_recipe(run=str(first), steps=2))
+    start = exported(first).state_dict()
+    for phase, wanted in {
+        "latent": (
+            "encoder.down_blocks.2.",
+            "encoder.conv_out.",
+            "decoder.conv_in.",
+            "decoder.up_blocks.2.",
+        ),
+        "refine": (
+            "decoder.up_blocks.0.",
+            "decoder.up_blocks.1.",
+            "decoder.norm_out.",
+            "decoder.conv_out.",
+        ),
+    }.items():
+        run = tmp_path / phase
+        changes = {"model": None, "initial": str(first / "export"), "phase": phase}
+        train_autoencoder(autoencoder_recipe(run=str(run), **changes))
+        moved = {n for n, v in exported(run).state_dict().items() if not torch.equal(v, start[n])}
+        assert moved == {name for name in start if name.startswith(wanted)}, phase
+
+
+def test_refining_with_the_discriminator_resumes_exactly(autoencoder_recipe, tmp_path: Path):
+    first = tmp_path / "first"
+    train_autoencoder(autoencoder_recipe(run=str(first), steps=2))
+    refine = {**REFINE, "initial": str(first / "export")}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_autoencoder(autoencoder_recipe(run=str(whole), **refine))
+    train_autoencoder(autoencoder_recipe(run=str(parts), steps=5, **refine))
+    train_autoencoder(autoencoder_recipe(run=str(parts), **refine))
+    assert bits(whole, 10) == bits(parts, 10)
+    assert {"discriminator.safetensors", "discriminator_optimizer.safetensors"} <= set(
+        bits(whole, 10)
+    )
+    steps = [line for line in lines(whole) if "loss" in line]
+    assert "gan" not in steps[1] and {"gan", "gan_weight", "judge"} <= set(steps[2])
+    kept = exported(first).config.scaling_factor
+    assert exported(whole).config.scaling_factor == kept
+
+
+def test_nan_stops_at_once_and_names_the_samples(autoencoder_recipe, tmp_path, monkeypatch):
+    run, real = tmp_path / "run", training.reconstruction_terms
+    calls = iter(range(100))
+
+    def poisoned(output, pixels, weights):
+        terms = real(output, pixels, weights)
+        return {k: v * float("nan") for k, v in terms.items()} if next(calls) == 6 else terms
+
+    monkeypatch.setattr(training, "reconstruction_terms", poisoned)
+    with pytest.raises(NumericsError, match=r"loss is nan at step 7; samples: P\d, P\d, P\d, P\d"):
+        train_autoencoder(autoencoder_recipe())
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000005"]
+    monkeypatch.setattr(training, "reconstruction_terms", real)
+    train_autoencoder(autoencoder_recipe())
+    assert lines(run)[-1]["step"] == 10
+
+
+def test_a_finished_run_says_so(autoencoder_recipe, capsys):
+    train_autoencoder(autoencoder_recipe())
+    train_autoencoder(autoencoder_recipe())
+    assert "is finished at step 10" in capsys.readouterr().err
+
+
+def test_a_changed_recipe_is_reported_and_another_model_refused(autoencoder_recipe, capsys):
+    train_autoencoder(autoencoder_recipe(steps=5))
+    train_autoencoder(autoencoder_recipe(optimizer={"lr": 1e-3}))
+    assert "has changed since the checkpoint: optimizer, steps" in capsys.readouterr().err
+    wider = {**autoencoder_recipe().model, "encoder_block_out_channels": [8, 8, 24]}
+    with pytest.raises(CheckpointError, match="does not fit"):
+        train_autoencoder(autoencoder_recipe(model=wider, steps=12))
+
+
+def test_a_crop_must_fit_the_compression(autoencoder_recipe, pictures: Path):
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        train_autoencoder(autoencoder_recipe(data={"folder": str(pictures), "crop": 18}))
+
+
+def test_psnr_of_known_errors():
+    pixels = torch.zeros(2, 3, 4, 4)
+    output = pixels + torch.tensor([0.2, 0.02])[:, None, None, None]
+    torch.testing.assert_close(psnr(output, pixels), torch.tensor([20.0, 40.0]))

@@ -1,0 +1,110 @@
+"""Whole processes: killed, asked to stop, started twice. The same command always goes on."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from opensana.train.autoencoder import train_autoencoder
+from opensana.train.transformer import train_transformer
+
+SECONDS = 90
+
+
+def start(recipe: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "opensana.train", str(recipe)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    _, said = process.communicate(timeout=SECONDS)
+    return said
+
+
+def lines(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while lines(run) < count and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def kill_and_resume(recipe: Path, run: Path, *, kills: int, steps: int) -> str:
+    """Kill at random moments spread over the run, then let it end; what the last one said."""
+    draw = random.Random(1)
+    for kill in range(kills):
+        process = start(recipe)
+        wait_for_lines(run, (kill + 1) * steps // (kills + 1), process)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        finish(process)
+        assert process.returncode == -signal.SIGKILL, "killed before its end"
+    process = start(recipe)
+    said = finish(process)
+    assert process.returncode == 0, said
+    return said
+
+
+def assert_same(whole: Path, parts: Path, step: int) -> None:
+    folders = [run / "checkpoints" / f"step-{step:08d}" for run in (whole, parts)]
+    names = {path.name for path in folders[0].glob("*.safetensors")}
+    assert {"model.safetensors", "ema.safetensors", "optimizer.safetensors"} <= names
+    for name in [*names, "state.json"]:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    exports = [sorted((run / "export").rglob("*.safetensors")) for run in (whole, parts)]
+    assert [p.read_bytes() for p in exports[0]] == [p.read_bytes() for p in exports[1]]
+
+
+LONG = {"steps": 240, "checkpoint": {"every": 3, "keep": 2}}
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"])
+def test_killed_transformer_ends_with_the_same_bits(
+    transformer_recipe, write_recipe, tmp_path: Path, kills: int
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_transformer(transformer_recipe(run=str(whole), **LONG))
+    recipe = write_recipe(transformer_recipe(run=str(parts), **LONG))
+    said = kill_and_resume(recipe, parts, kills=kills, steps=240)
+    assert "resuming" in said
+    assert_same(whole, parts, 240)
+
+
+@pytest.mark.slow
+def test_killed_autoencoder_ends_with_the_same_bits(
+    autoencoder_recipe, write_recipe, tmp_path: Path
+):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_autoencoder(autoencoder_recipe(run=str(whole), **LONG))
+    recipe = write_recipe(autoencoder_recipe(run=str(parts), **LONG))
+    kill_and_resume(recipe, parts, kills=10, steps=240)
+    assert_same(whole, parts, 240)
+
+
+def test_asked_to_stop_it_saves_and_a_second_trainer_is_refused(
+    transformer_recipe, write_recipe, tmp_path: Path
+):
+    run = tmp_path / "run"
+    recipe = write_recipe(
+        transformer_recipe(steps=100_000, checkpoint={"every": 100_000, "keep": 1})
+    )
+    first = start(recipe)
+    wait_for_lines(run, 5, first)
+    second = start(recipe)
+    refused = finish(second)
+    assert second.returncode == 1 and f"in use by process {first.pid}" in refused
+    first.send_signal(signal.SIGTERM)
+    said = finish(first)
+    assert first.returncode == 0 and "stopped and saved at step" in said
+    assert "Traceback" not in said + refused
+    (saved,) = (run / "checkpoints").glob("step-*")
+    assert int(saved.name[5:]) >= 5

@@ -1,0 +1,59 @@
+"""Metrics: lines after the resumed step are forgotten; a missing extra is said at once."""
+
+import builtins
+import json
+from pathlib import Path
+
+import pytest
+
+from opensana.errors import MissingExtraError
+from opensana.train.metrics import Metrics, truncate
+
+VALUES = {"loss": 1.0, "lr": 0.1, "gradient": 2.0}
+
+
+def metrics(run: Path, *, step: int = 0, tensorboard: bool = False, seconds: float = 0) -> Metrics:
+    return Metrics(
+        run, step=step, steps=10, batch=2, tensorboard=tensorboard, console_seconds=seconds
+    )
+
+
+def test_lines_and_console(tmp_path: Path, capsys):
+    log = metrics(tmp_path)
+    log.step(1, VALUES)
+    log.event(1, {"psnr": 20.0})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, **VALUES}, {"step": 1, "psnr": 20.0}]
+    said = capsys.readouterr()
+    assert said.out == "" and "step 1/10 loss 1.0000" in said.err and "psnr 20" in said.err
+
+
+def test_it_is_quiet_between_lines(tmp_path: Path, capsys):
+    log = metrics(tmp_path, seconds=60)
+    for step in range(1, 5):
+        log.step(step, VALUES)
+    log.close()
+    assert capsys.readouterr().err == ""
+
+
+def test_resuming_forgets_what_came_after(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "psnr": 1}\n{"step": 3}\n{"ste')
+    truncate(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "psnr": 1}\n'
+    truncate(path, 0)
+    assert path.read_text() == ""
+
+
+def test_tensorboard_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = builtins.__import__
+
+    def without(name: str, *rest, **options):
+        if "tensorboard" in name:
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"opensana\[train\]"):
+        metrics(tmp_path, tensorboard=True)

@@ -1,0 +1,160 @@
+"""Flow matching on cached features: it learns, resumes to the bit, and draws."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opensana.data.features import NULL, Features
+from opensana.errors import ConfigError, NumericsError
+from opensana.train import transformer as training
+from opensana.train.autoencoder import train_autoencoder
+from opensana.train.transformer import (
+    TransformerTask,
+    by_band,
+    choose_caption,
+    draw_noise,
+    drops,
+    repeated,
+    train_transformer,
+)
+from opensana.transformer.model import Transformer, TransformerConfig
+from opensana.weights.files import load_into, read_json, read_safetensors
+
+
+def lines(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def bits(run: Path, step: int) -> dict[str, bytes]:
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def test_overfits_eight_latents(transformer_recipe, tmp_path: Path):
+    train_transformer(
+        transformer_recipe(
+            steps=100,
+            batch=8,
+            optimizer={"lr": 1e-2},
+            checkpoint={"every": 100, "keep": 1},
+            evaluate={"every": 100, "pictures": 8, "batch": 8},
+        )
+    )
+    fixed = [line["fixed_loss"] for line in lines(tmp_path / "run") if "fixed_loss" in line]
+    assert len(fixed) == 2 and fixed[1] < 0.6 * fixed[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"optimizer": {"name": "muon"}, "flow": {"density": "uniform", "shift": 3.0}},
+        {"model": "dropout"},
+    ],
+)
+def test_resuming_is_exact(transformer_recipe, features: Path, tmp_path: Path, changes):
+    if changes.get("model") == "dropout":
+        changes = {"model": {**transformer_recipe().model, "dropout": 0.2}}
+    data = {"folder": str(features), "repeat": 2}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_transformer(transformer_recipe(run=str(whole), data=data, **changes))
+    train_transformer(transformer_recipe(run=str(parts), steps=5, data=data, **changes))
+    train_transformer(transformer_recipe(run=str(parts), data=data, **changes))
+    assert bits(whole, 10) == bits(parts, 10)
+
+
+def test_export_is_the_average(transformer_recipe, tmp_path: Path):
+    train_transformer(transformer_recipe())
+    folder = tmp_path / "run" / "export" / "transformer"
+    model = Transformer(TransformerConfig.from_dict(read_json(folder / "config.json")))
+    load_into(model, read_safetensors(folder), where=folder)
+    average = read_safetensors(tmp_path / "run" / "checkpoints" / "step-00000010/ema.safetensors")
+    assert all(torch.equal(average[name], value) for name, value in model.state_dict().items())
+
+
+def test_training_starts_from_an_export(transformer_recipe, tmp_path: Path):
+    train_transformer(transformer_recipe())
+    initial = str(tmp_path / "run" / "export" / "transformer")
+    task = TransformerTask(transformer_recipe(model=None, initial=initial))
+    state = read_safetensors(initial)
+    assert all(torch.equal(state[name], value) for name, value in task.model.state_dict().items())
+
+
+def test_pictures_are_drawn(transformer_recipe, autoencoder_recipe, tmp_path: Path):
+    first = tmp_path / "autoencoder"
+    train_autoencoder(autoencoder_recipe(run=str(first), steps=1))
+    samples = {
+        "every": 5,
+        "autoencoder": str(first / "export"),
+        "prompts": ["caption 3", "caption 0"],
+        "steps": 3,
+    }
+    train_transformer(transformer_recipe(samples=samples))
+    with Image.open(tmp_path / "run" / "samples" / "step-00000005.png") as sheet:
+        assert sheet.size == (8 * 8, 8), "eight columns of pictures of 8 x 8"
+
+
+def test_a_prompt_outside_the_cache_is_refused(transformer_recipe):
+    with pytest.raises(ConfigError, match="did you mean 'caption 3'"):
+        TransformerTask(transformer_recipe(samples={"prompts": ["captoin 3"]}))
+
+
+def test_a_model_of_other_channels_is_refused(transformer_recipe):
+    model = {**transformer_recipe().model, "caption_channels": 20}
+    with pytest.raises(ConfigError, match=r"model\.caption_channels is 20.* have 12"):
+        TransformerTask(transformer_recipe(model=model))
+
+
+def test_nan_stops_at_once(transformer_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real, calls = training.flow_matching_loss, iter(range(100))
+
+    def poisoned(*given):
+        loss = real(*given)
+        return loss * float("inf") if next(calls) == 8 else loss
+
+    monkeypatch.setattr(training, "flow_matching_loss", poisoned)
+    with pytest.raises(NumericsError, match=r"at step 8; samples: \d \(caption -?\d+\)"):
+        train_transformer(transformer_recipe())
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert saved == ["step-00000005"]
+
+
+def test_captions_follow_their_weights(features: Path):
+    cache = Features.open(features)
+    drawn = Counter(choose_caption(cache, 1, epoch, 2) for epoch in range(2000))
+    assert set(drawn) == {4, 5} and drawn[4] / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_caption_dropout_has_its_rate(transformer_recipe, features: Path):
+    recipe = transformer_recipe(data={"folder": str(features), "dropout": 0.25})
+    rate = np.mean([drops(recipe, step, slot) for step in range(300) for slot in range(4)])
+    assert rate == pytest.approx(0.25, abs=0.05)
+    always = transformer_recipe(data={"folder": str(features), "dropout": 1.0})
+    names = TransformerTask(always).prepare(0).names
+    assert all(name.endswith(f"(caption {NULL})") for name in names)
+
+
+def test_a_slot_draws_the_same_in_any_batch(transformer_recipe):
+    small, sigma_small = draw_noise(transformer_recipe(batch=2), 7, (4, 2, 2))
+    large, sigma_large = draw_noise(transformer_recipe(batch=6), 7, (4, 2, 2))
+    assert torch.equal(small, large[:2]) and torch.equal(sigma_small, sigma_large[:2])
+
+
+def test_sharing_the_text_changes_nothing(transformer_recipe):
+    model = TransformerTask(transformer_recipe()).model
+    text, x = torch.randn(2, 3, 12), torch.randn(6, 4, 2, 2)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    timestep = torch.linspace(10, 900, 6)
+    shared = model.velocity(x, timestep, repeated(model.prepare_text(text, mask), 3))
+    plain = model(x, timestep, text.repeat_interleave(3, dim=0), mask.repeat_interleave(3, dim=0))
+    torch.testing.assert_close(shared, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_bands():
+    losses, sigma = torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.1, 0.2, 1.0])
+    assert by_band(losses, sigma) == {"loss_1of4": 2.0, "loss_4of4": 5.0}
