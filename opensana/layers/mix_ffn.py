@@ -11,9 +11,9 @@ from opensana.layers.norm import RMSNorm2d
 
 
 class MixFFN(nn.Module):
-    """1x1 to twice `hidden`, SiLU, 3x3 depthwise, x * SiLU(gate), 1x1 back; [B, C, H, W] in and out.
+    """1x1 to twice `hidden`, SiLU, 3x3 depthwise, x * SiLU(gate), 1x1 back.
 
-    The autoencoder adds a norm and a residual; the transformer has neither.
+    [B, C, H, W] in and out. The autoencoder adds a norm and a residual; the transformer has neither.
     """
 
     def __init__(

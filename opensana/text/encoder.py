@@ -7,20 +7,18 @@ once: the kept states are the same numbers.
 
 # B batch, N kept tokens, D hidden size, P tokens of the shared prefix, L tokens of the longest row
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from opensana.errors import ConfigError, RequestError, WeightsError
+from opensana.errors import ConfigError, RequestError
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.text.instruction import instruction as instruction_text
+from opensana.text.loading import load_model, load_tokenizer, part_of
 
 _CACHEABLE_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -106,8 +104,8 @@ class TextEncoder:
         max_tokens: int = KEPT_TOKENS,
     ) -> Self:
         """Read `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
-        model = _load_model(_part(Path(folder), "text_encoder"), dtype).to(device)
-        tokenizer = _load_tokenizer(_part(Path(folder), "tokenizer"))
+        model = load_model(part_of(folder, "text_encoder"), dtype).to(device)
+        tokenizer = load_tokenizer(part_of(folder, "tokenizer"))
         return cls(model, tokenizer, instruction=instruction, max_tokens=max_tokens)
 
     @property
@@ -229,74 +227,3 @@ def _common(one: list[int], other: list[int]) -> int:
 
 def _text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
-
-
-def _part(folder: Path, name: str) -> Path:
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def _load_model(folder: Path, dtype: torch.dtype | None) -> Any:
-    from transformers import AutoModel
-
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"no text encoder in {folder}: config.json is missing")
-    try:
-        with _without_progress():
-            loaded: Any = AutoModel.from_pretrained(
-                folder,
-                dtype=dtype or "auto",
-                variant=_variant(folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"cannot read the text encoder in {folder}: {error}") from error
-    model, report = loaded
-    if report["missing_keys"]:
-        raise WeightsError(
-            f"the text encoder in {folder} lacks {sorted(report['missing_keys'])[:3]}"
-        )
-    return model.get_decoder()
-
-
-def _variant(folder: Path) -> str | None:
-    """The word in the weight files' names ("fp16"), or None if a plainly named set is there."""
-    if not any(folder.glob("*.safetensors")):
-        raise WeightsError(f"no text encoder weights in {folder}: expected *.safetensors")
-    plain = ("model.safetensors", "model.safetensors.index.json")
-    if any((folder / name).is_file() for name in plain):
-        return None
-    names = [path.name for path in sorted(folder.glob("model.*"))]
-    found = (
-        re.fullmatch(r"model(?:\.safetensors\.index)?\.(\w+)\.(?:json|safetensors)", n)
-        for n in names
-    )
-    return next((match[1] for match in found if match), None)
-
-
-@contextmanager
-def _without_progress() -> Iterator[None]:
-    """A load that takes a fraction of a second needs no bar on stderr."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if shown:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error

@@ -241,23 +241,22 @@ def freeze_all_but(model: nn.Module, prefixes: tuple[str, ...]) -> dict[str, nn.
 
 
 def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str, np.ndarray]:
-    """uint8 [K, 3, S, S] of the first held-out and of evenly spaced training pictures, on white.
+    """uint8 [K, 3, S, S] of evenly spaced held-out and training pictures, on white.
 
     A folder without a held-out split is measured on training pictures alone.
     """
-    count = recipe.evaluate.pictures
-    held_out = _open(recipe, "held_out")
-    spread = np.linspace(0, len(train) - 1, min(count, len(train))).astype(int)
-    chosen = {
-        "held_out": (held_out, range(min(count, len(held_out)))),
-        "train": (train, [int(index) for index in spread]),
-    }
-    size = recipe.evaluate.size
+    count, size = recipe.evaluate.pictures, recipe.evaluate.size
+    sources = {"held_out": _open(recipe, "held_out"), "train": train}
     return {
-        split: stacked([source.whole(index, size) for index in indices])
-        for split, (source, indices) in chosen.items()
-        if len(indices)
+        split: stacked([source.whole(index, size) for index in spread(len(source), count)])
+        for split, source in sources.items()
+        if len(source)
     }
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` numbers below `total`, evenly spaced."""
+    return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()
 
 
 def reconstruction_terms(

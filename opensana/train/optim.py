@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float,
         steps: int,
     ) -> None:
-        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, steps=steps)
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
         super().__init__(parameters, defaults)
 
     @torch.no_grad()

@@ -1,9 +1,11 @@
 """A small emoji set in memory: plain squares of different colours."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from opensana.data.emoji.captions import Caption
 from opensana.data.emoji.compose import SIZE
@@ -41,3 +43,12 @@ def data() -> EmojiData:
     records = [record(index) for index in range(len(COLOURS))]
     records.append(record(len(COLOURS), split="held_out", vocabulary=False))
     return EmojiData(Path("nowhere"), pictures, tuple(records), {})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: a second thread only waits where the processors are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

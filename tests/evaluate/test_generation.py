@@ -13,12 +13,14 @@ from opensana.evaluate.generation import (
     ask,
     caption_questions,
     contact_sheet,
+    drawer,
     judge,
     label_questions,
     references,
     save_sheet,
     shrink,
 )
+from tests import tiny
 
 
 def drawn(data: EmojiData, index: int) -> Image.Image:
@@ -94,3 +96,15 @@ def test_the_contact_sheet(data: EmojiData, tmp_path: Path) -> None:
     save_sheet(tmp_path / "sheet.png", pictures, questions)
     with Image.open(tmp_path / "sheet.png") as saved:
         assert saved.format == "PNG"
+
+
+def test_a_batch_draws_what_single_requests_draw() -> None:
+    model = tiny.sana()
+    notes = replace(model.info.notes, steps=3)
+    model = replace(model, info=replace(model.info, notes=notes))
+    prompts, seeds = ["a cat", "a much longer prompt", "ox"], [4, 5, 6]
+    pictures = drawer(model)(prompts, seeds)
+    for prompt, seed, picture in zip(prompts, seeds, pictures, strict=True):
+        (single,) = model.generate(prompt, seed=seed, steps=3, guidance=notes.guidance)
+        difference = np.asarray(picture).astype(int) - np.asarray(single.image)
+        assert np.abs(difference).max() <= 1

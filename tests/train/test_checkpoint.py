@@ -133,8 +133,8 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
 
 
 def test_two_trainers_on_one_folder_are_refused(tmp_path: Path):
-    with checkpoint.locked(tmp_path):
-        with pytest.raises(CheckpointError, match="in use by process"), checkpoint.locked(tmp_path):
-            pass
+    refused = pytest.raises(CheckpointError, match="in use by process")
+    with checkpoint.locked(tmp_path), refused, checkpoint.locked(tmp_path):
+        pass
     with checkpoint.locked(tmp_path):
         pass

@@ -1,0 +1,90 @@
+"""Reading a text encoder and its tokenizer from a folder, through transformers.
+
+Local files and safetensors only; code that comes with a model is never run.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from opensana.errors import WeightsError
+
+
+def part_of(folder: Path | str, name: str) -> Path:
+    """The subfolder of a part, or the folder itself where the parts lie together."""
+    folder = Path(folder)
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
+    """The decoder of a causal language model, without its head."""
+    from transformers import AutoModel
+
+    if not (folder / "config.json").is_file():
+        raise WeightsError(f"no text encoder in {folder}: config.json is missing")
+    try:
+        with _without_progress():
+            loaded: Any = AutoModel.from_pretrained(
+                folder,
+                dtype=dtype or "auto",
+                variant=_variant(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot read the text encoder in {folder}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        raise WeightsError(
+            f"the text encoder in {folder} lacks {sorted(report['missing_keys'])[:3]}"
+        )
+    return model.get_decoder()
+
+
+def _variant(folder: Path) -> str | None:
+    """The word in the weight files' names ("fp16"), or None if a plainly named set is there."""
+    if not any(folder.glob("*.safetensors")):
+        raise WeightsError(f"no text encoder weights in {folder}: expected *.safetensors")
+    plain = ("model.safetensors", "model.safetensors.index.json")
+    if any((folder / name).is_file() for name in plain):
+        return None
+    names = [path.name for path in sorted(folder.glob("model.*"))]
+    found = (
+        re.fullmatch(r"model(?:\.safetensors\.index)?\.(\w+)\.(?:json|safetensors)", n)
+        for n in names
+    )
+    return next((match[1] for match in found if match), None)
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """A load that takes a fraction of a second needs no bar on stderr."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a folder with tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error
