@@ -13,7 +13,7 @@ from opensana.layers.norm import RMSNorm2d
 class MixFFN(nn.Module):
     """1x1 to twice `hidden`, SiLU, 3x3 depthwise, x * SiLU(gate), 1x1 back.
 
-    [B, C, H, W] in and out. The autoencoder adds a norm and a residual; the transformer has neither.
+    [B, C, H, W] in and out. The autoencoder adds a norm and a residual, the transformer neither.
     """
 
     def __init__(
