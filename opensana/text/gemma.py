@@ -112,8 +112,8 @@ def _write_model(model: Any, ready: Path) -> None:
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, ready / "model.safetensors", metadata={"format": "pt"})
-    config = model.config.to_dict()
-    config.pop("quantization_config", None)
+    of_this_run_only = ("quantization_config", "_name_or_path")
+    config = {k: v for k, v in model.config.to_dict().items() if k not in of_this_run_only}
     config["architectures"] = [type(model).__name__]
     (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

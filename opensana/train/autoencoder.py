@@ -27,7 +27,7 @@ from opensana.train.discriminator import (
     generator_loss,
 )
 from opensana.train.ema import Average
-from opensana.train.loop import ModuleState, clip_gradients, drive, require_finite
+from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
 from opensana.train.optim import Optimizers, learning_rate
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
 from opensana.train.recipe import (
@@ -75,7 +75,7 @@ class AutoencoderTask:
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(trained, recipe.optimizer)
         self.reconstruct = torch.compile(self.model) if recipe.compile else self.model
-        self.parts = {
+        self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),
             "optimizer": self.optimizer,

@@ -22,7 +22,7 @@ class Average:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         weight = 1 - self.decay_at(step)
-        averages, values = list(self.module.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, [value.detach() for value in values], weight)
+        for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
+            average.lerp_(value, weight)
         for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -58,8 +58,11 @@ class ModuleState:
 class Task(Protocol):
     """One kind of training. `prepare` must depend on the step alone."""
 
-    parts: Mapping[str, Part]
-    items_per_step: int
+    @property
+    def parts(self) -> Mapping[str, Part]: ...
+
+    @property
+    def items_per_step(self) -> int: ...
 
     def prepare(self, step: int) -> Any: ...
 

@@ -40,15 +40,16 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return not any(part in name for part in NOT_MATRICES)
 
 
-def orthogonalise(matrix: Tensor, *, steps: int, eps: float = 1e-7) -> Tensor:
-    """The semi-orthogonal factor of `matrix` [rows, columns], roughly: singular values near 1."""
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = wide / wide.norm().clamp(min=eps)
+def orthogonalise(matrices: Tensor, *, steps: int, eps: float = 1e-7) -> Tensor:
+    """The semi-orthogonal factors of [n, rows, columns], roughly: singular values near 1."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalise(matrices.mT, steps=steps, eps=eps).mT
+    x = matrices / matrices.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
     a, b, c = QUINTIC
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
 
 
 class Muon(torch.optim.Optimizer):
@@ -69,22 +70,34 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._move(parameter, group)
+            for alike in by_shape(p for p in group["params"] if p.grad is not None):
+                self._move(alike, group)
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of all matrices of one shape together: batched products keep all cores busy."""
+        momentum, rate = group["momentum"], group["lr"]
+        gradients = torch.stack([self._nesterov(p, momentum).flatten(1) for p in alike])
+        updates = orthogonalise(gradients, steps=group["steps"])
+        size = 0.2 * math.sqrt(max(gradients.shape[1:]))
+        for parameter, update in zip(alike, updates, strict=True):
+            parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.add_(update.reshape(parameter.shape), alpha=-rate * size)
+
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        momentum, buffer = group["momentum"], state["momentum_buffer"]
         assert parameter.grad is not None
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        nesterov = parameter.grad.lerp(buffer, momentum).flatten(1)
-        update = orthogonalise(nesterov, steps=group["steps"]).reshape(parameter.shape)
-        rows, columns = nesterov.shape
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(rows, columns)))
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
+
+
+def by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Parameters in groups of one shape as matrices, in order of appearance."""
+    groups: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.flatten(1).shape, []).append(parameter)
+    return list(groups.values())
 
 
 class Optimizers:

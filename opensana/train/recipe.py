@@ -195,6 +195,7 @@ class TransformerRecipe(Recipe):
     data: FeaturesRecipe
     kind: Literal["transformer"] = "transformer"
     caption_norm: float = 0.01
+    standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     samples: TransformerSamplesRecipe = field(default_factory=TransformerSamplesRecipe)
 

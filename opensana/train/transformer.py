@@ -25,7 +25,7 @@ from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
 from opensana.train import checkpoint
 from opensana.train.ema import Average
-from opensana.train.loop import ModuleState, clip_gradients, drive, require_finite
+from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
 from opensana.train.optim import Optimizers, learning_rate
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
@@ -68,12 +68,14 @@ class TransformerTask:
             raise DataError(f"{recipe.data.folder} has no samples; encode it again")
         self.model = initial_transformer(recipe)
         check_fit(self.model.config, self.features, recipe.data.folder)
+        if recipe.standardise_captions and recipe.initial is None:
+            standardise_captions(self.model, self.features.texts.states)
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
         self.velocity = (
             torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
         )
-        self.parts = {
+        self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),
             "optimizer": self.optimizer,
@@ -179,6 +181,21 @@ def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     generator = torch_generator(recipe.seed, "initialisation")
     initialise(model, generator, caption_norm=recipe.caption_norm)
     return model
+
+
+@torch.no_grad()
+def standardise_captions(model: Transformer, states: np.ndarray, *, at_most: int = 20_000) -> None:
+    """Fold the mean and deviation of text states [T, D] into the first layer that reads them.
+
+    A few channels of a language model are nearly constant and many times larger than all others;
+    an untrained projection sees little else, and all captions look alike to it.
+    """
+    chosen = np.linspace(0, len(states) - 1, min(at_most, len(states))).astype(int)
+    sample = torch.from_numpy(states[chosen].astype(np.float32))
+    deviation, mean = torch.std_mean(sample, dim=0)
+    layer = model.caption_projection.linear_1
+    layer.weight.div_(deviation.clamp(min=1e-3))
+    layer.bias.sub_(layer.weight @ mean)
 
 
 def check_fit(config: TransformerConfig, features: Features, folder: str) -> None:

@@ -64,7 +64,7 @@ def assert_same(whole: Path, parts: Path, step: int) -> None:
     assert [p.read_bytes() for p in exports[0]] == [p.read_bytes() for p in exports[1]]
 
 
-LONG = {"steps": 240, "checkpoint": {"every": 3, "keep": 2}}
+LONG = {"steps": 90, "checkpoint": {"every": 3, "keep": 2}}
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)], ids=["two", "ten"])
@@ -74,9 +74,9 @@ def test_killed_transformer_ends_with_the_same_bits(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_transformer(transformer_recipe(run=str(whole), **LONG))
     recipe = write_recipe(transformer_recipe(run=str(parts), **LONG))
-    said = kill_and_resume(recipe, parts, kills=kills, steps=240)
+    said = kill_and_resume(recipe, parts, kills=kills, steps=90)
     assert "resuming" in said
-    assert_same(whole, parts, 240)
+    assert_same(whole, parts, 90)
 
 
 @pytest.mark.slow
@@ -86,8 +86,8 @@ def test_killed_autoencoder_ends_with_the_same_bits(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_autoencoder(autoencoder_recipe(run=str(whole), **LONG))
     recipe = write_recipe(autoencoder_recipe(run=str(parts), **LONG))
-    kill_and_resume(recipe, parts, kills=10, steps=240)
-    assert_same(whole, parts, 240)
+    kill_and_resume(recipe, parts, kills=10, steps=90)
+    assert_same(whole, parts, 90)
 
 
 def test_asked_to_stop_it_saves_and_a_second_trainer_is_refused(
