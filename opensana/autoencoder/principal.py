@@ -137,7 +137,7 @@ def _fill_down(block: Downsample, below: Tensor, above: Tensor, size: int) -> No
         tap = conv.weight[:, :, 1 + row, 1 + column]
         tap[: above.shape[1], : below.shape[1]] = above.T @ select.T @ below
         if block.shortcut:
-            tap -= _down_shortcut(*tap.shape, position)
+            tap -= _down_shortcut(tap.shape[0], tap.shape[1], position)
 
 
 def _down_shortcut(out: int, channels: int, position: int) -> Tensor:

@@ -204,7 +204,8 @@ class TextEncoder:
             past_key_values=cache,
             use_cache=True,
         )
-        layers: list[Any] = [(layer.keys, layer.values) for layer in cache.layers]
+        filled: list[Any] = cache.layers
+        layers = [(layer.keys, layer.values) for layer in filled]
         return _Prefix(tokens=tokens, first_state=output[0][:, :1].clone(), layers=layers)
 
 

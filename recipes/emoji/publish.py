@@ -1,6 +1,6 @@
 """Put the trained parts into the package as the embedded model, in the published layout.
 
-    python recipes/emoji/publish.py --autoencoder runs/emoji-ae \
+    python recipes/emoji/publish.py --autoencoder runs/emoji-autoencoder \
         --transformer runs/emoji-transformer/export/transformer
 
 The weights are stored in half precision. The text encoder stays in its own package.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import nn
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig

@@ -109,6 +109,8 @@ def published(
             max_sequence_length=kept,
             complex_human_instruction=lines,
         )
+    assert negative is not None
+    assert negative_mask is not None
     return TextStates(states, mask.bool()), TextStates(negative, negative_mask.bool())
 
 

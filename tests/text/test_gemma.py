@@ -152,6 +152,8 @@ def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
         )
     assert encoder.hidden_size == 640
     assert ours.states.shape[1] == int(mask.sum())
+    assert negative is not None
+    assert negative_mask is not None
     pairs = [
         (ours.states[0], states[mask.bool()]),
         (batch.states[1], states[mask.bool()]),

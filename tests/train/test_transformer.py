@@ -20,6 +20,7 @@ from opensana.train.transformer import (
     draw_noise,
     drops,
     repeated,
+    standardise_captions,
     train_transformer,
 )
 from opensana.transformer.model import Transformer, TransformerConfig
@@ -66,6 +67,19 @@ def test_resuming_is_exact(transformer_recipe, features: Path, tmp_path: Path, c
     train_transformer(transformer_recipe(run=str(parts), steps=5, data=data, **changes))
     train_transformer(transformer_recipe(run=str(parts), data=data, **changes))
     assert bits(whole, 10) == bits(parts, 10)
+
+
+def test_standardised_captions_are_seen_with_zero_mean_and_unit_deviation(transformer_recipe):
+    model = training.initial_transformer(transformer_recipe())
+    layer = model.caption_projection.linear_1
+    width = layer.in_features
+    rng = np.random.default_rng(0)
+    states = (rng.normal(size=(500, width)) * 30 + 100).astype(np.float16)
+    before = layer.weight.detach().clone()
+    standardise_captions(model, states)
+    x = torch.from_numpy(states.astype(np.float32))
+    expected = ((x - x.mean(0)) / x.std(0)) @ before.T
+    torch.testing.assert_close(layer(x).detach(), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_export_is_the_average(transformer_recipe, tmp_path: Path):

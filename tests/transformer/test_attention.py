@@ -43,7 +43,7 @@ def test_self_attention_does_not_depend_on_the_order_of_tokens() -> None:
 @torch.no_grad()
 def test_float16_self_attention_is_clamped_to_finite_values() -> None:
     attention = SelfAttention(32, 2, bias=False, qk_norm=False, dropout=0.0).half()
-    attention.to_out[0].weight.fill_(6e4)
+    torch.nn.init.constant_(attention.get_parameter("to_out.0.weight"), 6e4)
     attention.to_v.weight.fill_(1.0)
     out = attention(torch.ones(1, 4, 32, dtype=torch.float16))
     assert out.isfinite().all()

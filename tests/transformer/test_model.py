@@ -123,7 +123,7 @@ def test_a_text_without_any_valid_token_is_not_nan() -> None:
 @torch.no_grad()
 def test_text_and_time_and_guidance_change_the_velocity() -> None:
     model = tiny(**SPRINT)
-    nn.init.normal_(model.time_embed.guidance_embedder.linear_2.weight, std=0.1)
+    nn.init.normal_(model.get_parameter("time_embed.guidance_embedder.linear_2.weight"), std=0.1)
     latent, timestep, text = inputs()
     scale = torch.full((2,), 4.5)
     first = model(latent, timestep, text, guidance=scale)
@@ -202,7 +202,7 @@ def test_initialise_has_the_published_scales() -> None:
     model = Transformer(dataclasses.replace(TINY, guidance_embeds=True, caption_channels=512))
     model.requires_grad_(False)
     initialise(model, torch.Generator().manual_seed(0))
-    block = model.transformer_blocks[0]
+    block: Any = model.transformer_blocks[0]
     limit = (6 / 128) ** 0.5
     assert 0.95 * limit < block.attn1.to_q.weight.abs().max() <= limit
     assert not block.attn1.to_out[0].bias.any()
@@ -212,7 +212,7 @@ def test_initialise_has_the_published_scales() -> None:
     assert model.time_embed.timestep_embedder.linear_2.weight.std().item() == pytest.approx(
         0.02, rel=0.05
     )
-    assert not model.time_embed.guidance_embedder.linear_2.weight.any()
+    assert not model.get_parameter("time_embed.guidance_embedder.linear_2.weight").any()
     assert torch.equal(model.caption_norm.weight, torch.full((64,), 0.01))
     assert block.scale_shift_table.std().item() == pytest.approx(64**-0.5, rel=0.15)
     assert block.ff.conv_depth.weight.abs().max() <= 1 / 3
