@@ -198,7 +198,7 @@ class TextEncoder:
         tokens = self.tokenizer(self.instruction)["input_ids"][:-1]
         if not tokens:
             return None
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             past_key_values=cache,

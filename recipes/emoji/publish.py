@@ -1,7 +1,7 @@
 """Put the trained parts into the package as the embedded model, in the published layout.
 
     python recipes/emoji/publish.py --autoencoder runs/emoji-autoencoder \
-        --transformer runs/emoji-transformer/export/transformer
+        --transformer runs/emoji-transformer/export
 
 The weights are stored in half precision. The text encoder stays in its own package.
 """

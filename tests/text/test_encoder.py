@@ -99,7 +99,7 @@ def published(
 ) -> tuple[TextStates, TextStates]:
     """Prompt states and, for the same texts as negative prompts, states from diffusers, padded."""
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
+    pipeline: Any = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
     lines: Any = encoder.instruction.split("\n") if encoder.instruction else None
     with torch.no_grad():
         states, mask, negative, negative_mask = pipeline.encode_prompt(

@@ -142,7 +142,7 @@ def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
     ours, ours_plain = encoder.encode(prompts), encoder.encode_plain([""])
     batch = encoder.encode(["a cat", *prompts])
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
+    pipeline: Any = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
     with torch.no_grad():
         states, mask, negative, negative_mask = pipeline.encode_prompt(
             prompts,
