@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
     parser.add_argument("--backgrounds", type=int, default=4, help="coloured scenes of each emoji")
-    parser.add_argument("--white", type=int, default=3, help="how often the white scene counts")
+    parser.add_argument("--white", type=int, default=4, help="how often the white scene counts")
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
     try:

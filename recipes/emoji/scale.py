@@ -1,6 +1,7 @@
-"""Give the latent channels the scale at which the transformer learns best, and freeze the encoder.
+r"""Give the latent channels the scale at which the transformer learns best, and freeze the encoder.
 
-    python recipes/emoji/scale.py --from runs/emoji-autoencoder-1-full/export --to runs/emoji-autoencoder
+    python recipes/emoji/scale.py --from runs/emoji-autoencoder-1-full/export \
+        --to runs/emoji-autoencoder
 
 A channel's deviation becomes its gain (how far the picture moves with it) to the power `--power`,
 then all are brought to unit variance together: 0 whitens, 1 makes errors in latents count like
