@@ -1,0 +1,58 @@
+"""What a transformer's training starts from: given or random weights, fitted to its features."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from opensana.data.features import Features
+from opensana.errors import ConfigError
+from opensana.train.randomness import torch_generator
+from opensana.train.recipe import TransformerRecipe
+from opensana.transformer.initialisation import initialise
+from opensana.transformer.model import Transformer, TransformerConfig
+from opensana.weights.files import load_into, read_json, read_safetensors
+
+
+def initial_transformer(recipe: TransformerRecipe) -> Transformer:
+    """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
+    if recipe.initial is not None:
+        folder = Path(recipe.initial)
+        model = Transformer(TransformerConfig.from_dict(read_json(folder / "config.json")))
+        state = {name: value.float() for name, value in read_safetensors(folder).items()}
+        load_into(model, state, where=folder)
+        return model
+    assert recipe.model is not None
+    model = Transformer(TransformerConfig.from_dict(recipe.model))
+    generator = torch_generator(recipe.seed, "initialisation")
+    initialise(model, generator, caption_norm=recipe.caption_norm)
+    return model
+
+
+@torch.no_grad()
+def standardise_captions(model: Transformer, states: np.ndarray, *, at_most: int = 20_000) -> None:
+    """Fold the mean and deviation of text states [T, D] into the first layer that reads them.
+
+    A few channels of a language model are nearly constant and many times larger than all others;
+    an untrained projection sees little else, and all captions look alike to it.
+    """
+    chosen = np.linspace(0, len(states) - 1, min(at_most, len(states))).astype(int)
+    sample = torch.from_numpy(states[chosen].astype(np.float32))
+    deviation, mean = torch.std_mean(sample, dim=0)
+    layer = model.caption_projection.linear_1
+    layer.weight.div_(deviation.clamp(min=1e-3))
+    layer.bias.sub_(layer.weight @ mean)
+
+
+def check_fit(config: TransformerConfig, features: Features, folder: str) -> None:
+    """Raise ConfigError when the model and the cached features differ in their channels."""
+    pairs = {
+        "in_channels": (config.in_channels, features.latent_shape[0]),
+        "caption_channels": (config.caption_channels, features.text_dim),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if ours != theirs:
+            raise ConfigError(
+                f"model.{name} is {ours}, but the features in {folder} have {theirs}; set it to"
+                f" {theirs} or encode the features with the matching model"
+            )
