@@ -148,8 +148,11 @@ def _check_flow(config: Mapping[str, Any], path: Path) -> None:
 
 
 def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
-    """The transformer of a model folder, on the CPU, in the stored dtype, for inference."""
-    part = folder / "transformer"
+    """The transformer of a model folder or of a folder that is one itself, for inference.
+
+    It is on the CPU, in the stored dtype.
+    """
+    part = transformer_folder(folder)
     config = transformer_config(part)
     with torch.device("meta"):
         module = Transformer(config)
@@ -158,7 +161,7 @@ def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer
 
 
 def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
-    """The autoencoder of a model folder, or of a folder that is one itself."""
+    """The autoencoder of a model folder or of a folder that is one itself, for inference."""
     part = autoencoder_folder(folder)
     config = autoencoder_config(part)
     with torch.device("meta"):
@@ -198,6 +201,10 @@ def transformer_config(part: Path) -> TransformerConfig:
 
 def autoencoder_config(part: Path) -> AutoencoderConfig:
     return AutoencoderConfig.from_dict(_config(part, "AutoencoderDC"))
+
+
+def transformer_folder(folder: Path) -> Path:
+    return folder / "transformer" if (folder / "transformer").is_dir() else folder
 
 
 def autoencoder_folder(folder: Path) -> Path:

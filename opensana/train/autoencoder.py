@@ -19,6 +19,7 @@ from torch.nn import functional
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
+from opensana.layout import load_autoencoder
 from opensana.train import checkpoint
 from opensana.train.discriminator import (
     PatchDiscriminator,
@@ -27,6 +28,7 @@ from opensana.train.discriminator import (
     generator_loss,
 )
 from opensana.train.ema import Average
+from opensana.train.initial import trainable
 from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
 from opensana.train.optim import Optimizers, learning_rate
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
@@ -37,7 +39,6 @@ from opensana.train.recipe import (
     require,
 )
 from opensana.train.samples import to_bytes, to_pixels, write_grid
-from opensana.weights.files import load_into, read_json, read_safetensors
 
 GRADIENT_SCALES = 3
 
@@ -210,11 +211,7 @@ class Adversary:
 def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
     if recipe.initial is not None:
-        folder = Path(recipe.initial)
-        model = Autoencoder(AutoencoderConfig.from_dict(read_json(folder / "config.json")))
-        state = {name: value.float() for name, value in read_safetensors(folder).items()}
-        load_into(model, state, where=folder)
-        return model
+        return trainable(load_autoencoder(Path(recipe.initial)))
     assert recipe.model is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))

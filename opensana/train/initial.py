@@ -1,32 +1,37 @@
 """What a transformer's training starts from: given or random weights, fitted to its features."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from opensana.data.features import Features
 from opensana.errors import ConfigError
+from opensana.layout import load_transformer, settle
 from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import load_into, read_json, read_safetensors
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
     if recipe.initial is not None:
-        folder = Path(recipe.initial)
-        model = Transformer(TransformerConfig.from_dict(read_json(folder / "config.json")))
-        state = {name: value.float() for name, value in read_safetensors(folder).items()}
-        load_into(model, state, where=folder)
-        return model
+        return trainable(load_transformer(Path(recipe.initial)))
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
     generator = torch_generator(recipe.seed, "initialisation")
     initialise(model, generator, caption_norm=recipe.caption_norm)
     return model
+
+
+def trainable(model: Module) -> Module:
+    """A loaded model as training needs it: in float32, all of it."""
+    return settle(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
 
 
 @torch.no_grad()

@@ -190,10 +190,11 @@ class TransformerSamplesRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerRecipe(Recipe):
-    """Flow matching on cached features."""
+    """Flow matching on cached features; `dtype` is that of products, weights stay float32."""
 
     data: FeaturesRecipe
     kind: Literal["transformer"] = "transformer"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     caption_norm: float = 0.01
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)

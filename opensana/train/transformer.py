@@ -7,22 +7,25 @@ averaged weights.
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.features import NULL, Features
+from opensana.device import cpu_has_bfloat16
 from opensana.errors import ConfigError, DataError, near
 from opensana.flow.guidance import Velocity, guided
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
+from opensana.layout import load_autoencoder
 from opensana.train import checkpoint
 from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_captions
@@ -33,7 +36,6 @@ from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
 from opensana.transformer.attention import KeysValues
 from opensana.transformer.model import PreparedText, Transformer
-from opensana.weights.files import load_into, read_json, read_safetensors
 
 BANDS = 4
 GRID_COLUMNS = 8
@@ -63,6 +65,8 @@ class TransformerTask:
         self.recipe = recipe
         self.items_per_step = recipe.batch * recipe.data.repeat
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
+        native = recipe.dtype == "float32" or cpu_has_bfloat16()
+        require(native, "dtype", recipe.dtype, "float32: this CPU has no bfloat16 products")
         self.features = Features.open(recipe.data.folder)
         if not len(self.features):
             raise DataError(f"{recipe.data.folder} has no samples; encode it again")
@@ -104,11 +108,12 @@ class TransformerTask:
 
         # Forward and loss: one look at the text serves all timesteps of a sample
         repeat = recipe.data.repeat
-        text = repeated(self.model.prepare_text(batch.states, batch.mask), repeat)
         x0 = batch.latents.repeat_interleave(repeat, dim=0)
-        losses = flow_matching_loss(
-            lambda x, t: self.velocity(x, t, text), x0, batch.noise, batch.sigma
-        )
+        with self._products(x0.device):
+            text = repeated(self.model.prepare_text(batch.states, batch.mask), repeat)
+            losses = flow_matching_loss(
+                lambda x, t: self.velocity(x, t, text), x0, batch.noise, batch.sigma
+            )
         loss = losses.mean()
         values = {"loss": float(loss.detach()), **by_band(losses.detach(), batch.sigma)}
         require_finite(step, batch.names, loss=values["loss"])
@@ -121,6 +126,18 @@ class TransformerTask:
         self.optimizer.step(lr=rate)
         self.average.update(self.model, step)
         return {**values, "lr": rate, "gradient": norm}
+
+    @contextmanager
+    def _products(self, device: torch.device) -> Iterator[None]:
+        """The number format of products, and attention kernels that can be compiled.
+
+        Compiled for varying text lengths, the backward pass of torch's flash attention for CPUs
+        stops at wrong strides (torch 2.13); the plain form is fused with its neighbours anyway.
+        """
+        plain = sdpa_kernel(SDPBackend.MATH) if self.recipe.compile else nullcontext()
+        half = self.recipe.dtype == "bfloat16"
+        with plain, torch.autocast(device.type, torch.bfloat16, enabled=half):
+            yield
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -155,7 +172,8 @@ class TransformerTask:
         noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
         sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
         latents = solver.solve(velocity, noise, sigmas)
-        pixels = read_autoencoder(options.autoencoder).decode(latents)
+        autoencoder = load_autoencoder(Path(options.autoencoder)).float()
+        pixels = autoencoder.decode(latents)
         write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=GRID_COLUMNS)
 
     def export(self) -> None:
@@ -258,12 +276,3 @@ def repeated(text: PreparedText, repeat: int) -> PreparedText:
 def given(model: Transformer, text: PreparedText) -> Velocity:
     """The model's velocity towards a prepared text."""
     return lambda x, timestep: model.velocity(x, timestep, text)
-
-
-def read_autoencoder(folder: str) -> Autoencoder:
-    """The autoencoder that decodes samples, from an exported folder."""
-    config = AutoencoderConfig.from_dict(read_json(Path(folder) / "config.json"))
-    model = Autoencoder(config).requires_grad_(False).eval()
-    state = {name: value.float() for name, value in read_safetensors(folder).items()}
-    load_into(model, state, where=folder)
-    return model

@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
     parser.add_argument("--backgrounds", type=int, default=4, help="coloured scenes of each emoji")
-    parser.add_argument("--white", type=int, default=4, help="how often the white scene counts")
+    parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
     try:
@@ -123,7 +123,6 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
     data = EmojiData.open(arguments.data)
     model = load_autoencoder(arguments.autoencoder).float()
     ids = {caption: index for index, caption in enumerate(Texts.open(text).captions)}
-    counted = [s for s in scenes for _ in range(arguments.white if is_white(s) else 1)]
     keys = {
         "autoencoder": encoder_hash(model),
         "resolution": SIZE,
@@ -131,10 +130,14 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
         "latent_version": LATENT_VERSION,
     }
     with write_features(arguments.to, keys=keys, text=text) as writer:
-        for batch in progress(counted, PICTURE_BATCH, what="scenes"):
+        for batch in progress(scenes, PICTURE_BATCH, what="scenes"):
             pixels = compose_batch([scene for scene, _ in batch], data.pictures)
-            latents = encode_pixels(model, pixels)
-            writer.add(latents, [sample(scene, prompts, ids) for scene, prompts in batch])
+            samples = [sample(scene, prompts, ids) for scene, prompts in batch]
+            for latent, entry, described in zip(
+                encode_pixels(model, pixels), samples, batch, strict=True
+            ):
+                count = arguments.white if is_white(described) else 1
+                writer.add(latent.expand(count, -1, -1, -1), [entry] * count)
     report(arguments.to)
 
 
