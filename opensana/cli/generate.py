@@ -4,6 +4,7 @@ The flags are the fields of `Request`, inherited, so that every default and its 
 once. All requests and the output folder are checked before the model is loaded.
 """
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,16 +69,7 @@ class Generate(Request, Command):
     def run(self) -> None:
         requests = self.requests()
         files = PictureFiles(self.output, overwrite=self.overwrite)
-        from opensana import Sana
-
-        say(f"loading {self.model}")
-        sana = Sana.load(
-            self.model,
-            device=self.device,
-            dtype=self.dtype,
-            revision=self.revision,
-            variant=self.variant,
-        )
+        sana = self._load()
         index = 0
         for request in requests:
             for picture in _draw(sana, request):
@@ -85,6 +77,23 @@ class Generate(Request, Command):
                 picture.save(path, metadata=not self.no_metadata)
                 self._report(path, picture)
                 index += 1
+
+    def _load(self) -> "Sana":
+        """The model. Loading makes a million objects that stay: no garbage is looked for."""
+        gc.disable()
+        try:
+            from opensana import Sana
+
+            say(f"loading {self.model}")
+            return Sana.load(
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                revision=self.revision,
+                variant=self.variant,
+            )
+        finally:
+            gc.enable()
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""

