@@ -136,7 +136,7 @@ class Sana:
         return self._solve(request, self._encode(request), noise, on_step)
 
     def complete(self, request: Request) -> Request:
-        """The request with its seed and its size decided, checked against this model."""
+        """The request with everything decided that it leaves to the model, checked against it."""
         unit = self.autoencoder.compression * self.transformer.config.patch_size
         width, height = request.width or self.native_size, request.height or self.native_size
         for name, value in (("width", width), ("height", height)):
@@ -145,7 +145,14 @@ class Sana:
                 raise RequestError(
                     f"{name} must be a multiple of {unit} for this model, got {value}; try {low}"
                 )
-        return replace(request.seeded(), width=width, height=height)
+        notes = self.info.notes
+        return replace(
+            request.seeded(),
+            width=width,
+            height=height,
+            steps=notes.steps if request.steps is None else request.steps,
+            guidance=notes.guidance if request.guidance is None else request.guidance,
+        )
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
         """Starting latents, float32, one a seed."""
@@ -158,6 +165,8 @@ class Sana:
     def _solve(
         self, request: Request, texts: list[PreparedText], noise: Tensor, on_step: OnStep | None
     ) -> Tensor:
+        assert request.steps is not None
+        assert request.guidance is not None
         solver = SOLVERS[request.solver]
         velocity = guided_velocity([self._velocity(text) for text in texts], request.guidance)
         return solver.solve(velocity, noise, solver.sigmas(request.steps, self.shift), on_step)
@@ -197,8 +206,9 @@ class Sana:
         return Picture(image, own, model=self.info.name, facts={"dtype": dtype})
 
 
-def uses_guidance(scale: float) -> bool:
+def uses_guidance(scale: float | None) -> bool:
     """Guidance of 1 and less is none, as in the published pipeline."""
+    assert scale is not None, "the model's own guidance is known once the request is complete"
     return scale > 1
 
 

@@ -37,10 +37,12 @@ class Request:
     """Width in pixels, a multiple of 32; left out, the size the model was trained for."""
     height: int | None = None
     """Height in pixels, a multiple of 32; left out, the size the model was trained for."""
-    steps: int = 20
-    """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50."""
-    guidance: float = 4.5
-    """How strongly the picture follows the prompt; 1 turns guidance off and halves the work."""
+    steps: int | None = None
+    """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50; left
+    out, what the model recommends."""
+    guidance: float | None = None
+    """How strongly the picture follows the prompt; 1 turns guidance off and halves the work; left
+    out, what the model recommends."""
     seed: int | None = None
     """Decides the noise: the same seed gives the same picture. Left out, one is drawn at random."""
     images: int = 1
@@ -57,8 +59,10 @@ class Request:
             )
         _check_size("width", self.width)
         _check_size("height", self.height)
-        _check_whole("steps", self.steps, 1, MOST_STEPS)
-        _check_guidance(self.guidance)
+        if self.steps is not None:
+            _check_whole("steps", self.steps, 1, MOST_STEPS)
+        if self.guidance is not None:
+            _check_guidance(self.guidance)
         if self.seed is not None:
             _check_whole(
                 "seed", self.seed, 0, LARGEST_SEED, tip=" or leave it out for a random one"

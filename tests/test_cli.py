@@ -50,11 +50,18 @@ class PaintedSana:
         self.requests.append(request)
         if len(request.prompt) > 100:
             notice("the prompt is too long")
-        for step in range(request.steps):
-            on_step(step, request.steps, None)
+        steps = 20 if request.steps is None else request.steps
+        for step in range(steps):
+            on_step(step, steps, None)
         if self.failure is not None:
             raise self.failure
-        whole = replace(request.seeded(), width=request.width or 64, height=request.height or 64)
+        whole = replace(
+            request.seeded(),
+            width=request.width or 64,
+            height=request.height or 64,
+            steps=steps,
+            guidance=4.5 if request.guidance is None else request.guidance,
+        )
         return [self.paint(whole, seed) for seed in whole.seeds]
 
     def paint(self, request: Request, seed: int) -> Picture:

@@ -21,7 +21,9 @@ def picture(request: Request, model: str = "tiny") -> Picture:
 
 
 def full(prompt: str, **fields) -> Request:
-    return Request(prompt, width=64, height=96, seed=12, **fields)
+    return Request(
+        prompt, **{"width": 64, "height": 96, "seed": 12, "steps": 20, "guidance": 4.5} | fields
+    )
 
 
 def test_a_request_comes_back_exactly(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from opensana.request import Request
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny
 
-REQUEST = Request("a Red apple", negative_prompt="blurry", width=96, height=64, steps=20, seed=5)
+REQUEST = Request(
+    "a Red apple", negative_prompt="blurry", width=96, height=64, steps=20, guidance=4.5, seed=5
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -147,6 +149,17 @@ def test_sizes_and_seeds_are_filled_in(quick: Sana) -> None:
     assert picture.request.seed is not None
     [again] = quick.generate(picture.request)
     assert psnr(picture.image, again.image) == float("inf")
+
+
+def test_what_a_request_leaves_out_the_model_decides(quick: Sana) -> None:
+    notes = replace(quick.info.notes, steps=7, guidance=2.5)
+    own = replace(quick, info=replace(quick.info, notes=notes))
+    left_out, asked = Request("a cat", seed=1), Request("a cat", seed=1, steps=3, guidance=1.0)
+    whole = own.complete(left_out)
+    assert (whole.steps, whole.guidance, whole.width) == (7, 2.5, own.native_size)
+    assert (own.complete(asked).steps, own.complete(asked).guidance) == (3, 1.0)
+    (picture,) = own.generate(left_out)
+    assert (picture.request.steps, picture.request.guidance) == (7, 2.5)
 
 
 def test_guidance_of_one_draws_without_the_negative_prompt(quick: Sana) -> None:

@@ -13,7 +13,7 @@ from opensana.request import LARGEST_SEED, Request
 
 def test_the_defaults_need_only_a_prompt() -> None:
     request = Request("a red fox")
-    assert (request.steps, request.guidance, request.solver) == (20, 4.5, "flow_dpm")
+    assert (request.steps, request.guidance, request.solver) == (None, None, "flow_dpm")
     assert request.width is None
     assert request.seed is None
 

@@ -125,10 +125,9 @@ def judge(pictures: Sequence[Image.Image], wanted: Sequence[Record], known: Refe
 
 def drawer(model: Sana) -> Draw:
     """Draw different prompts in one batch, with the model's own steps and guidance."""
-    notes = model.info.notes
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        request = Request(prompts[0], steps=notes.steps, guidance=notes.guidance, seed=0)
+        request = Request(prompts[0], seed=0)
         return to_images(_pixels(model, model.complete(request), prompts, seeds))
 
     return draw
@@ -148,6 +147,8 @@ def _pixels(model: Sana, request: Request, prompts: Sequence[str], seeds: Sequen
     ]
     side = model.native_size // model.autoencoder.compression
     noise = noise_for(seeds, (model.autoencoder.latent_channels, side, side), device)
+    assert request.steps is not None
+    assert request.guidance is not None
     solver = SOLVERS[request.solver]
     velocity = guided_velocity(velocities, request.guidance)
     latent = solver.solve(velocity, noise, solver.sigmas(request.steps, model.shift))
