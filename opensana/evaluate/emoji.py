@@ -21,9 +21,17 @@ from opensana.evaluate.generation import (
     references,
     save_sheet,
 )
-from opensana.evaluate.reconstruction import Reconstruction, evaluate_reconstruction, through
+from opensana.evaluate.reconstruction import (
+    Reconstruction,
+    evaluate_reconstruction,
+    linear_reference,
+    through,
+)
 from opensana.layout import load_autoencoder
 from opensana.pipeline import Sana
+
+LINEAR_FIT = 640
+"""Training pictures that the linear code is fitted to; more of them change nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Figures:
 
     reconstruction_held_out: Reconstruction
     reconstruction_train: Reconstruction
+    linear_code_held_out: Reconstruction
+    """The best linear code of the same size on the held-out pictures, to compare with."""
     generation: Generation | None
 
 
@@ -82,9 +92,11 @@ def measure_all(
 ) -> Figures:
     """Measure the autoencoder, and what `draw` draws if it is given."""
     reconstruct = through(autoencoder)
+    linear = linear_reference(data, numbers=autoencoder.latent_channels, pictures=LINEAR_FIT)
     return Figures(
         reconstruction_held_out=evaluate_reconstruction(reconstruct, data, split="held_out"),
         reconstruction_train=evaluate_reconstruction(reconstruct, data, split="train"),
+        linear_code_held_out=evaluate_reconstruction(linear, data, split="held_out"),
         generation=None if draw is None else measure_drawing(draw, data, labels=labels, grid=grid),
     )
 

@@ -17,6 +17,8 @@ from opensana.evaluate.emoji import measure_all, measure_drawing, open_or_prepar
 class Identity(torch.nn.Module):
     """An autoencoder that keeps everything."""
 
+    latent_channels = 8
+
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
@@ -48,6 +50,7 @@ def test_an_autoencoder_alone_draws_nothing(data: EmojiData) -> None:
     figures = asdict(measure_all(Identity(), data))  # type: ignore[arg-type]
     assert figures["generation"] is None
     assert figures["reconstruction_held_out"]["psnr"] == 100
+    assert 5 < figures["linear_code_held_out"]["psnr"] < 60
 
 
 def test_a_missing_set_is_prepared_and_said(
