@@ -185,7 +185,8 @@ class Sana:
         return [self._prepare(state) for state in states]
 
     def _prepare(self, text: TextStates) -> PreparedText:
-        return self.transformer.prepare_text(text.states.to(self.device), text.mask.to(self.device))
+        states, mask = text.states.to(self.device), text.mask.to(self.device)
+        return self.transformer.fold(self.transformer.prepare_text(states, mask))
 
     @property
     def _pixel_dtype(self) -> torch.dtype:

@@ -22,6 +22,14 @@ class KeysValues(NamedTuple):
     values: Tensor
 
 
+class FoldedText(NamedTuple):
+    """A short text with the projections around its attention folded in: `CrossAttention.fold`."""
+
+    keys: Tensor  # [B, C, heads * M]
+    bias: Tensor  # [B, 1, heads * M]
+    values: Tensor  # [B, heads * M, C]
+
+
 class SelfAttention(nn.Module):
     """ReLU linear attention among the image tokens, [B, N, C] in and out.
 
@@ -79,8 +87,40 @@ class CrossAttention(nn.Module):
             split_heads(self.to_v(captions), self.heads),
         )
 
-    def forward(self, tokens: Tensor, text: Tensor | KeysValues, mask: Tensor | None) -> Tensor:
+    def fold(self, text: KeysValues) -> "KeysValues | FoldedText":
+        """The text with `to_q` and `to_out` multiplied into it, if that makes attending cheaper.
+
+        x Wq^T K^T = x (K Wq)^T: with fewer columns (heads * M) than channels, two narrow products
+        replace two square ones. Half precision would round once more, and a norm of the queries
+        stands between: such texts stay as they are.
+        """
+        keys, values = text
+        out = self.to_out[0]
+        assert isinstance(out, nn.Linear)
+        normed = not isinstance(self.norm_q, nn.Identity)
+        if (
+            normed
+            or keys.dtype != torch.float32
+            or keys.shape[1] * keys.shape[2] >= out.out_features
+        ):
+            return text
+        keys = keys * keys.shape[-1] ** -0.5
+        towards = self.to_q.weight.unflatten(0, (self.heads, -1))
+        back = out.weight.unflatten(1, (self.heads, -1))
+        return FoldedText(
+            torch.einsum("bhmd,hdc->bchm", keys, towards).flatten(2),
+            torch.einsum("bhmd,hd->bhm", keys, self.to_q.bias.unflatten(0, (self.heads, -1)))
+            .flatten(1)
+            .unsqueeze(1),
+            torch.einsum("bhmd,chd->bhmc", values, back).flatten(1, 2),
+        )
+
+    def forward(
+        self, tokens: Tensor, text: Tensor | KeysValues | FoldedText, mask: Tensor | None
+    ) -> Tensor:
         """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
+        if isinstance(text, FoldedText):
+            return self._attend_folded(tokens, text, mask)
         keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
         queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
         batch = (len(tokens), -1, -1, -1)  # one prompt serves a whole batch of images
@@ -92,6 +132,12 @@ class CrossAttention(nn.Module):
         for layer in self.to_out:
             out = layer(out)
         return out
+
+    def _attend_folded(self, tokens: Tensor, text: FoldedText, mask: Tensor | None) -> Tensor:
+        scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return scores.softmax(-1).flatten(2) @ text.values + self.to_out[0].bias
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
