@@ -3,7 +3,7 @@
 Shapes: B batch, N image tokens, M text tokens, C channels, [B, N, C] at boundaries.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,10 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(inner) if qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([nn.Linear(inner, channels), nn.Dropout(dropout)])
 
+    @property
+    def output(self) -> nn.Linear:
+        return cast(nn.Linear, self.to_out[0])
+
     def keys_values(self, captions: Tensor) -> KeysValues:
         """Keys and values of projected captions [B, M, C]."""
         return KeysValues(
@@ -95,23 +99,17 @@ class CrossAttention(nn.Module):
         stands between: such texts stay as they are.
         """
         keys, values = text
-        out = self.to_out[0]
-        assert isinstance(out, nn.Linear)
         normed = not isinstance(self.norm_q, nn.Identity)
-        if (
-            normed
-            or keys.dtype != torch.float32
-            or keys.shape[1] * keys.shape[2] >= out.out_features
-        ):
+        cheaper = keys.shape[1] * keys.shape[2] < self.output.out_features
+        if normed or not cheaper or keys.dtype != torch.float32:
             return text
         keys = keys * keys.shape[-1] ** -0.5
         towards = self.to_q.weight.unflatten(0, (self.heads, -1))
-        back = out.weight.unflatten(1, (self.heads, -1))
+        back = self.output.weight.unflatten(1, (self.heads, -1))
+        bias = self.to_q.bias.unflatten(0, (self.heads, -1))
         return FoldedText(
             torch.einsum("bhmd,hdc->bchm", keys, towards).flatten(2),
-            torch.einsum("bhmd,hd->bhm", keys, self.to_q.bias.unflatten(0, (self.heads, -1)))
-            .flatten(1)
-            .unsqueeze(1),
+            torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None],
             torch.einsum("bhmd,chd->bhmc", values, back).flatten(1, 2),
         )
 
@@ -137,7 +135,7 @@ class CrossAttention(nn.Module):
         scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
-        return scores.softmax(-1).flatten(2) @ text.values + self.to_out[0].bias
+        return scores.softmax(-1).flatten(2) @ text.values + self.output.bias
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
