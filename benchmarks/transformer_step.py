@@ -1,6 +1,6 @@
 """One guided step of the Linear DiT, Sana 0.6B shape: this project against diffusers.
 
-    python benchmarks/transformer_step.py [--sides 512 1024] [--layers 28] [--repeats 5]
+    python -m benchmarks.transformer_step [--sides 512 1024] [--layers 28] [--repeats 5]
 
 Both hold the same random float32 weights and see the same latent and texts: a prompt of 30 tokens
 and the empty negative one, which diffusers pads to 300 as its pipeline does. Steps alternate in one
@@ -9,14 +9,13 @@ process; the ratio is that of medians. The last line is JSON.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
-from diffusers import SanaTransformer2DModel
+from diffusers import SanaTransformer2DModel  # pyright: ignore[reportPrivateImportUsage]
 from torch import Tensor
 
+from benchmarks.timing import machine, medians
 from opensana.pipeline import guided_velocity
 from opensana.presets import transformer_preset
 from opensana.transformer.model import Transformer, TransformerConfig
@@ -93,17 +92,6 @@ def matrix_products(config: TransformerConfig, latent: Tensor) -> Callable[[], o
     return run
 
 
-def medians(sides: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each, called in turn."""
-    times: list[list[float]] = [[] for _ in sides]
-    for _ in range(repeats):
-        for side, taken in zip(sides, times, strict=True):
-            start = time.perf_counter()
-            side()
-            taken.append(time.perf_counter() - start)
-    return [statistics.median(taken) for taken in times]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="A guided step against diffusers.")
     parser.add_argument("--sides", type=int, nargs="+", choices=PRESETS, default=list(PRESETS))
@@ -114,7 +102,7 @@ def main() -> None:
     for side in arguments.sides:
         results[side] = compare(side, arguments.layers, arguments.repeats)
         print(side, results[side], flush=True)
-    print(json.dumps({"threads": torch.get_num_threads(), "results": results}))
+    print(json.dumps({"machine": machine(), "results": results}))
 
 
 if __name__ == "__main__":
