@@ -40,7 +40,7 @@ def main() -> None:
     for side in arguments.sides:
         latent = torch.randn(1, ours.latent_channels, side // 32, side // 32)
         with torch.inference_mode():
-            first, second = ours.decode(latent), theirs.decode(latent / scale).sample
+            first, second = ours.decode(latent), theirs.decode(latent / scale, return_dict=False)[0]
             error = float((first - second).abs().max() / second.abs().max())
             mine, other = medians(
                 [lambda x=latent: ours.decode(x), lambda x=latent: theirs.decode(x / scale)],
