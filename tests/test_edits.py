@@ -1,6 +1,7 @@
 """Image-to-image and inpainting by a whole tiny model: strength, kept pixels, seeds, records."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +26,17 @@ MASK.paste(255, (40, 10, 60, 30))
 REQUEST = Request("a cat", seed=3, steps=10)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """At these sizes threads cost more than they bring."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def sana() -> Sana:
-    torch.set_num_threads(1)
     return tiny.sana(instruction="none")
 
 
