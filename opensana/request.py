@@ -49,6 +49,9 @@ class Request:
     """How many pictures to draw, with the seeds seed, seed + 1, ..."""
     solver: SolverName = "flow_dpm"
     """How the flow is followed from noise to picture."""
+    strength: float | None = None
+    """How far from a given picture the new one may be, the share of the steps that is run: above
+    0, at most 1; left out, 0.6, and 1 with a mask."""
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -69,6 +72,8 @@ class Request:
             )
         _check_whole("images", self.images, 1, MOST_IMAGES)
         _check_solver(self.solver)
+        if self.strength is not None:
+            _check_strength(self.strength)
 
     def seeded(self) -> "Request":
         """This request with its seed decided: itself, or a copy with a random one."""
@@ -120,6 +125,13 @@ def _check_guidance(value: object) -> None:
         raise RequestError(f"guidance must be a number, got {value!r}; try 4.5")
     if not (math.isfinite(value) and 0 <= value <= MOST_GUIDANCE):
         raise RequestError(f"guidance must be 0 to {MOST_GUIDANCE:g}, got {value}; try 4.5")
+
+
+def _check_strength(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"strength must be a number, got {value!r}; try 0.6")
+    if not 0 < value <= 1:
+        raise RequestError(f"strength must be above 0 and at most 1, got {value}; try 0.6")
 
 
 def _check_solver(value: object) -> None:

@@ -19,7 +19,8 @@ from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
-from opensana.pipeline import Sana, guided_velocity, to_images, uses_guidance
+from opensana.pipeline import Sana, guided_velocity, uses_guidance
+from opensana.pixels import to_images
 from opensana.request import Request
 
 SMALL = 64
