@@ -1,7 +1,7 @@
 """The seam of the system, and classifier-free guidance as a wrapper around it.
 
-A velocity takes the latent [B, C, H, W] and the timestep (a scalar, 0 to 1000) and says where the
-latent is heading.
+A velocity takes the latent [B, C, H, W] and the timestep (a scalar: 1000 sigma, for Sprint models
+sigma itself) and says where the latent is heading.
 """
 
 from collections.abc import Callable
