@@ -135,9 +135,9 @@ def _check_kind(folder: Path, kind: str, scheduler: str) -> None:
 
 
 def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool) -> Notes:
-    own = {"steps": SPRINT_STEPS} if sprint else {}
+    own = Notes(steps=SPRINT_STEPS) if sprint else Notes()
     if isinstance(index.get(NOTES), dict):
-        return build(Notes, own | index[NOTES], where=f"{folder / INDEX}, {NOTES}")
+        return build(Notes, {"steps": own.steps} | index[NOTES], where=f"{folder / INDEX}, {NOTES}")
     known = facts(name)
     if known is not None:
         return Notes(
@@ -147,7 +147,7 @@ def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: boo
             guidance=known.guidance,
         )
     published = name.startswith("Efficient-Large-Model/")
-    return Notes(**own, licence=PUBLISHED_LICENCE) if published else Notes(**own)
+    return replace(own, licence=PUBLISHED_LICENCE) if published else own
 
 
 def read_shift(path: Path) -> tuple[str, float]:
