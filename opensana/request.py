@@ -85,7 +85,7 @@ class Request:
         if sprint:
             _check_sprint(self)
         elif self.solver == "scm":
-            raise RequestError("solver scm draws with Sprint models alone, got another; try flow_dpm")
+            raise RequestError("solver scm needs a Sprint model, and this is none; try flow_dpm")
         return replace(self, solver=self.solver or ("scm" if sprint else "flow_dpm"))
 
     @property

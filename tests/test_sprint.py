@@ -167,7 +167,7 @@ def test_what_sprint_cannot_do_is_refused(quick: Sana, fields: dict, message: st
 
 
 def test_scm_is_for_sprint_models() -> None:
-    with pytest.raises(RequestError, match=r"Sprint models alone.*try flow_dpm"):
+    with pytest.raises(RequestError, match=r"needs a Sprint model.*try flow_dpm"):
         tiny.sana().generate("a cat", solver="scm")
 
 
