@@ -28,6 +28,7 @@ from opensana.flow.solvers import SOLVERS
 from opensana.layout import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask, given, likeliest
+from opensana.transformer.model import Transformer
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (
@@ -92,6 +93,7 @@ def train(recipe: TransformerRecipe) -> tuple[TransformerTask, float]:
 def judge(task: TransformerTask, autoencoder: Autoencoder, scale: Tensor) -> dict[str, float]:
     """Draw each emoji on white from its likeliest caption and compare with the true picture."""
     features, model = task.features, task.average.module
+    assert isinstance(model, Transformer)
     firsts: dict[int, int] = {}
     for index, sample in enumerate(features.samples):
         if sample.scene["background"] == "white":

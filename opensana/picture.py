@@ -75,6 +75,7 @@ def parameters(request: Request, model: str = "") -> str:
         "CFG scale": request.guidance,
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",
+        "Denoising strength": request.strength,
         "Model": model,
     }
     lines.append(

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_device, resolve_dtype
-from opensana.errors import NumericsError, RequestError
-from opensana.flow.guidance import Velocity, guided
+from opensana.errors import RequestError
+from opensana.flow.edit import Start, from_picture
+from opensana.flow.guidance import Velocity, guided_velocity
 from opensana.flow.noise import noises_for
 from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS, OnStep
+from opensana.image_input import ImageSource
 from opensana.layout import (
     ModelInfo,
     load_autoencoder,
@@ -31,7 +33,9 @@ from opensana.layout import (
     stored_dtype,
     write_model,
 )
+from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
+from opensana.pixels import to_images, to_pixels
 from opensana.request import Request
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.model import PreparedText, Transformer
@@ -112,24 +116,35 @@ class Sana:
         prompt: str | Request,
         on_step: OnStep | None = None,
         *,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
         notice: Notice | None = None,
         **fields: Any,
     ) -> list[Picture]:
         """Draw the pictures of a request, or of a prompt and fields of `Request`.
 
+        With `image` they start from that picture instead of noise (`strength` says how far from
+        it); with `mask`, of the same size, only its white part is drawn anew and outside it every
+        pixel stays. The size is the picture's unless the request has one: see `Original`.
+
         `on_step` gets the step, the number of steps and the latent; `notice` gets one line for
         each thing the user should know, such as a prompt that is too long (default: a warning).
         """
-        request = self.complete(_as_request(prompt, fields))
-        self._report_truncation(request, notice or _warn)
+        request, notice = _as_request(prompt, fields), notice or _warn
+        source = read_original(image, mask, strength=request.strength)
+        request = self.complete(source.complete(request, self._size_unit) if source else request)
+        self._report_truncation(request, notice)
+        original = source and self._fit(source, request, notice)
+        start = original and self._start(original, request)
         texts = self.encode(request)
         chunks = list(_chunks(request.seeds, IMAGES_AT_ONCE))
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
-            latent = self.solve(request, texts, self.noises(request, seeds), step)
-            images = to_images(self.autoencoder.decode(latent.to(self._pixel_dtype)))
-            pictures += [self._picture(i, request, s) for i, s in zip(images, seeds, strict=True)]
+            latent = self.solve(request, texts, self.noises(request, seeds), step, start)
+            for seed, drawn in zip(seeds, self._decode(latent), strict=True):
+                whole = original.paste(drawn) if original else drawn
+                pictures.append(self._picture(whole, request, seed, source))
         return pictures
 
     @torch.inference_mode()
@@ -148,7 +163,7 @@ class Sana:
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""
-        unit = self.autoencoder.compression * self.transformer.config.patch_size
+        unit = self._size_unit
         width, height = request.width or self.native_size, request.height or self.native_size
         for name, value in (("width", width), ("height", height)):
             if value % unit:
@@ -174,12 +189,34 @@ class Sana:
         rows, columns = request.height // unit, request.width // unit
         return noises_for(seeds, (self.autoencoder.latent_channels, rows, columns), self.device)
 
+    @property
+    def _size_unit(self) -> int:
+        return self.autoencoder.compression * self.transformer.config.patch_size
+
+    def _fit(self, source: Original, request: Request, notice: Notice) -> Original:
+        assert request.width
+        assert request.height
+        for note in source.fit_notes(request.width, request.height, native=self.native_size):
+            notice(note)
+        return source.fitted(request.width, request.height)
+
+    def _start(self, original: Original, request: Request) -> Start:
+        assert request.strength is not None
+        pixels = to_pixels(original.image).to(self.device, self._pixel_dtype)
+        cells = original.cells(self.autoencoder.compression)
+        redrawn = None if cells is None else torch.from_numpy(cells).to(self.device)
+        return Start(self.autoencoder.encode(pixels).float(), request.strength, redrawn)
+
+    def _decode(self, latent: Tensor) -> list[Image.Image]:
+        return to_images(self.autoencoder.decode(latent.to(self._pixel_dtype)))
+
     def solve(
         self,
         request: Request,
         texts: Sequence[PreparedText],
         noises: Iterable[Tensor],
         on_step: OnStep | None = None,
+        start: Start | None = None,
     ) -> Tensor:
         """The latents [B, C, h, w] of a complete request, its texts from `encode`."""
         assert request.steps is not None
@@ -190,7 +227,10 @@ class Sana:
         if request.solver == "scm":
             return scm(velocity, noises, scm_sigmas(request.steps), on_step)
         solver, noise = SOLVERS[request.solver], next(iter(noises))
-        return solver.solve(velocity, noise, solver.sigmas(request.steps, self.shift), on_step)
+        sigmas = solver.sigmas(request.steps, self.shift)
+        if start is not None:
+            velocity, noise, sigmas = from_picture(start, velocity, noise, sigmas)
+        return solver.solve(velocity, noise, sigmas, on_step)
 
     def _velocity(self, text: PreparedText, guidance: float) -> Velocity:
         def velocity(x: Tensor, timestep: Tensor) -> Tensor:
@@ -212,7 +252,8 @@ class Sana:
         return request.guidance > 1 and not self.sprint
 
     def _prepare(self, text: TextStates) -> PreparedText:
-        return self.transformer.prepare_text(text.states.to(self.device), text.mask.to(self.device))
+        states, mask = text.states.to(self.device), text.mask.to(self.device)
+        return self.transformer.fold(self.transformer.prepare_text(states, mask))
 
     @property
     def _pixel_dtype(self) -> torch.dtype:
@@ -227,30 +268,13 @@ class Sana:
             if rest:
                 notice(f"the {name} is too long for the text encoder; left out: {rest!r}")
 
-    def _picture(self, image: Image.Image, request: Request, seed: int) -> Picture:
+    def _picture(
+        self, image: Image.Image, request: Request, seed: int, source: Original | None
+    ) -> Picture:
         own = replace(request, seed=seed, images=1)
-        dtype = str(self.transformer.dtype).removeprefix("torch.")
-        return Picture(image, own, model=self.info.name, facts={"dtype": dtype})
-
-
-def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:
-    """One velocity, or the conditional and the unconditional one guided."""
-    if len(velocities) == 1:
-        return velocities[0]
-    conditional, unconditional = velocities
-    return guided(conditional, unconditional, scale)
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Pixels [B, 3, H, W] in -1..1 to 8-bit images; NaN is an error, never a black picture."""
-    pixels = pixels.float()
-    if not torch.isfinite(pixels).all():
-        raise NumericsError(
-            "the decoded picture holds NaN or infinite values; try --dtype float32 "
-            "(the autoencoder does not work in float16)"
-        )
-    levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [Image.fromarray(one.permute(1, 2, 0).cpu().numpy()) for one in levels]
+        facts = {"dtype": str(self.transformer.dtype).removeprefix("torch.")}
+        facts |= source.facts if source else {}
+        return Picture(image, own, model=self.info.name, facts=facts)
 
 
 def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:

@@ -184,7 +184,7 @@ MODELS: dict[str, ModelFacts] = {
 def facts(model: str) -> ModelFacts | None:
     """The facts of a published model from its hub id or folder name; None if it is not one."""
     name = model.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    # The hub's own pages write Sana and SANA for one and the same model.
+    # Published pages write Sana_Sprint and SANA_Sprint for one and the same model.
     by_lower = {known.lower(): found for known, found in MODELS.items()}
     return by_lower.get(name.removesuffix("_diffusers").lower())
 

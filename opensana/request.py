@@ -52,6 +52,9 @@ class Request:
     solver: SolverName | None = None
     """How the flow is followed from noise to picture; left out, scm for Sprint models, which take
     no other, and flow_dpm for the rest."""
+    strength: float | None = None
+    """How far from a given picture the new one may be, the share of the steps that is run: above
+    0, at most 1; left out, 0.6, and 1 with a mask."""
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -73,6 +76,8 @@ class Request:
         _check_whole("images", self.images, 1, MOST_IMAGES)
         if self.solver is not None:
             _check_solver(self.solver)
+        if self.strength is not None:
+            _check_strength(self.strength)
 
     def seeded(self) -> "Request":
         """This request with its seed decided: itself, or a copy with a random one."""
@@ -134,6 +139,13 @@ def _check_guidance(value: object) -> None:
         raise RequestError(f"guidance must be 0 to {MOST_GUIDANCE:g}, got {value}; try 4.5")
 
 
+def _check_strength(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RequestError(f"strength must be a number, got {value!r}; try 0.6")
+    if not 0 < value <= 1:
+        raise RequestError(f"strength must be above 0 and at most 1, got {value}; try 0.6")
+
+
 def _check_solver(value: object) -> None:
     names = get_args(SolverName)
     if value not in names:
@@ -156,4 +168,9 @@ def _check_sprint(request: Request) -> None:
         raise RequestError(
             "a Sprint model takes no negative prompt, for it never draws an unguided half, "
             f"got {request.negative_prompt!r}; leave it out"
+        )
+    if request.strength is not None:
+        raise RequestError(
+            "a Sprint model draws from text alone so far, got an image to start from; "
+            "leave it out or try another model"
         )

@@ -20,6 +20,7 @@ from opensana.cli.command import table
 from opensana.cli.generate import Generate
 from opensana.cli.output import PictureFiles
 from opensana.errors import OpensanaError, RequestError, WeightsError
+from opensana.original import read_original
 from opensana.picture import Picture
 from opensana.request import Request
 
@@ -34,6 +35,7 @@ class PaintedSana:
 
     def __init__(self) -> None:
         self.loads, self.requests = [], []
+        self.facts: dict[str, str] = {}
         self.failure: BaseException | None = None
 
     def load(self, model: str, **options: Any) -> "PaintedSana":
@@ -46,8 +48,12 @@ class PaintedSana:
         *,
         on_step: Callable[[int, int, Any], None],
         notice: Callable[[str], None],
+        image: Image.Image | None,
+        mask: Image.Image | None,
     ) -> list[Picture]:
         self.requests.append(request)
+        original = read_original(image, mask)
+        self.facts = original.facts if original else {}
         if len(request.prompt) > 100:
             notice("the prompt is too long")
         steps = 20 if request.steps is None else request.steps
@@ -66,7 +72,8 @@ class PaintedSana:
 
     def paint(self, request: Request, seed: int) -> Picture:
         image = Image.new("RGB", (request.width or 64, request.height or 64), (seed % 256, 0, 0))
-        return Picture(image, replace(request, seed=seed, images=1), model="painted")
+        own = replace(request, seed=seed, images=1)
+        return Picture(image, own, model="painted", facts=self.facts)
 
 
 @pytest.fixture
@@ -195,6 +202,16 @@ def test_flags_beside_from_png_win(sana: PaintedSana) -> None:
     assert (again.seed, again.steps, sana.loads[-1]["model"]) == (9, 20, "emoji-256")
 
 
+def test_switches_may_stand_beside_from_png(
+    sana: PaintedSana, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "x", "-o", "a.png"]) == 0
+    capsys.readouterr()
+    line = "generate --from-png a.png -o a.png --overwrite --json --no-metadata"
+    assert main(line.split()) == 0
+    assert json.loads(capsys.readouterr().out)["path"] == "a.png"
+
+
 def test_no_metadata(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "secret", "-o", "a.png", "--no-metadata"]) == 0
     with Image.open("a.png") as image:
@@ -206,6 +223,69 @@ def test_no_metadata(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_cut_is_said(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "word " * 50]) == 0
     assert "opensana: the prompt is too long" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ pictures to start from
+
+
+@pytest.fixture
+def scans(sana: PaintedSana, tmp_path: Path) -> PaintedSana:
+    """Beside the model: cat.png, a mask.png for it, and dog.png."""
+    for name, colour in (("cat", "red"), ("mask", "white"), ("dog", "blue")):
+        Image.new("RGB", (64, 32), colour).save(tmp_path / f"{name}.png")
+    return sana
+
+
+EDIT = ["generate", "x", "--image", "cat.png", "--mask", "mask.png", "--seed", "1", "-o", "a.png"]
+
+
+def test_image_and_mask_reach_the_model(scans: PaintedSana) -> None:
+    assert main([*EDIT, "--strength", "0.4", "-n", "2"]) == 0
+    assert scans.facts.keys() == {"image_sha256", "mask_sha256"}
+    assert scans.requests == [Request("x", seed=1, images=2, strength=0.4)]
+
+
+def test_an_edit_is_drawn_again_from_the_same_picture(scans: PaintedSana, tmp_path: Path) -> None:
+    assert main([*EDIT, "--strength", "0.4"]) == 0
+    again = "generate --from-png a.png --image cat.png --mask mask.png -o again.png"
+    assert main(again.split()) == 0
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+    assert main([*again.split(), "--strength", "0.9"]) == 0
+    assert scans.requests[-1].strength == 0.9
+
+
+def test_a_plain_picture_may_be_redrawn_with_an_image(scans: PaintedSana) -> None:
+    assert main(["generate", "x", "-o", "plain.png"]) == 0
+    assert main(["generate", "--from-png", "plain.png", "--image", "cat.png"]) == 0
+    assert scans.facts.keys() == {"image_sha256"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("", "a.png was drawn with --image; give it again"),
+        ("--image cat.png", "a.png was drawn with --mask; give it again"),
+        (
+            "--image dog.png --mask mask.png",
+            "dog.png has other pixels than the --image that a.png was drawn with",
+        ),
+        (
+            "--image cat.png --mask other.png",
+            "other.png has other pixels than the --mask that a.png was drawn with",
+        ),
+    ],
+)
+def test_an_edit_is_not_drawn_again_from_another_picture(
+    scans: PaintedSana, capsys: pytest.CaptureFixture[str], flags: str, message: str
+) -> None:
+    half = Image.new("L", (64, 32), 0)
+    half.paste(255, (0, 0, 32, 32))
+    half.save("other.png")
+    assert main(EDIT) == 0
+    capsys.readouterr()
+    scans.loads.clear()
+    assert message in refused(capsys, "generate", "--from-png", "a.png", *flags.split())
+    assert not scans.loads
 
 
 # ------------------------------------------------------------------ refused before loading
@@ -230,6 +310,10 @@ def test_what_is_cut_is_said(sana: PaintedSana, capsys: pytest.CaptureFixture[st
         (["x", "--setps", "3"], "--steps"),
         (["x", "--solver", "eular"], "euler"),
         (["x", "--guidance", "strong"], "strong"),
+        (["x", "--image", "missing.png"], "there is no image 'missing.png'"),
+        (["x", "--mask", "missing.png"], "mask was given without a picture"),
+        (["x", "--strength", "0.5"], "strength was given without a picture"),
+        (["x", "--strength", "0"], "strength must be above 0 and at most 1, got 0.0; try 0.6"),
     ],
 )
 def test_wrong_requests_are_refused_before_the_model_loads(

@@ -15,7 +15,8 @@ from PIL import Image
 from opensana import layout
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.layout import describe
-from opensana.pipeline import Sana, to_images
+from opensana.pipeline import Sana
+from opensana.pixels import to_images, to_pixels
 from opensana.request import Request
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny
@@ -228,6 +229,12 @@ def test_pixels_become_bytes_by_rounding() -> None:
     pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
     [image] = to_images(pixels)
     assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_every_byte_survives_the_way_to_pixels_and_back() -> None:
+    image = Image.fromarray(np.arange(256 * 3, dtype=np.uint16).astype(np.uint8).reshape(16, 16, 3))
+    [again] = to_images(to_pixels(image))
+    assert np.array_equal(np.asarray(again), np.asarray(image))
 
 
 # ------------------------------------------------------------------ folders and their faults

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from opensana.convert import convert
 from opensana.errors import ConfigError, OpensanaError, RequestError
@@ -159,6 +160,7 @@ def test_different_prompts_are_drawn_in_one_batch(quick: Sana) -> None:
         ({"steps": 5}, "1 to 4 steps.*got 5 steps; try 2"),
         ({"solver": "flow_dpm"}, "scm alone, got 'flow_dpm'; leave solver out"),
         ({"solver": "euler"}, "scm alone, got 'euler'; leave solver out"),
+        ({"image": Image.new("RGB", (64, 64))}, "text alone so far, got an image"),
     ],
 )
 def test_what_sprint_cannot_do_is_refused(quick: Sana, fields: dict, message: str) -> None:

@@ -8,7 +8,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -21,6 +21,7 @@ from opensana.errors import RequestError
 from opensana.request import Request
 
 if TYPE_CHECKING:
+    from opensana.original import Original
     from opensana.pipeline import Picture, Sana
 
 DEFAULT_MODEL = "emoji-256"
@@ -47,6 +48,10 @@ class Generate(Request, Command):
     """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
     prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
     """Draw one prompt a line of this file; - reads standard input."""
+    image: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Start from this picture instead of noise; its size is kept unless one is given."""
+    mask: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Draw anew only where this picture is white; every other pixel of --image stays."""
     from_png: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw a picture again from what its PNG records; flags given beside it change that."""
     no_metadata: bool = False
@@ -64,15 +69,16 @@ class Generate(Request, Command):
     def defaults(self) -> Self | None:
         if self.from_png is None:
             return None
-        return replace(self, **recorded(self.from_png))
+        return type(self)(**recorded(self.from_png))  # a switch that is on could not be typed again
 
     def run(self) -> None:
         requests = self.requests()
+        original = self._original()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         sana = self._load()
         index = 0
         for request in requests:
-            for picture in _draw(sana, request):
+            for picture in _draw(sana, request, original):
                 path = files.path(seed=picture.request.seed, index=index)
                 picture.save(path, metadata=not self.no_metadata)
                 self._report(path, picture)
@@ -94,6 +100,25 @@ class Generate(Request, Command):
             )
         finally:
             gc.enable()
+
+    def _original(self) -> "Original | None":
+        """The picture and the mask to start from; those of --from-png if it had any."""
+        from opensana.original import read_original
+        from opensana.picture import read_note
+
+        note = {} if self.from_png is None else read_note(self.from_png)
+        for name in ("image", "mask"):
+            if f"{name}_sha256" in note and getattr(self, name) is None:
+                raise RequestError(f"{self.from_png} was drawn with --{name}; give it again")
+        original = read_original(self.image, self.mask, strength=self.strength)
+        for name, digest in (original.facts if original else {}).items():
+            if note.get(name, digest) != digest:
+                flag = name.removesuffix("_sha256")
+                raise RequestError(
+                    f"{getattr(self, flag)} has other pixels than the --{flag} that "
+                    f"{self.from_png} was drawn with"
+                )
+        return original
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""
@@ -152,9 +177,10 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
     return prompts
 
 
-def _draw(sana: "Sana", request: Request) -> "list[Picture]":
+def _draw(sana: "Sana", request: Request, original: "Original | None") -> "list[Picture]":
+    image, mask = (original.image, original.mask) if original else (None, None)
     with _progress(request) as on_step:
-        return sana.generate(request, on_step=on_step, notice=say)
+        return sana.generate(request, on_step=on_step, notice=say, image=image, mask=mask)
 
 
 @contextmanager

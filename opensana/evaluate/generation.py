@@ -17,7 +17,8 @@ from torch import Tensor
 
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.pipeline import Sana, to_images
+from opensana.pipeline import Sana
+from opensana.pixels import to_images
 from opensana.request import Request
 
 SMALL = 64

@@ -34,7 +34,6 @@ from opensana.train.optim import Optimizers, learning_rate
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
-from opensana.transformer.attention import KeysValues
 from opensana.transformer.model import PreparedText, Transformer
 
 BANDS = 4
@@ -266,8 +265,8 @@ def repeated(text: PreparedText, repeat: int) -> PreparedText:
     if repeat == 1:
         return text
     blocks = tuple(
-        KeysValues(k.repeat_interleave(repeat, dim=0), v.repeat_interleave(repeat, dim=0))
-        for k, v in text.blocks
+        type(block)(*(part.repeat_interleave(repeat, dim=0) for part in block))
+        for block in text.blocks
     )
     mask = None if text.mask is None else text.mask.repeat_interleave(repeat, dim=0)
     return PreparedText(blocks, mask)

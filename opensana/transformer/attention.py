@@ -3,7 +3,7 @@
 Shapes: B batch, N image tokens, M text tokens, C channels, [B, N, C] at boundaries.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,14 @@ class KeysValues(NamedTuple):
 
     keys: Tensor
     values: Tensor
+
+
+class FoldedText(NamedTuple):
+    """A short text with the projections around its attention folded in: `CrossAttention.fold`."""
+
+    keys: Tensor  # [B, C, heads * M]
+    bias: Tensor  # [B, 1, heads * M]
+    values: Tensor  # [B, heads * M, C]
 
 
 class SelfAttention(nn.Module):
@@ -72,6 +80,10 @@ class CrossAttention(nn.Module):
         self.norm_k = RMSNorm(inner) if qk_norm else nn.Identity()
         self.to_out = nn.ModuleList([nn.Linear(inner, channels), nn.Dropout(dropout)])
 
+    @property
+    def output(self) -> nn.Linear:
+        return cast(nn.Linear, self.to_out[0])
+
     def keys_values(self, captions: Tensor) -> KeysValues:
         """Keys and values of projected captions [B, M, C]."""
         return KeysValues(
@@ -79,8 +91,34 @@ class CrossAttention(nn.Module):
             split_heads(self.to_v(captions), self.heads),
         )
 
-    def forward(self, tokens: Tensor, text: Tensor | KeysValues, mask: Tensor | None) -> Tensor:
+    def fold(self, text: KeysValues) -> "KeysValues | FoldedText":
+        """The text with `to_q` and `to_out` multiplied into it, if that makes attending cheaper.
+
+        x Wq^T K^T = x (K Wq)^T: with fewer columns (heads * M) than channels, two narrow products
+        replace two square ones. Half precision would round once more, and a norm of the queries
+        stands between: such texts stay as they are.
+        """
+        keys, values = text
+        normed = not isinstance(self.norm_q, nn.Identity)
+        cheaper = keys.shape[1] * keys.shape[2] < self.output.out_features
+        if normed or not cheaper or keys.dtype != torch.float32:
+            return text
+        keys = keys * keys.shape[-1] ** -0.5
+        towards = self.to_q.weight.unflatten(0, (self.heads, -1))
+        back = self.output.weight.unflatten(1, (self.heads, -1))
+        bias = self.to_q.bias.unflatten(0, (self.heads, -1))
+        return FoldedText(
+            torch.einsum("bhmd,hdc->bchm", keys, towards).flatten(2),
+            torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None],
+            torch.einsum("bhmd,chd->bhmc", values, back).flatten(1, 2),
+        )
+
+    def forward(
+        self, tokens: Tensor, text: Tensor | KeysValues | FoldedText, mask: Tensor | None
+    ) -> Tensor:
         """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
+        if isinstance(text, FoldedText):
+            return self._attend_folded(tokens, text, mask)
         keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
         queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
         batch = (len(tokens), -1, -1, -1)  # one prompt serves a whole batch of images
@@ -92,6 +130,12 @@ class CrossAttention(nn.Module):
         for layer in self.to_out:
             out = layer(out)
         return out
+
+    def _attend_folded(self, tokens: Tensor, text: FoldedText, mask: Tensor | None) -> Tensor:
+        scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return scores.softmax(-1).flatten(2) @ text.values + self.output.bias
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

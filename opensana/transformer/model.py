@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from opensana.errors import RequestError
 from opensana.layers.norm import RMSNorm
-from opensana.transformer.attention import KeysValues
+from opensana.transformer.attention import FoldedText, KeysValues
 from opensana.transformer.block import Block, OutputNorm
 from opensana.transformer.conditioning import (
     CaptionProjection,
@@ -37,7 +37,7 @@ class PreparedText:
     `mask` [B, N] is true at valid tokens, None where all are. A single prompt serves any batch.
     """
 
-    blocks: tuple[KeysValues, ...]
+    blocks: tuple[KeysValues | FoldedText, ...]
     mask: Tensor | None
 
 
@@ -104,6 +104,14 @@ class Transformer(nn.Module):
         blocks = (block.attn2.keys_values(captions) for block in self.blocks)
         return PreparedText(tuple(blocks), mask)
 
+    def fold(self, prepared: PreparedText) -> PreparedText:
+        """The same text, cheaper to attend to over many steps; for inference."""
+        folded = (
+            block.attn2.fold(text) if isinstance(text, KeysValues) else text
+            for block, text in zip(self.blocks, prepared.blocks, strict=True)
+        )
+        return PreparedText(tuple(folded), prepared.mask)
+
     def velocity(
         self,
         latent: Tensor,
@@ -123,7 +131,7 @@ class Transformer(nn.Module):
         self,
         latent: Tensor,
         timestep: Tensor,
-        texts: Sequence[Tensor | KeysValues],
+        texts: Sequence[Tensor | KeysValues | FoldedText],
         mask: Tensor | None,
         guidance: Tensor | None,
     ) -> Tensor:

@@ -15,7 +15,7 @@ import opensana
 from opensana.layout import Notes, load_autoencoder, load_transformer, write_model_without_text
 
 TARGET = Path(opensana.__file__).parent / "pretrained" / "emoji-256"
-SHIFT = 2.0
+SHIFT = 3.0
 NOTES = Notes(
     text_encoder="gemma3-270m",
     instruction="diffusers",

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from opensana.errors import RequestError
 from opensana.transformer import Transformer, TransformerConfig, initialise
+from opensana.transformer.attention import FoldedText
 
 TINY = TransformerConfig(
     in_channels=4,
@@ -89,6 +90,36 @@ def test_prepared_text_gives_the_same_velocity(options: dict[str, Any]) -> None:
     whole = model(latent, timestep, text, mask, guidance=guidance)
     assert torch.equal(model.velocity(latent, timestep, prepared, guidance=guidance), whole)
     assert prepared.blocks[0].keys.shape == (2, 2, 5, 32)
+
+
+@pytest.mark.parametrize("lengths", [(5, 3), (5, 5)])
+@torch.no_grad()
+def test_a_short_text_is_folded_into_the_projections_around_it(lengths: tuple[int, int]) -> None:
+    model = tiny()
+    latent, timestep, text = inputs()
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+    prepared = model.prepare_text(text, mask)
+    folded = model.fold(prepared)
+    assert all(isinstance(block, FoldedText) for block in folded.blocks)
+    expected = model.velocity(latent, timestep, prepared)
+    torch.testing.assert_close(model.velocity(latent, timestep, folded), expected)
+    one = model.fold(model.prepare_text(text[:1], mask[:1]))
+    shared = model.velocity(latent[:1].expand(2, -1, -1, -1), timestep[:1].expand(2), one)
+    torch.testing.assert_close(shared, expected[:1].expand(2, -1, -1, -1))
+    assert model.fold(folded).blocks == folded.blocks
+
+
+@torch.no_grad()
+def test_long_texts_normed_queries_and_half_precision_are_not_folded() -> None:
+    _, _, text = inputs()
+    long = text.repeat(1, 4, 1)
+    for model, states in (
+        (tiny(), long),
+        (tiny(qk_norm=RMS), text),
+        (tiny().to(torch.bfloat16), text),
+    ):
+        prepared = model.prepare_text(states)
+        assert model.fold(prepared).blocks == prepared.blocks
 
 
 @torch.no_grad()

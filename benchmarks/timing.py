@@ -1,0 +1,45 @@
+"""What every benchmark shares: sides called in turn in one process, and where that was."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def medians(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median seconds of each side; they are called in turn, after one call of each unmeasured."""
+    for side in sides:
+        side()
+    times: list[list[float]] = [[] for _ in sides]
+    for _ in range(repeats):
+        for side, taken in zip(sides, times, strict=True):
+            start = time.perf_counter()
+            side()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in times]
+
+
+def machine() -> dict[str, object]:
+    """The date, processor, threads and versions that a figure belongs to."""
+    packages = ("torch", "transformers", "diffusers")
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((x.partition(":")[2].strip() for x in lines if "model name" in x), "unknown")

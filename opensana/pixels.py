@@ -1,0 +1,26 @@
+"""8-bit RGB images to the pixels [B, 3, H, W] in -1..1 that the autoencoder reads, and back."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opensana.errors import NumericsError
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """One image as float32 pixels [1, 3, H, W] in -1..1."""
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return levels[None].float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Pixels [B, 3, H, W] in -1..1 to 8-bit images; NaN is an error, never a black picture."""
+    pixels = pixels.float()
+    if not torch.isfinite(pixels).all():
+        raise NumericsError(
+            "the decoded picture holds NaN or infinite values; try --dtype float32 "
+            "(the autoencoder does not work in float16)"
+        )
+    levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
+    return [Image.fromarray(one.permute(1, 2, 0).cpu().numpy()) for one in levels]
