@@ -16,7 +16,7 @@ from diffusers import SanaTransformer2DModel  # pyright: ignore[reportPrivateImp
 from torch import Tensor
 
 from benchmarks.timing import machine, medians
-from opensana.pipeline import guided_velocity
+from opensana.flow.guidance import guided_velocity
 from opensana.presets import transformer_preset
 from opensana.transformer.model import Transformer, TransformerConfig
 

@@ -17,6 +17,8 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.layout import (
     INDEX,
+    NOTES,
+    PIPELINES,
     read_info,
     write_autoencoder,
     write_scheduler,
@@ -51,13 +53,16 @@ def convert(
     so that the destination can be drawn with. `ema` takes the averaged weights of a `.pth`.
     """
     config = _config(preset, config)
+    if shift is not None and isinstance(config, TransformerConfig) and config.guidance_embeds:
+        raise ConfigError(f"a Sprint model has no shift, got {shift:g}; leave it out")
     module = _module(config, read_state(locate_file(source), ema=ema), source)
     destination = Path(destination)
     if isinstance(module, Autoencoder):
         write_autoencoder(module, destination / "vae")
     elif isinstance(module, Transformer):
         write_transformer(module, destination / "transformer")
-        write_scheduler(destination, _shift(preset, shift))
+        sprint = module.config.guidance_embeds
+        write_scheduler(destination, _shift(preset, shift), sprint=sprint)
     if base is not None:
         _complete(destination, locate(base))
     return destination
@@ -136,5 +141,9 @@ def _complete(destination: Path, base: Path) -> None:
             shutil.copytree(base / name, destination / name)
     index = read_json(base / INDEX)
     scheduler = read_json(destination / "scheduler" / "scheduler_config.json")["_class_name"]
-    index["scheduler"] = ["diffusers", scheduler]
+    kind = next(kind for kind, schedulers in PIPELINES.items() if scheduler in schedulers)
+    notes = index.get(NOTES)
+    if kind != index.get("_class_name", "SanaPipeline") and isinstance(notes, dict):
+        notes.pop("steps", None)  # the base's: a Sprint model wants other numbers than the rest
+    index |= {"_class_name": kind, "scheduler": ["diffusers", scheduler]}
     write_json(destination / INDEX, index)

@@ -49,6 +49,9 @@ DIFFUSERS_VERSION = "0.32.0"
 INDEX = "model_index.json"
 NOTES = "_opensana"
 DPM, EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
+SCM = "SCMScheduler"
+PIPELINES = {"SanaPipeline": (DPM, EULER), "SanaSprintPipeline": (SCM,)}
+SPRINT_STEPS = 2
 ALIGNMENT = 64
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
 SCHEDULER: dict[str, Any] = {
@@ -63,6 +66,13 @@ SCHEDULER: dict[str, Any] = {
     "solver_order": 2,
     "solver_type": "midpoint",
     "use_flow_sigmas": True,
+}
+SPRINT_SCHEDULER: dict[str, Any] = {
+    "_class_name": SCM,
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "num_train_timesteps": 1000,
+    "prediction_type": "trigflow",
+    "sigma_data": 0.5,
 }
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -98,17 +108,36 @@ class ModelInfo:
 def read_info(folder: Path, *, name: str = "") -> ModelInfo:
     """Name, shift and notes of a model folder; a scheduler that opensana lacks is an error."""
     index = read_json(folder / INDEX)
-    kind = index.get("_class_name", "SanaPipeline")
-    if kind != "SanaPipeline":
-        raise WeightsError(f"{folder} is a {kind}: opensana draws with SanaPipeline models only")
     scheduler, shift = read_shift(folder / "scheduler" / "scheduler_config.json")
-    notes = read_notes(index, name or folder.name, folder)
+    _check_kind(folder, str(index.get("_class_name", "SanaPipeline")), scheduler)
+    notes = read_notes(index, name or folder.name, folder, sprint=scheduler == SCM)
     return ModelInfo(name or folder.name, shift, notes, folder, scheduler)
 
 
-def read_notes(index: Mapping[str, Any], name: str, folder: Path) -> Notes:
+def _check_kind(folder: Path, kind: str, scheduler: str) -> None:
+    """A Sprint model is one in its index, its scheduler and its transformer."""
+    if kind not in PIPELINES:
+        known = " and ".join(PIPELINES)
+        raise WeightsError(f"{folder} is a {kind}: opensana draws with {known} models only")
+    if scheduler not in PIPELINES[kind]:
+        wanted = " or ".join(PIPELINES[kind])
+        raise WeightsError(f"{folder} is a {kind} with {scheduler}, but needs {wanted}")
+    config = transformer_config(folder / "transformer")
+    if config.guidance_embeds != (scheduler == SCM):
+        raise WeightsError(
+            f"{folder} is a {kind}, got a transformer with guidance_embeds {config.guidance_embeds}"
+        )
+    if scheduler == SCM and config.timestep_scale != 1:
+        raise WeightsError(
+            f"{folder} is a {kind}, whose transformer is told sigma itself, "
+            f"got timestep_scale {config.timestep_scale}"
+        )
+
+
+def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool) -> Notes:
+    own = Notes(steps=SPRINT_STEPS) if sprint else Notes()
     if isinstance(index.get(NOTES), dict):
-        return build(Notes, index[NOTES], where=f"{folder / INDEX}, {NOTES}")
+        return build(Notes, {"steps": own.steps} | index[NOTES], where=f"{folder / INDEX}, {NOTES}")
     known = facts(name)
     if known is not None:
         return Notes(
@@ -118,18 +147,21 @@ def read_notes(index: Mapping[str, Any], name: str, folder: Path) -> Notes:
             guidance=known.guidance,
         )
     published = name.startswith("Efficient-Large-Model/")
-    return Notes(licence=PUBLISHED_LICENCE) if published else Notes()
+    return replace(own, licence=PUBLISHED_LICENCE) if published else own
 
 
 def read_shift(path: Path) -> tuple[str, float]:
-    """The scheduler's class and its flow shift."""
+    """The scheduler's class and its flow shift; 1, none, for Sprint models."""
     config = read_json(path)
     kind = str(config.get("_class_name"))
-    if kind not in (DPM, EULER):
+    if kind not in (DPM, EULER, SCM):
         raise WeightsError(
-            f"{path}: the scheduler {kind} is not supported{near(kind, (DPM, EULER))}; "
-            f"there are {DPM} with flow sigmas and {EULER}"
+            f"{path}: the scheduler {kind} is not supported{near(kind, (DPM, EULER, SCM))}; "
+            f"there are {DPM} with flow sigmas, {EULER} and {SCM}"
         )
+    if kind == SCM:
+        _check_setting(config, path, "prediction_type", "trigflow", absent="trigflow")
+        return kind, 1.0
     if kind == DPM:
         _check_flow(config, path)
     shift = config.get("flow_shift" if kind == DPM else "shift", 1.0)
@@ -142,9 +174,16 @@ def _check_flow(config: Mapping[str, Any], path: Path) -> None:
     names = ("prediction_type", "use_flow_sigmas", "algorithm_type", "solver_order", "solver_type")
     absent = {"prediction_type": "epsilon", "use_flow_sigmas": False}
     for name in names:
-        value = config.get(name, absent.get(name, SCHEDULER[name]))
-        if value != SCHEDULER[name]:
-            raise WeightsError(f"{path}: {name} must be {SCHEDULER[name]!r}, got {value!r}")
+        wanted = SCHEDULER[name]
+        _check_setting(config, path, name, wanted, absent=absent.get(name, wanted))
+
+
+def _check_setting(
+    config: Mapping[str, Any], path: Path, name: str, wanted: object, *, absent: object
+) -> None:
+    value = config.get(name, absent)
+    if value != wanted:
+        raise WeightsError(f"{path}: {name} must be {wanted!r}, got {value!r}")
 
 
 def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
@@ -268,15 +307,16 @@ def write_model(
     info: ModelInfo,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
+    sprint = transformer.config.guidance_embeds
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         write_autoencoder(autoencoder, partial / "vae")
-        write_scheduler(partial, info.shift)
+        write_scheduler(partial, info.shift, sprint=sprint)
         text.model.save_pretrained(partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
         classes = (type(text.model).__name__, type(text.tokenizer).__name__)
         notes = replace(info.notes, text_encoder=None)
-        write_json(partial / INDEX, model_index(*classes, notes=notes))
+        write_json(partial / INDEX, model_index(*classes, notes=notes, sprint=sprint))
     return Path(folder)
 
 
@@ -291,11 +331,12 @@ def write_model_without_text(
 ) -> Path:
     """A model whose notes name the package of its text encoder, stored in `dtype`."""
     assert notes.text_encoder is not None, "the notes must say where the text encoder is"
+    sprint = transformer.config.guidance_embeds
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
-        write_scheduler(partial, shift)
-        write_json(partial / INDEX, model_index(None, None, notes=notes))
+        write_scheduler(partial, shift, sprint=sprint)
+        write_json(partial / INDEX, model_index(None, None, notes=notes, sprint=sprint))
     return Path(folder)
 
 
@@ -322,20 +363,23 @@ def _write_part(
     write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-def write_scheduler(folder: Path, shift: float) -> None:
-    """scheduler/scheduler_config.json of the Flow-DPM-Solver."""
+def write_scheduler(folder: Path, shift: float, *, sprint: bool = False) -> None:
+    """scheduler/scheduler_config.json of the Flow-DPM-Solver, or of Sprint's without shift."""
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    write_json(folder / "scheduler" / "scheduler_config.json", {**SCHEDULER, "flow_shift": shift})
+    config = SPRINT_SCHEDULER if sprint else {**SCHEDULER, "flow_shift": shift}
+    write_json(folder / "scheduler" / "scheduler_config.json", config)
 
 
-def model_index(text_encoder: str | None, tokenizer: str | None, *, notes: Notes) -> dict[str, Any]:
+def model_index(
+    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, sprint: bool = False
+) -> dict[str, Any]:
     """The content of model_index.json; a class is None where the folder has no such part."""
     absent = [None, None]
     return {
-        "_class_name": "SanaPipeline",
+        "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
         NOTES: asdict(notes),
-        "scheduler": ["diffusers", DPM],
+        "scheduler": ["diffusers", SCM if sprint else DPM],
         "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
         "tokenizer": ["transformers", tokenizer] if tokenizer else absent,
         "transformer": ["diffusers", "SanaTransformer2DModel"],

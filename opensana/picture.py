@@ -19,7 +19,8 @@ from opensana.weights.files import write_atomic
 
 CHUNK = "opensana"
 FORMAT = 1
-SAMPLER_NAMES = {"flow_dpm": "DPM++ 2M", "euler": "Euler"}
+# The nearest that other tools have: LCM, too, adds fresh noise to a guess of the data.
+SAMPLER_NAMES = {"flow_dpm": "DPM++ 2M", "euler": "Euler", "scm": "LCM"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def parameters(request: Request, model: str = "") -> str:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     settings = {
         "Steps": request.steps,
-        "Sampler": SAMPLER_NAMES[request.solver],
+        "Sampler": request.solver and SAMPLER_NAMES[request.solver],
         "CFG scale": request.guidance,
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",

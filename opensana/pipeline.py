@@ -4,7 +4,7 @@ A model folder has the published layout; `Sana.load` reads it and `Sana.save` wr
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import RequestError
 from opensana.flow.edit import Start, from_picture
-from opensana.flow.guidance import Velocity, guided
-from opensana.flow.noise import noise_for
+from opensana.flow.guidance import Velocity, guided_velocity
+from opensana.flow.noise import noises_for
+from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS, OnStep
 from opensana.image_input import ImageSource
 from opensana.layout import (
@@ -88,12 +89,17 @@ class Sana:
         return self.info.shift
 
     @property
+    def sprint(self) -> bool:
+        """A few-step model, whose network takes the guidance as an input (SANA-Sprint)."""
+        return self.transformer.config.guidance_embeds
+
+    @property
     def native_size(self) -> int:
         """The side in pixels of the pictures that the model was trained for."""
         return self.transformer.config.sample_size * self.autoencoder.compression
 
     def save(self, folder: str | Path) -> Path:
-        """Write the whole model in the published layout; diffusers' SanaPipeline reads it."""
+        """Write the whole model in the published layout; diffusers reads it."""
         return write_model(
             folder,
             text=self.text,
@@ -130,12 +136,12 @@ class Sana:
         self._report_truncation(request, notice)
         original = source and self._fit(source, request, notice)
         start = original and self._start(original, request)
-        texts = self._encode(request)
+        texts = self.encode(request)
         chunks = list(_chunks(request.seeds, IMAGES_AT_ONCE))
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
-            latent = self._solve(request, texts, self.noise(request, seeds), step, start)
+            latent = self.solve(request, texts, self.noises(request, seeds), step, start)
             for seed, drawn in zip(seeds, self._decode(latent), strict=True):
                 whole = original.paste(drawn) if original else drawn
                 pictures.append(self._picture(whole, request, seed, source))
@@ -143,12 +149,17 @@ class Sana:
 
     @torch.inference_mode()
     def draw_latents(
-        self, request: Request, *, noise: Tensor | None = None, on_step: OnStep | None = None
+        self,
+        request: Request,
+        *,
+        noises: Iterable[Tensor] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
-        """The latents [B, C, h, w] of a request, before decoding; `noise` replaces the seeds'."""
+        """The latents [B, C, h, w] of a request, before decoding; `noises` replace the seeds'."""
         request = self.complete(request)
-        noise = self.noise(request, request.seeds) if noise is None else noise.to(self.device)
-        return self._solve(request, self._encode(request), noise, on_step)
+        own = self.noises(request, request.seeds)
+        given = own if noises is None else (noise.to(self.device) for noise in noises)
+        return self.solve(request, self.encode(request), given, on_step)
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""
@@ -161,21 +172,22 @@ class Sana:
                     f"{name} must be a multiple of {unit} for this model, got {value}; try {low}"
                 )
         notes = self.info.notes
-        return replace(
+        whole = replace(
             request.seeded(),
             width=width,
             height=height,
             steps=notes.steps if request.steps is None else request.steps,
             guidance=notes.guidance if request.guidance is None else request.guidance,
         )
+        return whole.fitted(sprint=self.sprint)
 
-    def noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
-        """Starting latents, float32, one a seed."""
+    def noises(self, request: Request, seeds: Sequence[int]) -> Iterator[Tensor]:
+        """Latents of noise, float32, one a seed: one to start from, and scm takes one a step."""
         assert request.width
         assert request.height
         unit = self.autoencoder.compression
         rows, columns = request.height // unit, request.width // unit
-        return noise_for(seeds, (self.autoencoder.latent_channels, rows, columns), self.device)
+        return noises_for(seeds, (self.autoencoder.latent_channels, rows, columns), self.device)
 
     @property
     def _size_unit(self) -> int:
@@ -198,35 +210,46 @@ class Sana:
     def _decode(self, latent: Tensor) -> list[Image.Image]:
         return to_images(self.autoencoder.decode(latent.to(self._pixel_dtype)))
 
-    def _solve(
+    def solve(
         self,
         request: Request,
-        texts: list[PreparedText],
-        noise: Tensor,
-        on_step: OnStep | None,
+        texts: Sequence[PreparedText],
+        noises: Iterable[Tensor],
+        on_step: OnStep | None = None,
         start: Start | None = None,
     ) -> Tensor:
+        """The latents [B, C, h, w] of a complete request, its texts from `encode`."""
         assert request.steps is not None
         assert request.guidance is not None
-        solver = SOLVERS[request.solver]
-        velocity = guided_velocity([self._velocity(text) for text in texts], request.guidance)
+        assert request.solver is not None
+        velocities = [self._velocity(text, request.guidance) for text in texts]
+        velocity = guided_velocity(velocities, request.guidance)
+        if request.solver == "scm":
+            return scm(velocity, noises, scm_sigmas(request.steps), on_step)
+        solver, noise = SOLVERS[request.solver], next(iter(noises))
         sigmas = solver.sigmas(request.steps, self.shift)
         if start is not None:
             velocity, noise, sigmas = from_picture(start, velocity, noise, sigmas)
         return solver.solve(velocity, noise, sigmas, on_step)
 
-    def _velocity(self, text: PreparedText) -> Velocity:
+    def _velocity(self, text: PreparedText, guidance: float) -> Velocity:
         def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-            return self.transformer.velocity(x, timestep.expand(len(x)), text)
+            scale = x.new_full((len(x),), guidance) if self.sprint else None
+            return self.transformer.velocity(x, timestep.expand(len(x)), text, guidance=scale)
 
         return velocity
 
-    def _encode(self, request: Request) -> list[PreparedText]:
-        """The prompt with the instruction; with guidance also the negative prompt, without it."""
-        states = [self.text.encode([request.prompt])]
-        if uses_guidance(request.guidance):
+    def encode(self, request: Request, prompts: Sequence[str] | None = None) -> list[PreparedText]:
+        """The prompt, or `prompts`, with the instruction; for guidance the negative one without."""
+        states = [self.text.encode(prompts or [request.prompt])]
+        if self._has_negative_half(request):
             states.append(self.text.encode_plain([request.negative_prompt]))
         return [self._prepare(state) for state in states]
+
+    def _has_negative_half(self, request: Request) -> bool:
+        """Guidance of 1 and less is none, as published; that of Sprint is inside its network."""
+        assert request.guidance is not None, "the request is complete"
+        return request.guidance > 1 and not self.sprint
 
     def _prepare(self, text: TextStates) -> PreparedText:
         states, mask = text.states.to(self.device), text.mask.to(self.device)
@@ -238,7 +261,7 @@ class Sana:
 
     def _report_truncation(self, request: Request, notice: Notice) -> None:
         cut = {"prompt": self.text.truncated(request.prompt)}
-        if uses_guidance(request.guidance):
+        if self._has_negative_half(request):
             negative = self.text.truncated(request.negative_prompt, plain=True)
             cut["negative prompt"] = negative
         for name, rest in cut.items():
@@ -252,20 +275,6 @@ class Sana:
         facts = {"dtype": str(self.transformer.dtype).removeprefix("torch.")}
         facts |= source.facts if source else {}
         return Picture(image, own, model=self.info.name, facts=facts)
-
-
-def uses_guidance(scale: float | None) -> bool:
-    """Guidance of 1 and less is none, as in the published pipeline."""
-    assert scale is not None, "the model's own guidance is known once the request is complete"
-    return scale > 1
-
-
-def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:
-    """One velocity, or the conditional and the unconditional one guided."""
-    if len(velocities) == 1:
-        return velocities[0]
-    conditional, unconditional = velocities
-    return guided(conditional, unconditional, scale)
 
 
 def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:

@@ -158,6 +158,12 @@ class ModelFacts:
         return DTYPE_RULES[self.dtype]
 
 
+def _sprint(transformer: str) -> ModelFacts:
+    """Few steps, no shift: see `flow/scm.py`."""
+    autoencoder = "dc_ae_f32c32_sana_1_1"
+    return ModelFacts(transformer, "bf16", 1024, shift=1.0, steps=2, autoencoder=autoencoder)
+
+
 MODELS: dict[str, ModelFacts] = {
     "Sana_600M_512px": ModelFacts("sana_600m_512", "fp16", 512),
     "Sana_600M_1024px": ModelFacts("sana_600m_1024", "fp16", 1024),
@@ -170,15 +176,17 @@ MODELS: dict[str, ModelFacts] = {
     "Sana_1600M_4Kpx_BF16": ModelFacts("sana_1600m_4k", "bf16", 4096, shift=6.0),
     "SANA1.5_1.6B_1024px": ModelFacts("sana_1_5_1600m", "bf16", 1024),
     "SANA1.5_4.8B_1024px": ModelFacts("sana_1_5_4800m", "bf16", 1024),
-    "Sana_Sprint_0.6B_1024px": ModelFacts("sprint_600m", "bf16", 1024, steps=2),
-    "Sana_Sprint_1.6B_1024px": ModelFacts("sprint_1600m", "bf16", 1024, steps=2),
+    "Sana_Sprint_0.6B_1024px": _sprint("sprint_600m"),
+    "Sana_Sprint_1.6B_1024px": _sprint("sprint_1600m"),
 }
 
 
 def facts(model: str) -> ModelFacts | None:
     """The facts of a published model from its hub id or folder name; None if it is not one."""
     name = model.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return MODELS.get(name.removesuffix("_diffusers"))
+    # Published pages write Sana_Sprint and SANA_Sprint for one and the same model.
+    by_lower = {known.lower(): found for known, found in MODELS.items()}
+    return by_lower.get(name.removesuffix("_diffusers").lower())
 
 
 def autoencoder_preset(name: str) -> AutoencoderConfig:

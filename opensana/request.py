@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Literal, get_args
 
 from opensana.errors import RequestError, near
 
-SolverName = Literal["flow_dpm", "euler"]
+SolverName = Literal["flow_dpm", "euler", "scm"]
 
 SIZE_STEP = 32
 SMALLEST_SIZE = 32
 LARGEST_SIZE = 8192
 MOST_STEPS = 1000
+MOST_SPRINT_STEPS = 4
 MOST_GUIDANCE = 100.0
 MOST_IMAGES = 64
 LARGEST_SEED = 2**63 - 1
@@ -32,23 +33,25 @@ class Request:
     prompt: str
     """What the picture should show."""
     negative_prompt: str = ""
-    """What the picture should avoid; it counts only when guidance is not 1."""
+    """What the picture should avoid; it counts only when guidance is not 1. Sprint models take
+    none."""
     width: int | None = None
     """Width in pixels, a multiple of 32; left out, the size the model was trained for."""
     height: int | None = None
     """Height in pixels, a multiple of 32; left out, the size the model was trained for."""
     steps: int | None = None
-    """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50; left
-    out, what the model recommends."""
+    """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50, scm 1
+    to 4; left out, what the model recommends."""
     guidance: float | None = None
-    """How strongly the picture follows the prompt; 1 turns guidance off and halves the work; left
-    out, what the model recommends."""
+    """How strongly the picture follows the prompt; 1 turns guidance off and halves the work. Sprint
+    models have learnt 4 to 5. Left out, what the model recommends."""
     seed: int | None = None
     """Decides the noise: the same seed gives the same picture. Left out, one is drawn at random."""
     images: int = 1
     """How many pictures to draw, with the seeds seed, seed + 1, ..."""
-    solver: SolverName = "flow_dpm"
-    """How the flow is followed from noise to picture."""
+    solver: SolverName | None = None
+    """How the flow is followed from noise to picture; left out, scm for Sprint models, which take
+    no other, and flow_dpm for the rest."""
     strength: float | None = None
     """How far from a given picture the new one may be, the share of the steps that is run: above
     0, at most 1; left out, 0.6, and 1 with a mask."""
@@ -71,7 +74,8 @@ class Request:
                 "seed", self.seed, 0, LARGEST_SEED, tip=" or leave it out for a random one"
             )
         _check_whole("images", self.images, 1, MOST_IMAGES)
-        _check_solver(self.solver)
+        if self.solver is not None:
+            _check_solver(self.solver)
         if self.strength is not None:
             _check_strength(self.strength)
 
@@ -80,6 +84,14 @@ class Request:
         return (
             self if self.seed is not None else replace(self, seed=secrets.randbelow(_DRAWN_SEEDS))
         )
+
+    def fitted(self, *, sprint: bool) -> "Request":
+        """This request with its solver decided; RequestError for what the model cannot do."""
+        if sprint:
+            _check_sprint(self)
+        elif self.solver == "scm":
+            raise RequestError("solver scm needs a Sprint model, and this is none; try flow_dpm")
+        return replace(self, solver=self.solver or ("scm" if sprint else "flow_dpm"))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -139,3 +151,26 @@ def _check_solver(value: object) -> None:
     if value not in names:
         hint = near(value, names) if isinstance(value, str) else ""
         raise RequestError(f"solver must be {' or '.join(names)}, got {value!r}{hint}")
+
+
+def _check_sprint(request: Request) -> None:
+    """A Sprint model was taught to jump to the picture, with guidance inside its network."""
+    if request.solver not in (None, "scm"):
+        raise RequestError(
+            f"a Sprint model draws with solver scm alone, got {request.solver!r}; leave solver out"
+        )
+    if request.steps is not None and request.steps > MOST_SPRINT_STEPS:
+        raise RequestError(
+            f"a Sprint model was taught to draw in 1 to {MOST_SPRINT_STEPS} steps and gains "
+            f"nothing from more, got {request.steps} steps; try 2"
+        )
+    if request.negative_prompt.strip():
+        raise RequestError(
+            "a Sprint model takes no negative prompt, for it never draws an unguided half, "
+            f"got {request.negative_prompt!r}; leave it out"
+        )
+    if request.strength is not None:
+        raise RequestError(
+            "a Sprint model draws from text alone so far, got an image to start from; "
+            "leave it out or try another model"
+        )

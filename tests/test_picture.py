@@ -48,12 +48,13 @@ def test_any_prompt_comes_back(prompt: str, negative: str) -> None:
 
 
 def test_the_parameters_text_is_what_other_tools_read() -> None:
-    request = full("a cat", negative_prompt="blurry")
+    request = full("a cat", negative_prompt="blurry", solver="flow_dpm")
     assert parameters(request, "emoji-256") == (
         "a cat\nNegative prompt: blurry\nSteps: 20, Sampler: DPM++ 2M, CFG scale: 4.5, "
         "Seed: 12, Size: 64x96, Model: emoji-256"
     )
     assert "Negative" not in parameters(full("a cat"))
+    assert "Sampler: LCM" in parameters(full("a cat", solver="scm"))
 
 
 # The shape of the A1111 reader: key, colon, JSON string or text without a comma.

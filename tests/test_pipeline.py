@@ -100,7 +100,7 @@ def _call(pipeline, noise: torch.Tensor, **options):
 
 
 def test_diffusers_loads_what_we_save_and_draws_the_same(sana: Sana, reference) -> None:
-    noise = sana.noise(REQUEST, REQUEST.seeds)
+    noise = next(sana.noises(REQUEST, REQUEST.seeds))
     theirs = drawn_by_diffusers(reference, noise, output_type="latent")
     ours = sana.draw_latents(REQUEST)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
@@ -266,7 +266,7 @@ def edit(path: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("scheduler/scheduler_config.json", {"_class_name": "SCMScheduler"}, "SCMScheduler"),
+        ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "DDIMScheduler"),
         ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "flow_prediction"),
         ("scheduler/scheduler_config.json", {"flow_shift": -1}, "positive number"),
         ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline"),
@@ -338,7 +338,10 @@ def test_a_folder_may_name_its_text_encoder(
     assert torch.equal(whole.draw_latents(request), loaded.draw_latents(request))
     pipeline = load_diffusers(tmp_path / "whole")
     theirs = drawn_by_diffusers(
-        pipeline, loaded.noise(REQUEST, [5]), output_type="latent", complex_human_instruction=None
+        pipeline,
+        next(loaded.noises(REQUEST, [5])),
+        output_type="latent",
+        complex_human_instruction=None,
     )
     ours = loaded.draw_latents(REQUEST)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()

@@ -82,6 +82,36 @@ def test_configs_survive_the_published_files() -> None:
         assert TransformerConfig.from_dict(json.loads(text)) == config
 
 
+@pytest.mark.parametrize("name", presets.MODELS)
+def test_every_published_model_has_a_published_size(name: str) -> None:
+    assert presets.MODELS[name].transformer in TRANSFORMER_COUNTS
+
+
+def test_the_published_values_of_sprint_are_its_presets() -> None:
+    published = json.loads("""{
+        "_class_name": "SanaTransformer2DModel",
+        "attention_bias": false, "attention_head_dim": 32, "caption_channels": 2304,
+        "cross_attention_dim": 2240, "cross_attention_head_dim": 112, "dropout": 0.0,
+        "guidance_embeds": true, "guidance_embeds_scale": 0.1, "in_channels": 32,
+        "interpolation_scale": null, "mlp_ratio": 2.5, "norm_elementwise_affine": false,
+        "norm_eps": 1e-06, "num_attention_heads": 70, "num_cross_attention_heads": 20,
+        "num_layers": 20, "out_channels": 32, "patch_size": 1,
+        "qk_norm": "rms_norm_across_heads", "sample_size": 32, "timestep_scale": 1.0
+    }""")
+    assert TransformerConfig.from_dict(published) == presets.sprint_1600m
+    small = published | {"num_attention_heads": 36, "num_layers": 28, "cross_attention_dim": 1152}
+    small |= {"num_cross_attention_heads": 16, "cross_attention_head_dim": 72}
+    assert TransformerConfig.from_dict(small) == presets.sprint_600m
+
+
+@pytest.mark.parametrize("size", ["0.6B", "1.6B"])
+@pytest.mark.parametrize("form", ["Sana_Sprint_{}_1024px", "x/SANA_Sprint_{}_1024px_diffusers"])
+def test_sprint_is_drawn_in_two_steps_with_guidance(size: str, form: str) -> None:
+    facts = presets.facts(form.format(size))
+    assert facts is not None
+    assert (facts.steps, facts.guidance, facts.shift, facts.dtype) == (2, 4.5, 1.0, "bf16")
+
+
 def test_models_name_presets_of_their_size() -> None:
     for name, facts in presets.MODELS.items():
         side = presets.TRANSFORMERS[facts.transformer].sample_size

@@ -1,5 +1,7 @@
 """Tiny models with random weights, whole enough to draw: for every test above the layers."""
 
+from dataclasses import replace
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
@@ -7,7 +9,7 @@ from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
-from opensana.layout import ModelInfo, Notes
+from opensana.layout import SCM, ModelInfo, Notes
 from opensana.pipeline import Sana
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.config import TransformerConfig
@@ -35,6 +37,7 @@ TRANSFORMER = TransformerConfig(
     caption_channels=TEXT_WIDTH,
     sample_size=2,
 )
+SPRINT = replace(TRANSFORMER, guidance_embeds=True, qk_norm="rms_norm_across_heads")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -104,3 +107,10 @@ def sana(*, instruction: str = "diffusers", shift: float = 3.0) -> Sana:
     text = TextEncoder(gemma(), tokenizer(), instruction=instruction)
     notes = Notes(instruction=instruction)  # pyright: ignore[reportArgumentType]
     return Sana(text, transformer(), autoencoder(), ModelInfo("tiny", shift, notes))
+
+
+def sprint(*, instruction: str = "diffusers") -> Sana:
+    """The same whole model as SANA-Sprint."""
+    whole = sana(instruction=instruction, shift=1.0)
+    info = replace(whole.info, notes=replace(whole.info.notes, steps=2), scheduler=SCM)
+    return replace(whole, transformer=transformer(SPRINT), info=info)

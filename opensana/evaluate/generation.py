@@ -17,9 +17,7 @@ from torch import Tensor
 
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.flow.noise import noise_for
-from opensana.flow.solvers import SOLVERS
-from opensana.pipeline import Sana, guided_velocity, uses_guidance
+from opensana.pipeline import Sana
 from opensana.pixels import to_images
 from opensana.request import Request
 
@@ -137,22 +135,8 @@ def drawer(model: Sana) -> Draw:
 @torch.inference_mode()
 def _pixels(model: Sana, request: Request, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Decoded pixels [B, 3, H, W] of prompts, one seed each; `request` says the rest."""
-    transformer, device = model.transformer, model.device
-    states = [model.text.encode(list(prompts))]
-    if uses_guidance(request.guidance):
-        states.append(model.text.encode_plain([request.negative_prompt]))
-    prepared = [transformer.prepare_text(s.states.to(device), s.mask.to(device)) for s in states]
-    velocities = [
-        lambda x, timestep, text=text: transformer.velocity(x, timestep.expand(len(x)), text)
-        for text in prepared
-    ]
-    side = model.native_size // model.autoencoder.compression
-    noise = noise_for(seeds, (model.autoencoder.latent_channels, side, side), device)
-    assert request.steps is not None
-    assert request.guidance is not None
-    solver = SOLVERS[request.solver]
-    velocity = guided_velocity(velocities, request.guidance)
-    latent = solver.solve(velocity, noise, solver.sigmas(request.steps, model.shift))
+    texts = model.encode(request, prompts)
+    latent = model.solve(request, texts, model.noises(request, seeds))
     return model.autoencoder.decode(latent.to(next(model.autoencoder.parameters()).dtype))
 
 

@@ -1,10 +1,10 @@
 """The seam of the system, and classifier-free guidance as a wrapper around it.
 
-A velocity takes the latent [B, C, H, W] and the timestep (a scalar, 0 to 1000) and says where the
-latent is heading.
+A velocity takes the latent [B, C, H, W] and the timestep (a scalar: 1000 sigma, for Sprint models
+sigma itself) and says where the latent is heading.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -21,3 +21,11 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velo
         return without + scale * (conditional(x, timestep) - without)
 
     return velocity
+
+
+def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:
+    """One velocity, or the conditional and the unconditional one guided."""
+    if len(velocities) == 1:
+        return velocities[0]
+    conditional, unconditional = velocities
+    return guided(conditional, unconditional, scale)

@@ -51,7 +51,7 @@ def flow_dpm(
         # alpha_t (1 - exp(-h)) without its logarithms, which are infinite at sigma 0 and 1.
         x = (after / now) * x + ((1 - after) - (1 - now) * after / now) * data
         previous = x0
-        _finish_step(step, total, x, on_step)
+        finish_step(step, total, x, on_step)
     return x
 
 
@@ -63,7 +63,7 @@ def euler(
     for step in range(total):
         now, after = sigmas[step], sigmas[step + 1]
         x = x + (after - now) * velocity(x, _timestep(now, x, truncated=False))
-        _finish_step(step, total, x, on_step)
+        finish_step(step, total, x, on_step)
     return x
 
 
@@ -71,6 +71,13 @@ SOLVERS = {
     "flow_dpm": Solver(flow_dpm_sigmas, flow_dpm),
     "euler": Solver(euler_sigmas, euler),
 }
+
+
+def finish_step(step: int, total: int, x: Tensor, on_step: OnStep | None) -> None:
+    """After every step: the latent must be finite, and whoever watches is told."""
+    require_finite(x, step)
+    if on_step is not None:
+        on_step(step, total, x)
 
 
 def require_finite(latent: Tensor, step: int) -> None:
@@ -98,9 +105,3 @@ def _extrapolation(before: float, now: float, after: float) -> float:
 def _half_log_snr(sigma: float) -> float:
     """lambda = ln((1 - sigma) / sigma); minus infinity for pure noise."""
     return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
-
-
-def _finish_step(step: int, total: int, x: Tensor, on_step: OnStep | None) -> None:
-    require_finite(x, step)
-    if on_step is not None:
-        on_step(step, total, x)

@@ -1,0 +1,233 @@
+"""SANA-Sprint on tiny random models: against diffusers, folders, and what it refuses."""
+
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opensana.convert import convert
+from opensana.errors import ConfigError, OpensanaError, RequestError
+from opensana.evaluate.generation import drawer
+from opensana.layout import describe
+from opensana.picture import read_request
+from opensana.pipeline import Sana
+from opensana.request import Request
+from opensana.weights.files import read_json
+from tests import tiny
+from tests.weights.test_names import official_transformer
+
+REQUEST = Request("a Red apple", width=96, height=64, steps=2, guidance=4.5, seed=5, images=2)
+
+
+@pytest.fixture(scope="module")
+def sprint() -> Sana:
+    return tiny.sprint()
+
+
+@pytest.fixture(scope="module")
+def quick() -> Sana:
+    """Without the long instruction."""
+    return tiny.sprint(instruction="none")
+
+
+@pytest.fixture(scope="module")
+def saved(sprint: Sana, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sprint.save(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def saved_quick(quick: Sana, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quick.save(tmp_path_factory.mktemp("models") / "quick")
+
+
+@pytest.fixture
+def folder(saved_quick: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    shutil.copytree(saved_quick, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# ------------------------------------------------------------------ diffusers
+
+
+@pytest.fixture(scope="module")
+def reference(saved: Path):
+    from diffusers import SanaSprintPipeline  # pyright: ignore[reportPrivateImportUsage]
+
+    pipeline = SanaSprintPipeline.from_pretrained(saved, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def drawn_by_diffusers(pipeline, request: Request, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' own, of numpy 2
+        return pipeline(
+            request.prompt,
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.steps,
+            intermediate_timesteps=1.3 if request.steps == 2 else None,
+            guidance_scale=request.guidance,
+            num_images_per_prompt=request.images,
+            generator=[torch.Generator().manual_seed(seed) for seed in request.seeds],
+            use_resolution_binning=False,
+            **options,
+        ).images
+
+
+@pytest.mark.parametrize("guidance", [4.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_diffusers_loads_what_we_save_and_draws_the_same(
+    sprint: Sana, reference, steps: int, guidance: float
+) -> None:
+    request = replace(REQUEST, steps=steps, guidance=guidance)
+    theirs = drawn_by_diffusers(reference, request, output_type="latent")
+    ours = sprint.draw_latents(request)
+    assert ours.shape == theirs.shape == (2, 8, 2, 3)
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_pictures_are_those_of_diffusers(sprint: Sana, reference) -> None:
+    theirs = drawn_by_diffusers(reference, REQUEST)
+    for picture, image in zip(sprint.generate(REQUEST), theirs, strict=True):
+        assert np.asarray(image).std() > 5
+        assert np.abs(np.asarray(picture.image, int) - np.asarray(image, int)).max() <= 1
+
+
+def test_we_load_what_diffusers_saves(sprint: Sana, reference, tmp_path: Path) -> None:
+    reference.save_pretrained(tmp_path / "theirs")
+    loaded = Sana.load(tmp_path / "theirs", device="cpu")
+    assert (loaded.info.notes.steps, loaded.info.notes.guidance) == (2, 4.5)
+    assert torch.equal(loaded.draw_latents(REQUEST), sprint.draw_latents(REQUEST))
+
+
+# ------------------------------------------------------------------ drawing
+
+
+def test_noises_may_be_given(quick: Sana) -> None:
+    own = [noise for noise, _ in zip(quick.noises(REQUEST, REQUEST.seeds), range(2), strict=False)]
+    assert torch.equal(quick.draw_latents(REQUEST, noises=own), quick.draw_latents(REQUEST))
+    other = [own[0], -own[1]]
+    assert not torch.equal(quick.draw_latents(REQUEST, noises=other), quick.draw_latents(REQUEST))
+
+
+def test_an_image_depends_on_its_seed_alone(quick: Sana) -> None:
+    batch = quick.generate("two cats", seed=7, images=5, steps=4)
+    for index in (1, 4):
+        (alone,) = quick.generate(batch[index].request)
+        difference = np.asarray(alone.image, int) - np.asarray(batch[index].image, int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_guidance_is_an_input_even_at_one(quick: Sana) -> None:
+    weak, strong = replace(REQUEST, guidance=1.0), replace(REQUEST, guidance=5.0)
+    assert not torch.equal(quick.draw_latents(weak), quick.draw_latents(strong))
+
+
+def test_what_a_request_leaves_out_the_model_decides(quick: Sana, tmp_path: Path) -> None:
+    (picture,) = quick.generate("a cat", seed=3)
+    request = picture.request
+    assert (request.steps, request.guidance, request.solver) == (2, 4.5, "scm")
+    assert read_request(picture.save(tmp_path / "one.png")) == request
+    (again,) = quick.generate(request)
+    assert np.array_equal(np.asarray(again.image), np.asarray(picture.image))
+    assert tiny.sana().complete(Request("a cat")).solver == "flow_dpm"
+
+
+def test_progress_counts_few_steps(quick: Sana) -> None:
+    seen: list[tuple[int, int]] = []
+    quick.generate("a cat", lambda step, total, _: seen.append((step, total)), steps=3)
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_different_prompts_are_drawn_in_one_batch(quick: Sana) -> None:
+    pictures = drawer(quick)(["a cat", "a longer prompt"], [4, 5])
+    (single,) = quick.generate("a longer prompt", seed=5)
+    assert np.abs(np.asarray(pictures[1], int) - np.asarray(single.image, int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"negative_prompt": "ugly"}, "takes no negative prompt.*'ugly'; leave it out"),
+        ({"steps": 5}, "1 to 4 steps.*got 5 steps; try 2"),
+        ({"solver": "flow_dpm"}, "scm alone, got 'flow_dpm'; leave solver out"),
+        ({"solver": "euler"}, "scm alone, got 'euler'; leave solver out"),
+        ({"image": Image.new("RGB", (64, 64))}, "text alone so far, got an image"),
+    ],
+)
+def test_what_sprint_cannot_do_is_refused(quick: Sana, fields: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        quick.generate("a cat", **fields)
+
+
+def test_scm_is_for_sprint_models() -> None:
+    with pytest.raises(RequestError, match=r"needs a Sprint model.*try flow_dpm"):
+        tiny.sana().generate("a cat", solver="scm")
+
+
+# ------------------------------------------------------------------ folders and their faults
+
+
+def test_a_folder_says_that_it_is_sprint(saved: Path, sprint: Sana) -> None:
+    index = read_json(saved / "model_index.json")
+    assert index["_class_name"] == "SanaSprintPipeline"
+    assert index["scheduler"] == ["diffusers", "SCMScheduler"]
+    scheduler = read_json(saved / "scheduler" / "scheduler_config.json")
+    assert (scheduler["prediction_type"], scheduler["sigma_data"]) == ("trigflow", 0.5)
+    loaded = Sana.load(saved, device="cpu")
+    assert loaded.sprint
+    assert torch.equal(loaded.draw_latents(REQUEST), sprint.draw_latents(REQUEST))
+
+
+@pytest.mark.parametrize("name", ["tiny", "Sana_Sprint_0.6B_1024px_diffusers"])
+def test_info_recommends_few_steps(folder: Path, name: str) -> None:
+    index = read_json(folder / "model_index.json")
+    (folder / "model_index.json").write_text(json.dumps(index | {"_opensana": None}))
+    found = describe(folder.rename(folder.with_name(name)), device="cpu")
+    assert found["scheduler"] == "SCMScheduler"
+    assert (found["recommended_steps"], found["recommended_guidance"]) == (2, 4.5)
+    assert found["shift"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("model_index.json", {"_class_name": "SanaPipeline"}, "SanaPipeline with SCMScheduler"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}, "'trigflow'"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+            "needs SCMScheduler",
+        ),
+        ("transformer/config.json", {"guidance_embeds": False}, "guidance_embeds False"),
+        ("transformer/config.json", {"timestep_scale": 0.001}, "timestep_scale 0.001"),
+    ],
+)
+def test_half_a_sprint_model_is_refused(
+    folder: Path, file: str, changes: dict, message: str
+) -> None:
+    (folder / file).write_text(json.dumps(read_json(folder / file) | changes))
+    with pytest.raises(OpensanaError, match=message):
+        Sana.load(folder, device="cpu")
+
+
+def test_an_official_file_becomes_a_model_that_draws(quick: Sana, tmp_path: Path) -> None:
+    state = official_transformer(dict(quick.transformer.state_dict()), sprint=True)
+    torch.save({"state_dict": state}, tmp_path / "model.pth")
+    base = tiny.sana(instruction="none").save(tmp_path / "base")
+    made = convert(tmp_path / "model.pth", tmp_path / "made", config=tiny.SPRINT, base=base)
+    loaded = Sana.load(made, device="cpu")
+    assert loaded.info.notes.steps == 2
+    request = replace(REQUEST, steps=None)
+    assert torch.equal(loaded.draw_latents(request), quick.draw_latents(request))
+    with pytest.raises(ConfigError, match="no shift, got 3"):
+        convert(tmp_path / "model.pth", tmp_path / "other", config=tiny.SPRINT, shift=3.0)
+    assert not (tmp_path / "other").exists()
