@@ -67,7 +67,7 @@ def test_the_published_shape_draws_what_diffusers_draws(tmp_path: Path) -> None:
     write_with_diffusers(tmp_path)
     request = Request("a red apple", width=512, height=512, steps=STEPS, guidance=4.5, seed=1)
     ours = Sana.load(tmp_path, device="cpu", dtype="float32")
-    noise = ours.noise(request, request.seeds)
+    noise = next(ours.noises(request, request.seeds))
     latent, [picture] = ours.draw_latents(request), ours.generate(request)
     del ours
 
