@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.device import resolve_device, resolve_dtype
-from opensana.errors import NumericsError, RequestError
+from opensana.decoding import band_memory, decode_images
+from opensana.device import parse_bytes, resolve_device, resolve_dtype
+from opensana.errors import RequestError
 from opensana.flow.guidance import Velocity, guided
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS, OnStep
@@ -50,6 +51,8 @@ class Sana:
     transformer: Transformer
     autoencoder: Autoencoder
     info: ModelInfo
+    memory: int | None = None
+    """Bytes that decoding may take beside the weights; None is what is free."""
 
     @classmethod
     def load(
@@ -60,8 +63,14 @@ class Sana:
         dtype: str | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        memory: int | str | None = None,
     ) -> "Sana":
-        """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files."""
+        """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
+
+        `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
+        is free. Pictures that need more are decoded in bands of rows, to the same pixels.
+        """
+        memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
         info = read_info(folder, name=str(model))
         place = resolve_device(device)
@@ -72,6 +81,7 @@ class Sana:
             transformer=settle(load_transformer(folder, variant=variant), place, main),
             autoencoder=settle(load_autoencoder(folder, variant=variant), place, others),
             info=info,
+            memory=memory,
         )
 
     @property
@@ -116,13 +126,14 @@ class Sana:
         """
         request = self.complete(_as_request(prompt, fields))
         self._report_truncation(request, notice or _warn)
+        memory = self._band_memory(request, notice or _warn)
         texts = self._encode(request)
         chunks = list(_chunks(request.seeds, IMAGES_AT_ONCE))
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
             latent = self._solve(request, texts, self.noise(request, seeds), step)
-            images = to_images(self.autoencoder.decode(latent.to(self._pixel_dtype)))
+            images = decode_images(self.autoencoder, latent, memory=memory)
             pictures += [self._picture(i, request, s) for i, s in zip(images, seeds, strict=True)]
         return pictures
 
@@ -156,11 +167,18 @@ class Sana:
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Tensor:
         """Starting latents, float32, one a seed."""
+        shape = (self.autoencoder.latent_channels, *self._latent_size(request))
+        return noise_for(seeds, shape, self.device)
+
+    def _latent_size(self, request: Request) -> tuple[int, int]:
         assert request.width
         assert request.height
         unit = self.autoencoder.compression
-        rows, columns = request.height // unit, request.width // unit
-        return noise_for(seeds, (self.autoencoder.latent_channels, rows, columns), self.device)
+        return request.height // unit, request.width // unit
+
+    def _band_memory(self, request: Request, notice: Notice) -> int | None:
+        size = (min(request.images, IMAGES_AT_ONCE), *self._latent_size(request))
+        return band_memory(self.autoencoder, size, memory=self.memory, notice=notice)
 
     def _solve(
         self, request: Request, texts: list[PreparedText], noise: Tensor, on_step: OnStep | None
@@ -186,10 +204,6 @@ class Sana:
 
     def _prepare(self, text: TextStates) -> PreparedText:
         return self.transformer.prepare_text(text.states.to(self.device), text.mask.to(self.device))
-
-    @property
-    def _pixel_dtype(self) -> torch.dtype:
-        return next(self.autoencoder.parameters()).dtype
 
     def _report_truncation(self, request: Request, notice: Notice) -> None:
         cut = {"prompt": self.text.truncated(request.prompt)}
@@ -218,18 +232,6 @@ def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:
         return velocities[0]
     conditional, unconditional = velocities
     return guided(conditional, unconditional, scale)
-
-
-def to_images(pixels: Tensor) -> list[Image.Image]:
-    """Pixels [B, 3, H, W] in -1..1 to 8-bit images; NaN is an error, never a black picture."""
-    pixels = pixels.float()
-    if not torch.isfinite(pixels).all():
-        raise NumericsError(
-            "the decoded picture holds NaN or infinite values; try --dtype float32 "
-            "(the autoencoder does not work in float16)"
-        )
-    levels = (pixels / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [Image.fromarray(one.permute(1, 2, 0).cpu().numpy()) for one in levels]
 
 
 def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:

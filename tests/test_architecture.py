@@ -19,7 +19,7 @@ LINES = (
     ("cli",),
     ("serve", "train", "label", "evaluate", "convert"),
     ("pipeline",),
-    ("layout", "picture"),
+    ("layout", "picture", "decoding"),
     ("presets",),
     ("text", "transformer", "autoencoder", "flow", "quantize", "data"),
     ("layers", "weights"),

@@ -15,7 +15,7 @@ from PIL import Image
 from opensana import layout
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.layout import describe
-from opensana.pipeline import Sana, to_images
+from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny
@@ -217,17 +217,6 @@ def test_nan_latents_are_an_error(quick: Sana) -> None:
     broken.proj_out.bias.fill_(float("nan"))
     with pytest.raises(NumericsError, match="step 1"):
         replace(quick, transformer=broken).generate("a cat", steps=2)
-
-
-def test_nan_pixels_are_an_error() -> None:
-    with pytest.raises(NumericsError, match="decoded picture"):
-        to_images(torch.full((1, 3, 4, 4), float("nan")))
-
-
-def test_pixels_become_bytes_by_rounding() -> None:
-    pixels = torch.tensor([-2.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
-    [image] = to_images(pixels)
-    assert np.asarray(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 # ------------------------------------------------------------------ folders and their faults

@@ -40,6 +40,10 @@ class Autoencoder(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.conv_in.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.conv_in.weight.device
+
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1 to scaled latents [B, C, h, w] of about unit variance."""
         return self.encoder(pixels) * self.config.scaling_factor

@@ -127,7 +127,7 @@ class Chain:
             raise RequestError(
                 f"{format_bytes(memory)} of memory cannot hold the feature maps of this picture, "
                 f"which take at least {format_bytes(self.least_memory)} beside the weights; "
-                "try a smaller picture"
+                "try more memory or a smaller picture"
             )
         rows = tuple(_rows(step, shape, memory) for step, shape in self._shaped())
         peaks = (

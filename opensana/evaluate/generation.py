@@ -17,9 +17,10 @@ from torch import Tensor
 
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.decoding import to_images
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
-from opensana.pipeline import Sana, guided_velocity, to_images, uses_guidance
+from opensana.pipeline import Sana, guided_velocity, uses_guidance
 from opensana.request import Request
 
 SMALL = 64
