@@ -7,6 +7,7 @@ format. Without native support half precision is hundreds of times slower on a C
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,11 @@ DTYPE_NAMES = {
     "bf16": "bfloat16",
     "float16": "float16",
     "fp16": "float16",
+}
+_UNITS = {"B": 1} | {
+    f"{letter}{kind}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for kind, base in (("B", 1000), ("iB", 1024))
 }
 _NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 _CGROUP_FILES = (
@@ -98,6 +104,27 @@ def free_memory(device: torch.device) -> int:
         used = torch.mps.driver_allocated_memory()
         return max(0, torch.mps.recommended_max_memory() - used)
     return min([_free_system_memory(), *_free_in_cgroup()])
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 4GiB, 1.5 GB or 800MB in bytes; a unit is needed."""
+    match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]+)", text.strip())
+    units = {name.lower(): size for name, size in _UNITS.items()}
+    if match is None or match[2].lower() not in units:
+        hint = near(match[2], _UNITS) if match else ""
+        raise ConfigError(f"{text!r} is no size of memory{hint}; write it as 4GiB or 800MB")
+    size = int(float(match[1]) * units[match[2].lower()])
+    if size < 1:
+        raise ConfigError(f"a size of memory must be positive, got {text!r}")
+    return size
+
+
+def format_bytes(size: int) -> str:
+    """A size for people, in binary units: 3.2 GiB."""
+    for unit in ("GiB", "MiB"):
+        if size >= _UNITS[unit]:
+            return f"{size / _UNITS[unit]:.1f} {unit}"
+    return f"{size / _UNITS['KiB']:.1f} KiB"
 
 
 def _best_device() -> str:

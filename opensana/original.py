@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -55,6 +55,14 @@ class Original:
             height = _rounded(width / shape if request.width else self.image.height, unit)
         strength = request.strength or (STRENGTH if self.mask is None else 1.0)
         return replace(request, width=width, height=height, strength=strength)
+
+    def fit(self, request: Request, *, native: int, notice: Callable[[str], None]) -> "Original":
+        """`fitted` to the size of a complete request; `notice` gets its `fit_notes`."""
+        assert request.width
+        assert request.height
+        for note in self.fit_notes(request.width, request.height, native=native):
+            notice(note)
+        return self.fitted(request.width, request.height)
 
     def fitted(self, width: int, height: int) -> "Original":
         """Scaled until it covers the size, then cut to it about its centre.

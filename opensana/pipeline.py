@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.device import resolve_device, resolve_dtype
+from opensana.decoding import band_memory, decode_images, encode_image
+from opensana.device import parse_bytes, resolve_device, resolve_dtype
 from opensana.errors import RequestError
 from opensana.flow.edit import Start, from_picture
 from opensana.flow.guidance import Velocity, guided_velocity
@@ -35,7 +36,6 @@ from opensana.layout import (
 )
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
-from opensana.pixels import to_images, to_pixels
 from opensana.request import Request
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.model import PreparedText, Transformer
@@ -55,6 +55,8 @@ class Sana:
     transformer: Transformer
     autoencoder: Autoencoder
     info: ModelInfo
+    memory: int | None = None
+    """Bytes that decoding may take beside the weights; None is what is free."""
 
     @classmethod
     def load(
@@ -65,8 +67,14 @@ class Sana:
         dtype: str | None = None,
         revision: str | None = None,
         variant: str | None = None,
+        memory: int | str | None = None,
     ) -> "Sana":
-        """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files."""
+        """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
+
+        `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
+        is free. Pictures that need more are decoded in bands of rows, to the same pixels.
+        """
+        memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
         info = read_info(folder, name=str(model))
         place = resolve_device(device)
@@ -77,6 +85,7 @@ class Sana:
             transformer=settle(load_transformer(folder, variant=variant), place, main),
             autoencoder=settle(load_autoencoder(folder, variant=variant), place, others),
             info=info,
+            memory=memory,
         )
 
     @property
@@ -134,15 +143,18 @@ class Sana:
         source = read_original(image, mask, strength=request.strength)
         request = self.complete(source.complete(request, self._size_unit) if source else request)
         self._report_truncation(request, notice)
-        original = source and self._fit(source, request, notice)
-        start = original and self._start(original, request)
+        memory = self._band_memory(request, notice)
+        original = source and source.fit(request, native=self.native_size, notice=notice)
+        start = original and self._start(original, request, memory)
         texts = self.encode(request)
-        chunks = list(_chunks(request.seeds, IMAGES_AT_ONCE))
+        many, all_seeds = IMAGES_AT_ONCE, request.seeds
+        chunks = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
             latent = self.solve(request, texts, self.noises(request, seeds), step, start)
-            for seed, drawn in zip(seeds, self._decode(latent), strict=True):
+            images = decode_images(self.autoencoder, latent, memory=memory)
+            for seed, drawn in zip(seeds, images, strict=True):
                 whole = original.paste(drawn) if original else drawn
                 pictures.append(self._picture(whole, request, seed, source))
         return pictures
@@ -183,32 +195,29 @@ class Sana:
 
     def noises(self, request: Request, seeds: Sequence[int]) -> Iterator[Tensor]:
         """Latents of noise, float32, one a seed: one to start from, and scm takes one a step."""
+        shape = (self.autoencoder.latent_channels, *self._latent_size(request))
+        return noises_for(seeds, shape, self.device)
+
+    def _latent_size(self, request: Request) -> tuple[int, int]:
         assert request.width
         assert request.height
         unit = self.autoencoder.compression
-        rows, columns = request.height // unit, request.width // unit
-        return noises_for(seeds, (self.autoencoder.latent_channels, rows, columns), self.device)
+        return request.height // unit, request.width // unit
+
+    def _band_memory(self, request: Request, notice: Notice) -> int | None:
+        size = (min(request.images, IMAGES_AT_ONCE), *self._latent_size(request))
+        return band_memory(self.autoencoder, size, memory=self.memory, notice=notice)
 
     @property
     def _size_unit(self) -> int:
         return self.autoencoder.compression * self.transformer.config.patch_size
 
-    def _fit(self, source: Original, request: Request, notice: Notice) -> Original:
-        assert request.width
-        assert request.height
-        for note in source.fit_notes(request.width, request.height, native=self.native_size):
-            notice(note)
-        return source.fitted(request.width, request.height)
-
-    def _start(self, original: Original, request: Request) -> Start:
+    def _start(self, original: Original, request: Request, memory: int | None) -> Start:
         assert request.strength is not None
-        pixels = to_pixels(original.image).to(self.device, self._pixel_dtype)
         cells = original.cells(self.autoencoder.compression)
         redrawn = None if cells is None else torch.from_numpy(cells).to(self.device)
-        return Start(self.autoencoder.encode(pixels).float(), request.strength, redrawn)
-
-    def _decode(self, latent: Tensor) -> list[Image.Image]:
-        return to_images(self.autoencoder.decode(latent.to(self._pixel_dtype)))
+        x0 = encode_image(self.autoencoder, original.image, memory=memory)
+        return Start(x0, request.strength, redrawn)
 
     def solve(
         self,
@@ -255,10 +264,6 @@ class Sana:
         states, mask = text.states.to(self.device), text.mask.to(self.device)
         return self.transformer.fold(self.transformer.prepare_text(states, mask))
 
-    @property
-    def _pixel_dtype(self) -> torch.dtype:
-        return next(self.autoencoder.parameters()).dtype
-
     def _report_truncation(self, request: Request, notice: Notice) -> None:
         cut = {"prompt": self.text.truncated(request.prompt)}
         if self._has_negative_half(request):
@@ -281,11 +286,6 @@ def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:
     if isinstance(prompt, Request):
         return replace(prompt, **fields) if fields else prompt
     return Request(prompt, **fields)
-
-
-def _chunks(seeds: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(seeds), size):
-        yield seeds[start : start + size]
 
 
 def _overall(on_step: OnStep | None, chunk: int, chunks: int) -> OnStep | None:

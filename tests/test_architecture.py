@@ -19,7 +19,7 @@ LINES = (
     ("cli",),
     ("serve", "train", "label", "evaluate", "convert"),
     ("pipeline",),
-    ("layout", "picture", "original"),
+    ("layout", "picture", "original", "decoding"),
     ("image_input", "pixels"),
     ("presets",),
     ("text", "transformer", "autoencoder", "flow", "quantize", "data"),

@@ -124,16 +124,18 @@ def test_one_prompt_one_path(
 def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     line = "generate x -n 2 --steps 3 --guidance 2 --solver euler --negative-prompt y"
     line += " --width 96 --height 32 --model m --device cpu --dtype fp32"
-    line += " --revision r --variant fp16"
+    line += " --revision r --variant fp16 --memory 2GiB"
     assert main(line.split()) == 0
     expected = Request(
         "x", negative_prompt="y", width=96, height=32, steps=3, guidance=2.0, images=2,
         solver="euler",
     )  # fmt: skip
     assert sana.requests == [expected]
-    assert sana.loads == [
-        {"model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16"}
-    ]
+    [load] = sana.loads
+    assert load.pop("memory") == 2 * 2**30
+    assert load == {
+        "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16"
+    }  # fmt: skip
 
 
 def test_defaults_are_those_of_the_request() -> None:
@@ -308,6 +310,7 @@ def test_an_edit_is_not_drawn_again_from_another_picture(
         (["--prompt-file", "missing.txt"], "cannot read --prompt-file 'missing.txt'"),
         (["--from-png", "missing.png"], "missing.png"),
         (["x", "--setps", "3"], "--steps"),
+        (["x", "--memory", "4"], "'4' is no size of memory; write it as 4GiB or 800MB"),
         (["x", "--solver", "eular"], "euler"),
         (["x", "--guidance", "strong"], "strong"),
         (["x", "--image", "missing.png"], "there is no image 'missing.png'"),

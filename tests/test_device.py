@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from opensana import device as device_module
-from opensana.device import free_memory, parse_dtype, resolve_device, resolve_dtype
+from opensana.device import (
+    format_bytes,
+    free_memory,
+    parse_bytes,
+    parse_dtype,
+    resolve_device,
+    resolve_dtype,
+)
 from opensana.errors import ConfigError
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
@@ -83,6 +90,48 @@ def test_dtype_names() -> None:
     assert parse_dtype("bf16") == parse_dtype("bfloat16") == torch.bfloat16
     with pytest.raises(ConfigError, match="did you mean 'float16'"):
         parse_dtype("flaot16")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GiB", 4 * 2**30),
+        ("800MB", 800_000_000),
+        ("1.5 gib", 3 * 2**29),
+        ("0.5TB", 500_000_000_000),
+        ("2048KiB", 2**21),
+        ("7B", 7),
+    ],
+)
+def test_sizes_of_memory(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("4", "'4' is no size of memory; write it as 4GiB or 800MB"),
+        ("4GBi", r"no size of memory \(did you mean '[GK]i?B'\?\); write"),
+        ("GiB", "no size"),
+        ("-4GiB", "no size"),
+        ("1e9B", "no size"),
+        ("", "no size"),
+        ("9" * 40 + "GiB", "no size"),
+        ("0GiB", "must be positive"),
+        ("0.1B", "must be positive"),
+    ],
+)
+def test_a_wrong_size_of_memory_says_how_to_write_it(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_bytes(text)
+
+
+def test_sizes_are_shown_in_binary_units() -> None:
+    assert [format_bytes(n) for n in (512, 3 * 2**20, 5 * 2**29)] == [
+        "0.5 KiB",
+        "3.0 MiB",
+        "2.5 GiB",
+    ]
 
 
 def test_free_memory_is_a_positive_number_of_bytes() -> None:

@@ -66,12 +66,19 @@ class MultiscaleLinearAttention(nn.Module):
         self.norm_out = NORMS[norm](channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.merge(x, relu_linear_attention(*self.project(x)))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of all scales, [B, heads, N, D] each."""
         fused = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
         qkv = pointwise(x, fused)
         qkv = torch.cat([qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)], dim=1)
         heads = qkv.reshape(x.shape[0], -1, 3 * self.head, x.shape[2] * x.shape[3])
         query, key, value = heads.transpose(-1, -2).chunk(3, dim=-1)
-        attended = relu_linear_attention(query, key, value)
+        return query, key, value
+
+    def merge(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The input [B, C, H, W] and what its positions read, [B, heads, N, D]."""
         attended = attended.transpose(-1, -2).reshape(x.shape[0], -1, *x.shape[2:])
         return x + self.norm_out(pointwise(attended, self.to_out.weight))
 

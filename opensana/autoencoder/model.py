@@ -5,6 +5,7 @@ The module tree gives the state-dict keys of the published diffusers files.
 B batch, C channels, H W picture size, h w latent size (H = compression * h).
 """
 
+import torch
 from torch import Tensor, nn
 
 from opensana.autoencoder.blocks import ACTIVATIONS, EfficientViTBlock, ResBlock
@@ -34,6 +35,14 @@ class Autoencoder(nn.Module):
     @property
     def latent_channels(self) -> int:
         return self.config.latent_channels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.conv_in.weight.device
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1..1 to scaled latents [B, C, h, w] of about unit variance."""
@@ -72,6 +81,10 @@ class Encoder(nn.Module):
         x = self.conv_in(pixels)
         for stage in self.down_blocks:
             x = stage(x)
+        return self.head(x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """The last stage's output to latents."""
         latent = self.conv_out(x)
         return latent + average_channels(x, latent.shape[1]) if self.shortcut else latent
 
@@ -100,11 +113,18 @@ class Decoder(nn.Module):
             self.conv_out = Upsample(head, config.in_channels, kind=up, shortcut=False)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.conv_in(latent)
-        if self.shortcut:
-            x = x + repeat_channels(latent, x.shape[1])
+        x = self.stem(latent)
         for stage in reversed(self.up_blocks):
             x = stage(x)
+        return self.head(x)
+
+    def stem(self, latent: Tensor) -> Tensor:
+        """Latents to the input of the last stage."""
+        x = self.conv_in(latent)
+        return x + repeat_channels(latent, x.shape[1]) if self.shortcut else x
+
+    def head(self, x: Tensor) -> Tensor:
+        """The first stage's output to pixels."""
         return self.conv_out(self.activation(self.norm_out(x)))
 
 

@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
+from opensana.device import parse_bytes
 from opensana.errors import RequestError
 from opensana.request import Request
 
@@ -63,6 +64,9 @@ class Generate(Request, Command):
     dtype: DtypeName | None = None
     """Number format of the transformer; left out, what suits device and weights."""
 
+    memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
+
     def __post_init__(self) -> None:
         """Nothing: `requests` checks, once the prompts are known."""
 
@@ -86,6 +90,7 @@ class Generate(Request, Command):
 
     def _load(self) -> "Sana":
         """The model. Loading makes a million objects that stay: no garbage is looked for."""
+        memory = None if self.memory is None else parse_bytes(self.memory)
         gc.disable()
         try:
             from opensana import Sana
@@ -97,6 +102,7 @@ class Generate(Request, Command):
                 dtype=self.dtype,
                 revision=self.revision,
                 variant=self.variant,
+                memory=memory,
             )
         finally:
             gc.enable()

@@ -6,8 +6,34 @@ The sums over all tokens are one small matrix and one vector a head: two matrix 
 the N x N table of softmax attention.
 """
 
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class AttentionState:
+    """What queries see of all tokens, in float32; the states of parts of the tokens add up."""
+
+    values: Tensor  # [B, heads, D, D], S
+    keys: Tensor  # [B, heads, D, 1], z
+
+    def __add__(self, other: "AttentionState") -> "AttentionState":
+        return AttentionState(self.values + other.values, self.keys + other.keys)
+
+
+def attention_state(key: Tensor, value: Tensor) -> AttentionState:
+    """The sums over keys and values [B, heads, N, D]."""
+    key = F.relu(key.float())
+    return AttentionState(key.transpose(-1, -2) @ value.float(), key.sum(dim=-2).unsqueeze(-1))
+
+
+def attend(query: Tensor, state: AttentionState, *, eps: float = 1e-15) -> Tensor:
+    """What queries [B, heads, N, D] read from a state: [B, heads, N, D] in float32."""
+    query = F.relu(query.float())
+    normaliser = query @ state.keys
+    return query @ state.values / (normaliser + eps)
 
 
 def relu_linear_attention(
@@ -18,7 +44,4 @@ def relu_linear_attention(
     Sums run in float32, since they add up over all tokens and overflow half precision; the
     result has the dtype of `value`. `eps` keeps a query without any matching key at zero.
     """
-    query, key = F.relu(query.float()), F.relu(key.float())
-    state = key.transpose(-1, -2) @ value.float()
-    normaliser = query @ key.sum(dim=-2).unsqueeze(-1)
-    return (query @ state / (normaliser + eps)).to(value.dtype)
+    return attend(query, attention_state(key, value), eps=eps).to(value.dtype)

@@ -1,0 +1,77 @@
+"""Latents to images and back, at once where memory allows, else in bands of rows."""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opensana.autoencoder.model import Autoencoder
+from opensana.autoencoder.plan import decoder_chain
+from opensana.autoencoder.streaming import decode_bands, encode
+from opensana.device import format_bytes, free_memory
+from opensana.errors import ConfigError
+from opensana.pixels import to_image, to_images, to_levels, to_pixels
+
+FREE_SHARE = 0.8  # of the free memory: no plan is exact
+
+
+def band_memory(
+    autoencoder: Autoencoder,
+    size: tuple[int, int, int],
+    *,
+    memory: int | None,
+    notice: Callable[[str], None],
+) -> int | None:
+    """What decoding in bands may take, in bytes; None where latents of `size` fit at once.
+
+    `size` is B, h, w. Without `memory` it is what is free on the device, and single rows are tried
+    however little that is; RequestError where a given `memory` cannot hold them. `notice` gets one
+    line where there will be bands.
+    """
+    batch, height, width = size
+    one = decoder_chain(autoencoder, 1, height, width)
+    whole = decoder_chain(autoencoder, batch, height, width).whole_memory
+    if memory is None:
+        memory = max(_free_memory(autoencoder.device), one.least_memory)
+    if whole <= memory:
+        return None
+    rows = one.plan(memory).rows[-1]
+    notice(
+        f"decoding one picture at a time in bands of {rows} rows, to the same pixels: "
+        f"at once it takes {format_bytes(whole)}, there are {format_bytes(memory)}"
+    )
+    return memory
+
+
+def _free_memory(device: torch.device) -> int:
+    try:
+        return int(FREE_SHARE * free_memory(device))
+    except ConfigError:  # where the system does not tell, nothing is limited
+        return sys.maxsize
+
+
+@torch.inference_mode()
+def decode_images(
+    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None
+) -> list[Image.Image]:
+    """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave."""
+    latent = latent.to(autoencoder.dtype)
+    if memory is None:
+        return to_images(autoencoder.decode(latent))
+    return [_in_bands(autoencoder, one, memory) for one in latent.split(1)]
+
+
+def _in_bands(autoencoder: Autoencoder, latent: Tensor, memory: int) -> Image.Image:
+    levels = [to_levels(band) for band in decode_bands(autoencoder, latent, memory=memory)]
+    return to_image(torch.cat(levels, dim=2)[0])
+
+
+@torch.inference_mode()
+def encode_image(autoencoder: Autoencoder, image: Image.Image, *, memory: int | None) -> Tensor:
+    """An RGB image to its scaled latent [1, C, h, w] in float32; `memory` as in `decode_images`."""
+    pixels = to_pixels(image).to(autoencoder.device, autoencoder.dtype)
+    if memory is None:
+        return autoencoder.encode(pixels).float()
+    return encode(autoencoder, pixels, memory=memory).float()
