@@ -6,6 +6,7 @@ whole: 3.6 GB on disk, 12 GB of memory, two minutes.
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,9 @@ STEPS = 4
 
 
 def write_with_diffusers(folder: Path) -> None:
-    from diffusers import (
-        AutoencoderDC,
-        DPMSolverMultistepScheduler,
-        SanaPipeline,  # pyright: ignore[reportPrivateImportUsage]
-        SanaTransformer2DModel,
-    )
+    import diffusers
+
+    library: Any = diffusers
 
     torch.manual_seed(0)
     transformer = transformer_preset("sana_600m_512").to_dict()
@@ -43,14 +41,14 @@ def write_with_diffusers(folder: Path) -> None:
         eos_token_id=1,
         bos_token_id=2,
     )
-    scheduler = DPMSolverMultistepScheduler(
+    scheduler = library.DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
     )
-    pipeline = SanaPipeline(
+    pipeline = library.SanaPipeline(
         tiny.tokenizer(),
         Gemma2Model(text).eval(),
-        AutoencoderDC(**plain(autoencoder)),
-        SanaTransformer2DModel(**plain(transformer)),
+        library.AutoencoderDC(**plain(autoencoder)),
+        library.SanaTransformer2DModel(**plain(transformer)),
         scheduler,
     )
     pipeline.save_pretrained(folder)
@@ -71,7 +69,7 @@ def test_the_published_shape_draws_what_diffusers_draws(tmp_path: Path) -> None:
     latent, [picture] = ours.draw_latents(request), ours.generate(request)
     del ours
 
-    theirs = SanaPipeline.from_pretrained(tmp_path, dtype=torch.float32)
+    theirs: Any = SanaPipeline.from_pretrained(tmp_path, dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
     options = {
         "prompt": request.prompt,

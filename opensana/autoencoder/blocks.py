@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opensana.layers import MixFFN, RMSNorm2d, relu_linear_attention
+from opensana.layers import Conv3x3, MixFFN, RMSNorm2d, relu_linear_attention
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 NORMS: dict[str, type[nn.Module]] = {"batch_norm": nn.BatchNorm2d, "rms_norm": RMSNorm2d}
@@ -21,9 +21,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, *, norm: str, activation: str) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, channels)
         self.activation = ACTIVATIONS[activation]()
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(channels, channels, bias=False)
         self.norm = NORMS[norm](channels)
 
     def forward(self, x: Tensor) -> Tensor:

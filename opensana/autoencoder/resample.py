@@ -11,6 +11,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opensana.layers import Conv3x3
+
 FACTOR = 2
 
 Down = Literal["Conv", "pixel_unshuffle"]
@@ -54,15 +56,12 @@ class Upsample(nn.Module):
         super().__init__()
         self.shuffle = kind == "pixel_shuffle"
         width = out * FACTOR**2 if self.shuffle else out
-        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv = Conv3x3(channels, width)
         self.out = out
         self.shortcut = shortcut
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.shuffle:
-            main = F.pixel_shuffle(self.conv(x), FACTOR)
-        else:
-            main = self.conv(F.interpolate(x, scale_factor=FACTOR, mode="nearest"))
+        main = F.pixel_shuffle(self.conv(x), FACTOR) if self.shuffle else self.conv.doubled(x)
         if not self.shortcut:
             return main
         return main + F.pixel_shuffle(repeat_channels(x, self.out * FACTOR**2), FACTOR)

@@ -1,5 +1,6 @@
 """The layers that the autoencoder and the transformer share (paper 2.1 and 2.2)."""
 
+from opensana.layers.convolution import Conv3x3
 from opensana.layers.linear_attention import (
     AttentionState,
     attend,
@@ -11,6 +12,7 @@ from opensana.layers.norm import RMSNorm, RMSNorm2d
 
 __all__ = [
     "AttentionState",
+    "Conv3x3",
     "MixFFN",
     "RMSNorm",
     "RMSNorm2d",
