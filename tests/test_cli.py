@@ -413,8 +413,10 @@ def test_interrupted_leaves_nothing_behind(
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time, opensana\n"
+        "import signal, sys, time, opensana\n"
         "from opensana.cli import main\n"
+        # A test run in the background of a shell inherits Ctrl-C as ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow:\n"
         "    def load(*_, **__):\n"
         "        print('loaded', flush=True); time.sleep(60)\n"
