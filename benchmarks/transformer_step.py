@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 import torch
 from diffusers import SanaTransformer2DModel  # pyright: ignore[reportPrivateImportUsage]
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.timing import machine, medians
 from opensana.flow.guidance import guided_velocity
+from opensana.layers.packed import PackedLinear, pack
 from opensana.presets import transformer_preset
 from opensana.transformer.model import Transformer, TransformerConfig
 
@@ -41,6 +42,7 @@ def pair(config: TransformerConfig) -> tuple[Transformer, SanaTransformer2DModel
     theirs = SanaTransformer2DModel(**values).eval().requires_grad_(False)
     ours = Transformer(config).eval().requires_grad_(False)
     ours.load_state_dict(theirs.state_dict())
+    pack(ours)
     return ours, theirs
 
 
@@ -81,13 +83,13 @@ def matrix_products(config: TransformerConfig, latent: Tensor) -> Callable[[], o
     """The matrix products of a guided step and nothing else: what no exact step can undercut."""
     tokens, width, hidden = 2 * latent.shape[2] * latent.shape[3], config.width, config.hidden
     sizes = [(width, width)] * 6 + [(width, 2 * hidden), (hidden, width)]
-    pairs = [(torch.randn(tokens, k), torch.randn(n, k)) for k, n in sizes]
-    out = [torch.empty(tokens, n) for _, n in sizes]
+    layers = [PackedLinear(nn.Linear(k, n, bias=False)) for k, n in sizes]
+    inputs = [torch.randn(tokens, k) for k, _ in sizes]
 
     def run() -> None:
         for _ in range(config.num_layers):
-            for (x, weight), result in zip(pairs, out, strict=True):
-                torch.mm(x, weight.T, out=result)
+            for layer, x in zip(layers, inputs, strict=True):
+                layer(x)
 
     return run
 

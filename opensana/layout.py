@@ -24,6 +24,7 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.config import build
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import NumericsError, OpensanaError, WeightsError, near
+from opensana.layers.packed import can_pack, pack
 from opensana.presets import PUBLISHED_LICENCE, facts
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
@@ -227,6 +228,14 @@ def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     return module
 
 
+def ready(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module settled for inference: its linear layers packed where that is faster."""
+    settle(module, device, dtype)
+    if can_pack(device, dtype):
+        pack(module)
+    return module
+
+
 def part_variant(part: Path, variant: str | None) -> str | None:
     """The variant asked for where the part has it, else the plain files, as published models do."""
     if variant is not None and variant not in VARIANTS:
@@ -269,7 +278,7 @@ def load_text(
         instruction=info.notes.instruction,
         max_tokens=info.notes.max_tokens,
     )
-    settle(encoder.model, device, dtype)
+    ready(encoder.model, device, dtype)
     return encoder
 
 

@@ -30,7 +30,7 @@ from opensana.layout import (
     load_transformer,
     part_dtype,
     read_info,
-    settle,
+    ready,
     stored_dtype,
     write_model,
 )
@@ -82,8 +82,8 @@ class Sana:
         others = part_dtype(place, main)
         return cls(
             text=load_text(folder, info, device=place, dtype=others),
-            transformer=settle(load_transformer(folder, variant=variant), place, main),
-            autoencoder=settle(load_autoencoder(folder, variant=variant), place, others),
+            transformer=ready(load_transformer(folder, variant=variant), place, main),
+            autoencoder=ready(load_autoencoder(folder, variant=variant), place, others),
             info=info,
             memory=memory,
         )

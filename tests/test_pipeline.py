@@ -117,7 +117,9 @@ def test_we_load_what_diffusers_saves(sana: Sana, reference, tmp_path: Path) -> 
     loaded = Sana.load(tmp_path / "theirs", device="cpu")
     assert loaded.shift == 3.0
     assert loaded.info.notes.instruction == "diffusers"
-    assert torch.equal(loaded.draw_latents(REQUEST), sana.draw_latents(REQUEST))
+    torch.testing.assert_close(
+        loaded.draw_latents(REQUEST), sana.draw_latents(REQUEST), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_saving_and_loading_keeps_every_bit(sana: Sana, saved: Path, tmp_path: Path) -> None:
@@ -335,7 +337,9 @@ def test_a_folder_may_name_its_text_encoder(
     whole = Sana.load(loaded.save(tmp_path / "whole"), device="cpu")
     assert whole.info.notes == replace(loaded.info.notes, text_encoder=None)
     request = replace(REQUEST, steps=3)
-    assert torch.equal(whole.draw_latents(request), loaded.draw_latents(request))
+    torch.testing.assert_close(
+        whole.draw_latents(request), loaded.draw_latents(request), rtol=1e-4, atol=1e-4
+    )
     pipeline = load_diffusers(tmp_path / "whole")
     theirs = drawn_by_diffusers(
         pipeline,
