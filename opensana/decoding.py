@@ -10,6 +10,7 @@ from torch import Tensor
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands, encode
+from opensana.bins import Size, cover
 from opensana.device import format_bytes, free_memory
 from opensana.errors import ConfigError
 from opensana.pixels import to_image, to_images, to_levels, to_pixels
@@ -54,18 +55,31 @@ def _free_memory(device: torch.device) -> int:
 
 @torch.inference_mode()
 def decode_images(
-    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None
+    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None, size: Size | None = None
 ) -> list[Image.Image]:
-    """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave."""
+    """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave.
+
+    A `size` other than that of the latents is what the pictures are scaled and cut to.
+    """
     latent = latent.to(autoencoder.dtype)
+    height, width = (autoencoder.compression * side for side in latent.shape[-2:])
+    size = size or (width, height)
     if memory is None:
-        return to_images(autoencoder.decode(latent))
-    return [_in_bands(autoencoder, one, memory) for one in latent.split(1)]
+        return to_images(cover(autoencoder.decode(latent), *size))
+    in_bands = _in_bands if size == (width, height) else _in_bands_then_sized
+    return [in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
 
 
-def _in_bands(autoencoder: Autoencoder, latent: Tensor, memory: int) -> Image.Image:
+def _in_bands(autoencoder: Autoencoder, latent: Tensor, memory: int, _size: Size) -> Image.Image:
     levels = [to_levels(band) for band in decode_bands(autoencoder, latent, memory=memory)]
     return to_image(torch.cat(levels, dim=2)[0])
+
+
+def _in_bands_then_sized(
+    autoencoder: Autoencoder, latent: Tensor, memory: int, size: Size
+) -> Image.Image:
+    pixels = torch.cat(list(decode_bands(autoencoder, latent, memory=memory)), dim=2)
+    return to_images(cover(pixels, *size))[0]
 
 
 @torch.inference_mode()

@@ -25,6 +25,7 @@ from opensana.config import build
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import NumericsError, OpensanaError, WeightsError, near
 from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.request import SolverName
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS
@@ -74,6 +75,23 @@ SPRINT_SCHEDULER: dict[str, Any] = {
     "prediction_type": "trigflow",
     "sigma_data": 0.5,
 }
+EULER_SCHEDULER: dict[str, Any] = {
+    "_class_name": EULER,
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+# Each of these would change the noise levels that `flow_dpm` and `euler` walk.
+OTHER_SIGMAS = (
+    "invert_sigmas",
+    "shift_terminal",
+    "stochastic_sampling",
+    "use_beta_sigmas",
+    "use_dynamic_shifting",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+)
+OWN_SOLVERS: dict[str, SolverName] = {DPM: "flow_dpm", EULER: "euler", SCM: "scm"}
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -100,6 +118,11 @@ class ModelInfo:
     notes: Notes
     folder: Path | None = None
     scheduler: str = DPM
+
+    @property
+    def solver(self) -> SolverName:
+        """What the folder's scheduler is called here: the solver of requests that name none."""
+        return OWN_SOLVERS[self.scheduler]
 
 
 # ------------------------------------------------------------------ reading
@@ -162,6 +185,9 @@ def read_shift(path: Path) -> tuple[str, float]:
     if kind == SCM:
         _check_setting(config, path, "prediction_type", "trigflow", absent="trigflow")
         return kind, 1.0
+    for name in OTHER_SIGMAS:
+        if config.get(name):
+            raise WeightsError(f"{path}: {name} is not supported, got {config[name]!r}")
     if kind == DPM:
         _check_flow(config, path)
     shift = config.get("flow_shift" if kind == DPM else "shift", 1.0)
@@ -307,16 +333,15 @@ def write_model(
     info: ModelInfo,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
-    sprint = transformer.config.guidance_embeds
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         write_autoencoder(autoencoder, partial / "vae")
-        write_scheduler(partial, info.shift, sprint=sprint)
+        write_scheduler(partial, info.shift, info.scheduler)
         text.model.save_pretrained(partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
         classes = (type(text.model).__name__, type(text.tokenizer).__name__)
         notes = replace(info.notes, text_encoder=None)
-        write_json(partial / INDEX, model_index(*classes, notes=notes, sprint=sprint))
+        write_json(partial / INDEX, model_index(*classes, notes=notes, scheduler=info.scheduler))
     return Path(folder)
 
 
@@ -331,12 +356,12 @@ def write_model_without_text(
 ) -> Path:
     """A model whose notes name the package of its text encoder, stored in `dtype`."""
     assert notes.text_encoder is not None, "the notes must say where the text encoder is"
-    sprint = transformer.config.guidance_embeds
+    scheduler = SCM if transformer.config.guidance_embeds else DPM
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
-        write_scheduler(partial, shift, sprint=sprint)
-        write_json(partial / INDEX, model_index(None, None, notes=notes, sprint=sprint))
+        write_scheduler(partial, shift, scheduler)
+        write_json(partial / INDEX, model_index(None, None, notes=notes, scheduler=scheduler))
     return Path(folder)
 
 
@@ -363,23 +388,27 @@ def _write_part(
     write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-def write_scheduler(folder: Path, shift: float, *, sprint: bool = False) -> None:
-    """scheduler/scheduler_config.json of the Flow-DPM-Solver, or of Sprint's without shift."""
+def write_scheduler(folder: Path, shift: float, scheduler: str = DPM) -> None:
+    """scheduler/scheduler_config.json of that class; Sprint's has no shift."""
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    config = SPRINT_SCHEDULER if sprint else {**SCHEDULER, "flow_shift": shift}
-    write_json(folder / "scheduler" / "scheduler_config.json", config)
+    configs = {
+        DPM: {**SCHEDULER, "flow_shift": shift},
+        EULER: {**EULER_SCHEDULER, "shift": shift},
+        SCM: SPRINT_SCHEDULER,
+    }
+    write_json(folder / "scheduler" / "scheduler_config.json", configs[scheduler])
 
 
 def model_index(
-    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, sprint: bool = False
+    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, scheduler: str = DPM
 ) -> dict[str, Any]:
     """The content of model_index.json; a class is None where the folder has no such part."""
     absent = [None, None]
     return {
-        "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
+        "_class_name": "SanaSprintPipeline" if scheduler == SCM else "SanaPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
         NOTES: asdict(notes),
-        "scheduler": ["diffusers", SCM if sprint else DPM],
+        "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
         "tokenizer": ["transformers", tokenizer] if tokenizer else absent,
         "transformer": ["diffusers", "SanaTransformer2DModel"],
