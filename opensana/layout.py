@@ -21,10 +21,13 @@ from torch import nn
 
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
+from opensana.bins import bins
 from opensana.config import build
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import NumericsError, OpensanaError, WeightsError, near
+from opensana.memory import memory_needed
 from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.published import describe_published
 from opensana.request import SolverName
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
@@ -36,6 +39,7 @@ from opensana.weights.files import (
     VARIANTS,
     TensorInfo,
     available_variants,
+    check_finite,
     is_finite,
     load_into,
     read_headers,
@@ -44,7 +48,7 @@ from opensana.weights.files import (
     write_json,
     write_safetensors,
 )
-from opensana.weights.locate import locate
+from opensana.weights.locate import is_here, locate
 
 DIFFUSERS_VERSION = "0.32.0"
 INDEX = "model_index.json"
@@ -295,6 +299,8 @@ def load_text(
         instruction=info.notes.instruction,
         max_tokens=info.notes.max_tokens,
     )
+    if not info.notes.text_encoder:  # a package's file is known by its SHA-256
+        check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     settle(encoder.model, device, dtype)
     return encoder
 
@@ -454,7 +460,14 @@ def describe(
     variant: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """What `opensana info` shows, from configs and file headers; no weights are read."""
+    """What `opensana info` shows, from configs and file headers; no weights are read.
+
+    A published model is not fetched for it: what is known of it is shown instead.
+    """
+    if not is_here(model, revision=revision):
+        published = describe_published(str(model), device=device)
+        if published is not None:
+            return published
     folder = locate(model, revision=revision, variant=variant)
     if not (folder / INDEX).is_file():
         return _describe_autoencoder(folder, str(model), variant)
@@ -465,6 +478,12 @@ def describe(
     parts = {name: _part(folder / name, variant) for name in ("transformer", "vae")}
     parts["text_encoder"] = _text_part(folder, info)
     known = facts(str(model))
+    place = resolve_device(device)
+    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
+    main = resolve_dtype(place, None, stored)
+    others = part_dtype(place, main)
+    counts = {part: found["parameters"] or 0 for part, found in parts.items()}
+    memory = memory_needed(counts, transformer, autoencoder, main=main, others=others)
     return {
         "model": str(model),
         "folder": str(folder),
@@ -477,9 +496,12 @@ def describe(
         "recommended_guidance": info.notes.guidance,
         "dtype": parts["transformer"]["dtype"],
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        "computed_in": str(main).removeprefix("torch."),
+        "positions": transformer.positions,
+        "binned_sizes": [f"{width}x{height}" for width, height in bins(side).values()],
         "parameters": sum(part["parameters"] or 0 for part in parts.values()),
         "parts": parts,
-        "memory": _memory(parts, transformer, autoencoder, side, device),
+        "memory": memory.to_dict(),
     }
 
 
@@ -520,31 +542,3 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
         "dtype": main_dtype(headers),
         "bytes": sum(tensor.bytes for tensor in headers.values()),
     }
-
-
-def _memory(
-    parts: Mapping[str, Mapping[str, Any]],
-    transformer: TransformerConfig,
-    autoencoder: AutoencoderConfig,
-    side: int,
-    device: str,
-) -> dict[str, int]:
-    """Bytes for one picture of the native size on `device`, in the dtype that would be used."""
-    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
-    itemsize = resolve_dtype(resolve_device(device), None, stored).itemsize
-    weights = sum((part["parameters"] or 0) for part in parts.values()) * itemsize
-    working = max(decoder_memory(autoencoder, side, itemsize), step_memory(transformer, itemsize))
-    return {"weights": weights, "working_estimate": working, "total_estimate": weights + working}
-
-
-def decoder_memory(config: AutoencoderConfig, side: int, itemsize: int) -> int:
-    """About four feature maps live at once at the finest stage: input, two inside, shortcut."""
-    stage = 0 if config.decoder_layers_per_block[0] else 1
-    pixels = (side >> stage) ** 2
-    return 4 * pixels * config.decoder_block_out_channels[stage] * itemsize
-
-
-def step_memory(config: TransformerConfig, itemsize: int) -> int:
-    """The Mix-FFN's two halves, before and after its depthwise convolution, and the tokens."""
-    tokens = (config.sample_size // config.patch_size) ** 2
-    return tokens * (4 * config.hidden + 4 * config.width) * itemsize

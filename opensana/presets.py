@@ -172,8 +172,7 @@ class ModelFacts:
     @property
     def positions(self) -> Literal["none", "sin-cos"]:
         """Fixed positions, which the models above 1024 px add to their tokens."""
-        found = TRANSFORMERS[self.transformer].interpolation_scale
-        return "none" if found is None else "sin-cos"
+        return TRANSFORMERS[self.transformer].positions
 
 
 NEWER_DECODER = "dc_ae_f32c32_sana_1_1"

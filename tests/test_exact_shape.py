@@ -1,7 +1,7 @@
 """The published 0.6B model in its exact shapes, random weights, written by diffusers and run here.
 
 Only the text encoder is cut to two layers (of Gemma 2 2B's width); transformer and autoencoder are
-whole: 4 GB on disk, 8 GB of memory, five minutes on two cores. `pytest -s` shows the errors.
+whole: 4 GB on disk, 8 GB of memory, two minutes on two free cores. `pytest -s` shows the errors.
 """
 
 import warnings

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from opensana import layout
+from opensana.autoencoder.plan import decoder_chain
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.layout import describe
 from opensana.pipeline import Sana
@@ -389,7 +390,12 @@ def test_describe_reads_headers_only(sana: Sana, folder: Path) -> None:
     assert found["parts"]["transformer"]["parameters"] == parameters
     assert found["parts"]["text_encoder"]["class"] == "Gemma2Model"
     assert (found["native_size"], found["shift"], found["dtype"]) == (64, 3.0, "F32")
-    assert found["memory"]["total_estimate"] > found["memory"]["weights"] > 0
+    memory = found["memory"]
+    plan = decoder_chain(sana.autoencoder, 1, 2, 2)
+    assert memory["decoding"] == plan.whole_memory > memory["decoding_in_bands"] > 0
+    total = sum(part["parameters"] for part in found["parts"].values())
+    assert memory["weights"] == 4 * total
+    assert memory["total"] == memory["weights"] + max(memory["decoding"], memory["denoising"])
     assert json.dumps(found)
 
 
