@@ -20,12 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
-    AutoencoderDC,
-    DPMSolverMultistepScheduler,
-    SanaPipeline,
-    SanaTransformer2DModel,
-)
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from PIL import Image
 from torch import nn
 from transformers import Gemma2Config, Gemma2Model

@@ -59,27 +59,22 @@ def decode_images(
 ) -> list[Image.Image]:
     """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave.
 
-    A `size` other than that of the latents is what the pictures are scaled and cut to.
+    With a `size` the pictures are scaled and cut to it, else they have that of the latents.
     """
     latent = latent.to(autoencoder.dtype)
-    height, width = (autoencoder.compression * side for side in latent.shape[-2:])
-    size = size or (width, height)
-    if memory is None:
-        return to_images(cover(autoencoder.decode(latent), *size))
-    in_bands = _in_bands if size == (width, height) else _in_bands_then_sized
-    return [in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
+    if memory is not None:
+        return [_in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
+    pixels = autoencoder.decode(latent)
+    return to_images(pixels if size is None else cover(pixels, *size))
 
 
-def _in_bands(autoencoder: Autoencoder, latent: Tensor, memory: int, _size: Size) -> Image.Image:
-    levels = [to_levels(band) for band in decode_bands(autoencoder, latent, memory=memory)]
-    return to_image(torch.cat(levels, dim=2)[0])
-
-
-def _in_bands_then_sized(
-    autoencoder: Autoencoder, latent: Tensor, memory: int, size: Size
+def _in_bands(
+    autoencoder: Autoencoder, latent: Tensor, memory: int, size: Size | None
 ) -> Image.Image:
-    pixels = torch.cat(list(decode_bands(autoencoder, latent, memory=memory)), dim=2)
-    return to_images(cover(pixels, *size))[0]
+    bands = decode_bands(autoencoder, latent, memory=memory)
+    if size is None:  # bytes take a quarter of what numbers would
+        return to_image(torch.cat([to_levels(band) for band in bands], dim=2)[0])
+    return to_images(cover(torch.cat(list(bands), dim=2), *size))[0]
 
 
 @torch.inference_mode()

@@ -152,7 +152,7 @@ class Sana:
         original = source and source.fit(request, native=self.native_size, notice=notice)
         start = original and self._start(original, request, memory)
         texts = self.encode(request)
-        size = self._asked_size(request)
+        size = _asked_size(request) if request.binned else None
         many, all_seeds = IMAGES_AT_ONCE, request.seeds
         chunks = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
         pictures: list[Picture] = []
@@ -207,14 +207,9 @@ class Sana:
         width, height = self._drawn_size(request)
         return height // self.autoencoder.compression, width // self.autoencoder.compression
 
-    def _asked_size(self, request: Request) -> Size:
-        assert request.width
-        assert request.height
-        return request.width, request.height
-
     def _drawn_size(self, request: Request) -> Size:
         """What is solved and decoded: the size asked for, or the nearest trained one."""
-        size = self._asked_size(request)
+        size = _asked_size(request)
         return nearest_bin(*size, native=self.native_size) if request.binned else size
 
     def _band_memory(self, request: Request, notice: Notice) -> int | None:
@@ -273,6 +268,12 @@ def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:
     if isinstance(prompt, Request):
         return replace(prompt, **fields) if fields else prompt
     return Request(prompt, **fields)
+
+
+def _asked_size(request: Request) -> Size:
+    assert request.width
+    assert request.height
+    return request.width, request.height
 
 
 def _overall(on_step: OnStep | None, chunk: int, chunks: int) -> OnStep | None:

@@ -4,12 +4,18 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers.image_processor import PixArtImageProcessor
-from diffusers.pipelines.sana import pipeline_sana
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
+    ASPECT_RATIO_512_BIN,
+    ASPECT_RATIO_1024_BIN,
+)
+from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_2048_BIN
+from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
 from opensana import presets
 from opensana.bins import bins, cover, nearest_bin
@@ -20,10 +26,10 @@ from opensana.request import Request
 from tests import tiny
 
 TABLES: dict[int, dict[str, list[float]]] = {
-    512: pipeline_sana.ASPECT_RATIO_512_BIN,
-    1024: pipeline_sana.ASPECT_RATIO_1024_BIN,
-    2048: pipeline_sana.ASPECT_RATIO_2048_BIN,
-    4096: pipeline_sana.ASPECT_RATIO_4096_BIN,
+    512: ASPECT_RATIO_512_BIN,
+    1024: ASPECT_RATIO_1024_BIN,
+    2048: ASPECT_RATIO_2048_BIN,
+    4096: ASPECT_RATIO_4096_BIN,
 }
 
 
@@ -89,7 +95,7 @@ REQUEST = Request("a cat", width=400, height=250, steps=2, guidance=4.5, seed=3,
 def test_a_binned_picture_is_that_of_diffusers(sana: Sana, tmp_path: Path) -> None:
     from diffusers import SanaPipeline  # pyright: ignore[reportPrivateImportUsage]
 
-    pipeline = SanaPipeline.from_pretrained(sana.save(tmp_path / "tiny"), dtype=torch.float32)
+    pipeline: Any = SanaPipeline.from_pretrained(sana.save(tmp_path / "tiny"), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     noise = next(sana.noises(REQUEST, REQUEST.seeds))
     assert noise.shape[-2:] == (384 // 32, 640 // 32)  # of ratio 0.6, for 0.625
@@ -114,8 +120,10 @@ def test_a_binned_picture_is_that_of_diffusers(sana: Sana, tmp_path: Path) -> No
 
 
 def test_bands_give_the_binned_picture_too(sana: Sana) -> None:
+    heard: list[str] = []
     [whole] = sana.generate(REQUEST)
-    [banded] = replace(sana, memory=1_500_000).generate(REQUEST, notice=lambda _line: None)
+    [banded] = replace(sana, memory=1_500_000).generate(REQUEST, notice=heard.append)
+    assert "in bands" in heard[0]
     difference = np.asarray(whole.image, int) - np.asarray(banded.image, int)
     assert np.abs(difference).max() <= 1
 

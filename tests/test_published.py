@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (  # pyright: ignore[reportPrivateImportUsage]
-    AutoencoderDC,
-    SanaTransformer2DModel,
-)
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from torch import nn
 
 from opensana import layout, presets
