@@ -16,9 +16,11 @@ from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.layout import (
+    DPM,
     INDEX,
     NOTES,
     PIPELINES,
+    SCM,
     read_info,
     write_autoencoder,
     write_scheduler,
@@ -61,8 +63,8 @@ def convert(
         write_autoencoder(module, destination / "vae")
     elif isinstance(module, Transformer):
         write_transformer(module, destination / "transformer")
-        sprint = module.config.guidance_embeds
-        write_scheduler(destination, _shift(preset, shift), sprint=sprint)
+        scheduler = SCM if module.config.guidance_embeds else DPM
+        write_scheduler(destination, _shift(preset, shift), scheduler)
     if base is not None:
         _complete(destination, locate(base))
     return destination

@@ -10,6 +10,7 @@ from torch import Tensor
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands, encode
+from opensana.bins import Size, cover
 from opensana.device import format_bytes, free_memory
 from opensana.errors import ConfigError
 from opensana.pixels import to_image, to_images, to_levels, to_pixels
@@ -54,18 +55,26 @@ def _free_memory(device: torch.device) -> int:
 
 @torch.inference_mode()
 def decode_images(
-    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None
+    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None, size: Size | None = None
 ) -> list[Image.Image]:
-    """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave."""
+    """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave.
+
+    With a `size` the pictures are scaled and cut to it, else they have that of the latents.
+    """
     latent = latent.to(autoencoder.dtype)
-    if memory is None:
-        return to_images(autoencoder.decode(latent))
-    return [_in_bands(autoencoder, one, memory) for one in latent.split(1)]
+    if memory is not None:
+        return [_in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
+    pixels = autoencoder.decode(latent)
+    return to_images(pixels if size is None else cover(pixels, *size))
 
 
-def _in_bands(autoencoder: Autoencoder, latent: Tensor, memory: int) -> Image.Image:
-    levels = [to_levels(band) for band in decode_bands(autoencoder, latent, memory=memory)]
-    return to_image(torch.cat(levels, dim=2)[0])
+def _in_bands(
+    autoencoder: Autoencoder, latent: Tensor, memory: int, size: Size | None
+) -> Image.Image:
+    bands = decode_bands(autoencoder, latent, memory=memory)
+    if size is None:  # bytes take a quarter of what numbers would
+        return to_image(torch.cat([to_levels(band) for band in bands], dim=2)[0])
+    return to_images(cover(torch.cat(list(bands), dim=2), *size))[0]
 
 
 @torch.inference_mode()

@@ -21,11 +21,15 @@ from torch import nn
 
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
+from opensana.bins import bins
 from opensana.config import build
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import NumericsError, OpensanaError, WeightsError, near
 from opensana.layers.packed import can_pack, pack
+from opensana.memory import memory_needed
 from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.published import describe_published
+from opensana.request import SolverName
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS
@@ -36,6 +40,7 @@ from opensana.weights.files import (
     VARIANTS,
     TensorInfo,
     available_variants,
+    check_finite,
     is_finite,
     load_into,
     read_headers,
@@ -44,7 +49,7 @@ from opensana.weights.files import (
     write_json,
     write_safetensors,
 )
-from opensana.weights.locate import locate
+from opensana.weights.locate import is_here, locate
 
 DIFFUSERS_VERSION = "0.32.0"
 INDEX = "model_index.json"
@@ -75,6 +80,23 @@ SPRINT_SCHEDULER: dict[str, Any] = {
     "prediction_type": "trigflow",
     "sigma_data": 0.5,
 }
+EULER_SCHEDULER: dict[str, Any] = {
+    "_class_name": EULER,
+    "_diffusers_version": DIFFUSERS_VERSION,
+    "num_train_timesteps": 1000,
+    "shift": 3.0,
+}
+# Each of these would change the noise levels that `flow_dpm` and `euler` walk.
+OTHER_SIGMAS = (
+    "invert_sigmas",
+    "shift_terminal",
+    "stochastic_sampling",
+    "use_beta_sigmas",
+    "use_dynamic_shifting",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+)
+OWN_SOLVERS: dict[str, SolverName] = {DPM: "flow_dpm", EULER: "euler", SCM: "scm"}
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -101,6 +123,11 @@ class ModelInfo:
     notes: Notes
     folder: Path | None = None
     scheduler: str = DPM
+
+    @property
+    def solver(self) -> SolverName:
+        """What the folder's scheduler is called here: the solver of requests that name none."""
+        return OWN_SOLVERS[self.scheduler]
 
 
 # ------------------------------------------------------------------ reading
@@ -163,6 +190,9 @@ def read_shift(path: Path) -> tuple[str, float]:
     if kind == SCM:
         _check_setting(config, path, "prediction_type", "trigflow", absent="trigflow")
         return kind, 1.0
+    for name in OTHER_SIGMAS:
+        if config.get(name):
+            raise WeightsError(f"{path}: {name} is not supported, got {config[name]!r}")
     if kind == DPM:
         _check_flow(config, path)
     shift = config.get("flow_shift" if kind == DPM else "shift", 1.0)
@@ -278,6 +308,8 @@ def load_text(
         instruction=info.notes.instruction,
         max_tokens=info.notes.max_tokens,
     )
+    if not info.notes.text_encoder:  # a package's file is known by its SHA-256
+        check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     ready(encoder.model, device, dtype)
     return encoder
 
@@ -316,16 +348,15 @@ def write_model(
     info: ModelInfo,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
-    sprint = transformer.config.guidance_embeds
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         write_autoencoder(autoencoder, partial / "vae")
-        write_scheduler(partial, info.shift, sprint=sprint)
+        write_scheduler(partial, info.shift, info.scheduler)
         text.model.save_pretrained(partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
         classes = (type(text.model).__name__, type(text.tokenizer).__name__)
         notes = replace(info.notes, text_encoder=None)
-        write_json(partial / INDEX, model_index(*classes, notes=notes, sprint=sprint))
+        write_json(partial / INDEX, model_index(*classes, notes=notes, scheduler=info.scheduler))
     return Path(folder)
 
 
@@ -340,12 +371,12 @@ def write_model_without_text(
 ) -> Path:
     """A model whose notes name the package of its text encoder, stored in `dtype`."""
     assert notes.text_encoder is not None, "the notes must say where the text encoder is"
-    sprint = transformer.config.guidance_embeds
+    scheduler = SCM if transformer.config.guidance_embeds else DPM
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
-        write_scheduler(partial, shift, sprint=sprint)
-        write_json(partial / INDEX, model_index(None, None, notes=notes, sprint=sprint))
+        write_scheduler(partial, shift, scheduler)
+        write_json(partial / INDEX, model_index(None, None, notes=notes, scheduler=scheduler))
     return Path(folder)
 
 
@@ -372,23 +403,27 @@ def _write_part(
     write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-def write_scheduler(folder: Path, shift: float, *, sprint: bool = False) -> None:
-    """scheduler/scheduler_config.json of the Flow-DPM-Solver, or of Sprint's without shift."""
+def write_scheduler(folder: Path, shift: float, scheduler: str = DPM) -> None:
+    """scheduler/scheduler_config.json of that class; Sprint's has no shift."""
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    config = SPRINT_SCHEDULER if sprint else {**SCHEDULER, "flow_shift": shift}
-    write_json(folder / "scheduler" / "scheduler_config.json", config)
+    configs = {
+        DPM: {**SCHEDULER, "flow_shift": shift},
+        EULER: {**EULER_SCHEDULER, "shift": shift},
+        SCM: SPRINT_SCHEDULER,
+    }
+    write_json(folder / "scheduler" / "scheduler_config.json", configs[scheduler])
 
 
 def model_index(
-    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, sprint: bool = False
+    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, scheduler: str = DPM
 ) -> dict[str, Any]:
     """The content of model_index.json; a class is None where the folder has no such part."""
     absent = [None, None]
     return {
-        "_class_name": "SanaSprintPipeline" if sprint else "SanaPipeline",
+        "_class_name": "SanaSprintPipeline" if scheduler == SCM else "SanaPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
         NOTES: asdict(notes),
-        "scheduler": ["diffusers", SCM if sprint else DPM],
+        "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
         "tokenizer": ["transformers", tokenizer] if tokenizer else absent,
         "transformer": ["diffusers", "SanaTransformer2DModel"],
@@ -434,7 +469,14 @@ def describe(
     variant: str | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """What `opensana info` shows, from configs and file headers; no weights are read."""
+    """What `opensana info` shows, from configs and file headers; no weights are read.
+
+    A published model is not fetched for it: what is known of it is shown instead.
+    """
+    if not is_here(model, revision=revision):
+        published = describe_published(str(model), device=device)
+        if published is not None:
+            return published
     folder = locate(model, revision=revision, variant=variant)
     if not (folder / INDEX).is_file():
         return _describe_autoencoder(folder, str(model), variant)
@@ -445,6 +487,12 @@ def describe(
     parts = {name: _part(folder / name, variant) for name in ("transformer", "vae")}
     parts["text_encoder"] = _text_part(folder, info)
     known = facts(str(model))
+    place = resolve_device(device)
+    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
+    main = resolve_dtype(place, None, stored)
+    others = part_dtype(place, main)
+    counts = {part: found["parameters"] or 0 for part, found in parts.items()}
+    memory = memory_needed(counts, transformer, autoencoder, main=main, others=others)
     return {
         "model": str(model),
         "folder": str(folder),
@@ -457,9 +505,12 @@ def describe(
         "recommended_guidance": info.notes.guidance,
         "dtype": parts["transformer"]["dtype"],
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        "computed_in": str(main).removeprefix("torch."),
+        "positions": transformer.positions,
+        "binned_sizes": [f"{width}x{height}" for width, height in bins(side).values()],
         "parameters": sum(part["parameters"] or 0 for part in parts.values()),
         "parts": parts,
-        "memory": _memory(parts, transformer, autoencoder, side, device),
+        "memory": memory.to_dict(),
     }
 
 
@@ -500,31 +551,3 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
         "dtype": main_dtype(headers),
         "bytes": sum(tensor.bytes for tensor in headers.values()),
     }
-
-
-def _memory(
-    parts: Mapping[str, Mapping[str, Any]],
-    transformer: TransformerConfig,
-    autoencoder: AutoencoderConfig,
-    side: int,
-    device: str,
-) -> dict[str, int]:
-    """Bytes for one picture of the native size on `device`, in the dtype that would be used."""
-    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
-    itemsize = resolve_dtype(resolve_device(device), None, stored).itemsize
-    weights = sum((part["parameters"] or 0) for part in parts.values()) * itemsize
-    working = max(decoder_memory(autoencoder, side, itemsize), step_memory(transformer, itemsize))
-    return {"weights": weights, "working_estimate": working, "total_estimate": weights + working}
-
-
-def decoder_memory(config: AutoencoderConfig, side: int, itemsize: int) -> int:
-    """About four feature maps live at once at the finest stage: input, two inside, shortcut."""
-    stage = 0 if config.decoder_layers_per_block[0] else 1
-    pixels = (side >> stage) ** 2
-    return 4 * pixels * config.decoder_block_out_channels[stage] * itemsize
-
-
-def step_memory(config: TransformerConfig, itemsize: int) -> int:
-    """The Mix-FFN's two halves, before and after its depthwise convolution, and the tokens."""
-    tokens = (config.sample_size // config.patch_size) ** 2
-    return tokens * (4 * config.hidden + 4 * config.width) * itemsize

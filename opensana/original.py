@@ -124,7 +124,11 @@ class Original:
 
 
 def read_original(
-    image: ImageSource | None, mask: ImageSource | None, *, strength: float | None = None
+    image: ImageSource | None,
+    mask: ImageSource | None,
+    *,
+    strength: float | None = None,
+    binned: bool = False,
 ) -> Original | None:
     """The original of a request, None when it has none; the mask's light half is drawn anew."""
     if image is None:
@@ -132,6 +136,10 @@ def read_original(
             if value is not None:
                 raise RequestError(f"{name} was given without a picture; add the image to change")
         return None
+    if binned:
+        raise RequestError(
+            "a picture to start from is drawn at its own size, not binned; leave binned out"
+        )
     picture = read_image(image)
     return Original(picture, None if mask is None else _read_mask(mask, picture.size))
 

@@ -14,14 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
+from opensana.bins import Size, nearest_bin
 from opensana.decoding import band_memory, decode_images, encode_image
 from opensana.device import parse_bytes, resolve_device, resolve_dtype
 from opensana.errors import RequestError
-from opensana.flow.edit import Start, from_picture
-from opensana.flow.guidance import Velocity, guided_velocity
+from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
-from opensana.flow.scm import scm, scm_sigmas
-from opensana.flow.solvers import SOLVERS, OnStep
+from opensana.flow.solvers import OnStep
 from opensana.image_input import ImageSource
 from opensana.layout import (
     ModelInfo,
@@ -31,13 +30,17 @@ from opensana.layout import (
     part_dtype,
     read_info,
     ready,
+    settle,
     stored_dtype,
     write_model,
 )
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
+from opensana.prompts import read_prompts, truncation_notes
 from opensana.request import Request
+from opensana.solving import solve
 from opensana.text.encoder import TextEncoder, TextStates
+from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.model import PreparedText, Transformer
 from opensana.weights.locate import locate
 
@@ -68,11 +71,13 @@ class Sana:
         revision: str | None = None,
         variant: str | None = None,
         memory: int | str | None = None,
+        compile: bool = False,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
 
         `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
+        `compile` has torch.compile make faster steps, after a minute or more for the first.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -80,13 +85,15 @@ class Sana:
         place = resolve_device(device)
         main = resolve_dtype(place, dtype, stored_dtype(folder, variant))
         others = part_dtype(place, main)
-        return cls(
-            text=load_text(folder, info, device=place, dtype=others),
-            transformer=ready(load_transformer(folder, variant=variant), place, main),
-            autoencoder=ready(load_autoencoder(folder, variant=variant), place, others),
-            info=info,
-            memory=memory,
-        )
+        # The text encoder, the largest part, comes last: faults of the others show at once.
+        transformer = load_transformer(folder, variant=variant)
+        if compile:
+            compile_blocks(settle(transformer, place, main))
+        else:
+            ready(transformer, place, main)
+        autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
+        text = load_text(folder, info, device=place, dtype=others)
+        return cls(text, transformer, autoencoder, info, memory)
 
     @property
     def device(self) -> torch.device:
@@ -140,20 +147,22 @@ class Sana:
         each thing the user should know, such as a prompt that is too long (default: a warning).
         """
         request, notice = _as_request(prompt, fields), notice or _warn
-        source = read_original(image, mask, strength=request.strength)
+        source = read_original(image, mask, strength=request.strength, binned=request.binned)
         request = self.complete(source.complete(request, self._size_unit) if source else request)
-        self._report_truncation(request, notice)
+        for note in truncation_notes(self.text, request):
+            notice(note)
         memory = self._band_memory(request, notice)
         original = source and source.fit(request, native=self.native_size, notice=notice)
         start = original and self._start(original, request, memory)
         texts = self.encode(request)
+        size = _asked_size(request) if request.binned else None
         many, all_seeds = IMAGES_AT_ONCE, request.seeds
         chunks = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
             latent = self.solve(request, texts, self.noises(request, seeds), step, start)
-            images = decode_images(self.autoencoder, latent, memory=memory)
+            images = decode_images(self.autoencoder, latent, memory=memory, size=size)
             for seed, drawn in zip(seeds, images, strict=True):
                 whole = original.paste(drawn) if original else drawn
                 pictures.append(self._picture(whole, request, seed, source))
@@ -175,23 +184,22 @@ class Sana:
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""
+        notes = self.info.notes
+        whole = replace(
+            request.seeded(),
+            width=request.width or self.native_size,
+            height=request.height or self.native_size,
+            steps=notes.steps if request.steps is None else request.steps,
+            guidance=notes.guidance if request.guidance is None else request.guidance,
+        )
         unit = self._size_unit
-        width, height = request.width or self.native_size, request.height or self.native_size
-        for name, value in (("width", width), ("height", height)):
+        for name, value in zip(("width", "height"), self._drawn_size(whole), strict=True):
             if value % unit:
                 low = max(value // unit, 1) * unit
                 raise RequestError(
                     f"{name} must be a multiple of {unit} for this model, got {value}; try {low}"
                 )
-        notes = self.info.notes
-        whole = replace(
-            request.seeded(),
-            width=width,
-            height=height,
-            steps=notes.steps if request.steps is None else request.steps,
-            guidance=notes.guidance if request.guidance is None else request.guidance,
-        )
-        return whole.fitted(sprint=self.sprint)
+        return whole.fitted(self.info.solver)
 
     def noises(self, request: Request, seeds: Sequence[int]) -> Iterator[Tensor]:
         """Latents of noise, float32, one a seed: one to start from, and scm takes one a step."""
@@ -199,10 +207,13 @@ class Sana:
         return noises_for(seeds, shape, self.device)
 
     def _latent_size(self, request: Request) -> tuple[int, int]:
-        assert request.width
-        assert request.height
-        unit = self.autoencoder.compression
-        return request.height // unit, request.width // unit
+        width, height = self._drawn_size(request)
+        return height // self.autoencoder.compression, width // self.autoencoder.compression
+
+    def _drawn_size(self, request: Request) -> Size:
+        """What is solved and decoded: the size asked for, or the nearest trained one."""
+        size = _asked_size(request)
+        return nearest_bin(*size, native=self.native_size) if request.binned else size
 
     def _band_memory(self, request: Request, notice: Notice) -> int | None:
         size = (min(request.images, IMAGES_AT_ONCE), *self._latent_size(request))
@@ -228,50 +239,24 @@ class Sana:
         start: Start | None = None,
     ) -> Tensor:
         """The latents [B, C, h, w] of a complete request, its texts from `encode`."""
-        assert request.steps is not None
-        assert request.guidance is not None
-        assert request.solver is not None
-        velocities = [self._velocity(text, request.guidance) for text in texts]
-        velocity = guided_velocity(velocities, request.guidance)
-        if request.solver == "scm":
-            return scm(velocity, noises, scm_sigmas(request.steps), on_step)
-        solver, noise = SOLVERS[request.solver], next(iter(noises))
-        sigmas = solver.sigmas(request.steps, self.shift)
-        if start is not None:
-            velocity, noise, sigmas = from_picture(start, velocity, noise, sigmas)
-        return solver.solve(velocity, noise, sigmas, on_step)
-
-    def _velocity(self, text: PreparedText, guidance: float) -> Velocity:
-        def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-            scale = x.new_full((len(x),), guidance) if self.sprint else None
-            return self.transformer.velocity(x, timestep.expand(len(x)), text, guidance=scale)
-
-        return velocity
+        return solve(
+            self.transformer,
+            request,
+            texts,
+            noises,
+            shift=self.shift,
+            on_step=on_step,
+            start=start,
+        )
 
     def encode(self, request: Request, prompts: Sequence[str] | None = None) -> list[PreparedText]:
-        """The prompt, or `prompts`, with the instruction; for guidance the negative one without."""
-        states = [self.text.encode(prompts or [request.prompt])]
-        if self._has_negative_half(request):
-            states.append(self.text.encode_plain([request.negative_prompt]))
+        """What the transformer reads: the prompt, or `prompts`, and for guidance the negative."""
+        states = read_prompts(self.text, request, prompts)
         return [self._prepare(state) for state in states]
-
-    def _has_negative_half(self, request: Request) -> bool:
-        """Guidance of 1 and less is none, as published; that of Sprint is inside its network."""
-        assert request.guidance is not None, "the request is complete"
-        return request.guidance > 1 and not self.sprint
 
     def _prepare(self, text: TextStates) -> PreparedText:
         states, mask = text.states.to(self.device), text.mask.to(self.device)
         return self.transformer.fold(self.transformer.prepare_text(states, mask))
-
-    def _report_truncation(self, request: Request, notice: Notice) -> None:
-        cut = {"prompt": self.text.truncated(request.prompt)}
-        if self._has_negative_half(request):
-            negative = self.text.truncated(request.negative_prompt, plain=True)
-            cut["negative prompt"] = negative
-        for name, rest in cut.items():
-            if rest:
-                notice(f"the {name} is too long for the text encoder; left out: {rest!r}")
 
     def _picture(
         self, image: Image.Image, request: Request, seed: int, source: Original | None
@@ -286,6 +271,12 @@ def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:
     if isinstance(prompt, Request):
         return replace(prompt, **fields) if fields else prompt
     return Request(prompt, **fields)
+
+
+def _asked_size(request: Request) -> Size:
+    assert request.width
+    assert request.height
+    return request.width, request.height
 
 
 def _overall(on_step: OnStep | None, chunk: int, chunks: int) -> OnStep | None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from opensana.autoencoder.config import AutoencoderConfig, Block
+from opensana.bins import Size, bins
 from opensana.errors import ConfigError, near
 from opensana.transformer.config import TransformerConfig
+from opensana.weights.published import hub_id, plain_name
 
 Value = TypeVar("Value")
 
@@ -113,6 +115,9 @@ sprint_600m = replace(
     guidance_embeds=True,
     guidance_embeds_scale=0.1,
 )
+# What Sprint was distilled from has its normed queries and keys, not its guidance.
+sprint_teacher_1600m = sana_1_5_1600m
+sprint_teacher_600m = replace(sana_600m_1024, qk_norm="rms_norm_across_heads")
 
 TRANSFORMERS: dict[str, TransformerConfig] = {
     "sana_600m_512": sana_600m_512,
@@ -127,6 +132,8 @@ TRANSFORMERS: dict[str, TransformerConfig] = {
     "sana_3200m": sana_3200m,
     "sprint_600m": sprint_600m,
     "sprint_1600m": sprint_1600m,
+    "sprint_teacher_600m": sprint_teacher_600m,
+    "sprint_teacher_1600m": sprint_teacher_1600m,
 }
 
 # ------------------------------------------------------------------ facts of whole models
@@ -157,11 +164,28 @@ class ModelFacts:
     def dtype_rule(self) -> str:
         return DTYPE_RULES[self.dtype]
 
+    @property
+    def bins(self) -> dict[float, Size]:
+        """The sizes it was trained at: height over width to width and height."""
+        return bins(self.native_size)
+
+    @property
+    def positions(self) -> Literal["none", "sin-cos"]:
+        """Fixed positions, which the models above 1024 px add to their tokens."""
+        return TRANSFORMERS[self.transformer].positions
+
+
+NEWER_DECODER = "dc_ae_f32c32_sana_1_1"
+
 
 def _sprint(transformer: str) -> ModelFacts:
     """Few steps, no shift: see `flow/scm.py`."""
-    autoencoder = "dc_ae_f32c32_sana_1_1"
-    return ModelFacts(transformer, "bf16", 1024, shift=1.0, steps=2, autoencoder=autoencoder)
+    return ModelFacts(transformer, "bf16", 1024, shift=1.0, steps=2, autoencoder=NEWER_DECODER)
+
+
+def _teacher(transformer: str) -> ModelFacts:
+    """To distil from: its timestep is sigma, as in Sprint, so that no other sampler fits."""
+    return ModelFacts(transformer, "bf16", 1024, autoencoder=NEWER_DECODER)
 
 
 MODELS: dict[str, ModelFacts] = {
@@ -178,15 +202,21 @@ MODELS: dict[str, ModelFacts] = {
     "SANA1.5_4.8B_1024px": ModelFacts("sana_1_5_4800m", "bf16", 1024),
     "Sana_Sprint_0.6B_1024px": _sprint("sprint_600m"),
     "Sana_Sprint_1.6B_1024px": _sprint("sprint_1600m"),
+    "Sana_Sprint_0.6B_1024px_teacher": _teacher("sprint_teacher_600m"),
+    "Sana_Sprint_1.6B_1024px_teacher": _teacher("sprint_teacher_1600m"),
 }
 
 
 def facts(model: str) -> ModelFacts | None:
     """The facts of a published model from its hub id or folder name; None if it is not one."""
-    name = model.replace("\\", "/").rstrip("/").rpartition("/")[2]
     # Published pages write Sana_Sprint and SANA_Sprint for one and the same model.
-    by_lower = {known.lower(): found for known, found in MODELS.items()}
-    return by_lower.get(name.removesuffix("_diffusers").lower())
+    return {plain_name(known): found for known, found in MODELS.items()}.get(plain_name(model))
+
+
+def published_autoencoder(model: str) -> AutoencoderConfig | None:
+    """The architecture of a DC-AE from its hub id or folder name; None if it is not one."""
+    name = plain_name(model)
+    return autoencoder_preset(name) if name.startswith("dc-ae") and hub_id(name) else None
 
 
 def autoencoder_preset(name: str) -> AutoencoderConfig:

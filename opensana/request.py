@@ -50,11 +50,14 @@ class Request:
     images: int = 1
     """How many pictures to draw, with the seeds seed, seed + 1, ..."""
     solver: SolverName | None = None
-    """How the flow is followed from noise to picture; left out, scm for Sprint models, which take
-    no other, and flow_dpm for the rest."""
+    """How the flow is followed from noise to picture; left out, what the model's folder names:
+    flow_dpm for most, scm for Sprint models, which take no other."""
     strength: float | None = None
     """How far from a given picture the new one may be, the share of the steps that is run: above
     0, at most 1; left out, 0.6, and 1 with a mask."""
+    binned: bool = False
+    """Draw at the size nearest in shape that a published model was trained at, then scale and cut
+    the picture to width and height, which may be any; as diffusers does unless told otherwise."""
 
     def __post_init__(self) -> None:
         _check_text("prompt", self.prompt)
@@ -63,8 +66,9 @@ class Request:
             raise RequestError(
                 f"prompt is empty (got {self.prompt!r}); say what the picture should show"
             )
-        _check_size("width", self.width)
-        _check_size("height", self.height)
+        step = 1 if self.binned else SIZE_STEP
+        _check_size("width", self.width, step)
+        _check_size("height", self.height, step)
         if self.steps is not None:
             _check_whole("steps", self.steps, 1, MOST_STEPS)
         if self.guidance is not None:
@@ -85,13 +89,16 @@ class Request:
             self if self.seed is not None else replace(self, seed=secrets.randbelow(_DRAWN_SEEDS))
         )
 
-    def fitted(self, *, sprint: bool) -> "Request":
-        """This request with its solver decided; RequestError for what the model cannot do."""
-        if sprint:
+    def fitted(self, own: SolverName) -> "Request":
+        """This request with its solver decided, by default the model's `own`, scm for Sprint.
+
+        RequestError for what the model cannot do.
+        """
+        if own == "scm":
             _check_sprint(self)
         elif self.solver == "scm":
             raise RequestError("solver scm needs a Sprint model, and this is none; try flow_dpm")
-        return replace(self, solver=self.solver or ("scm" if sprint else "flow_dpm"))
+        return replace(self, solver=self.solver or own)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -120,15 +127,14 @@ def _check_whole(name: str, value: object, least: int, most: int, *, tip: str = 
         raise RequestError(f"{name} must be {least} to {most}, got {value}; try {closest}{tip}")
 
 
-def _check_size(name: str, value: int | None) -> None:
+def _check_size(name: str, value: int | None, step: int) -> None:
     if value is None:
         return
     _check_whole(name, value, SMALLEST_SIZE, LARGEST_SIZE)
-    if value % SIZE_STEP:
-        below = value - value % SIZE_STEP
+    if value % step:
+        below = value - value % step
         raise RequestError(
-            f"{name} must be a multiple of {SIZE_STEP}, got {value}; "
-            f"try {below} or {below + SIZE_STEP}"
+            f"{name} must be a multiple of {step}, got {value}; try {below} or {below + step}"
         )
 
 

@@ -19,12 +19,12 @@ LINES = (
     ("cli",),
     ("serve", "train", "label", "evaluate", "convert"),
     ("pipeline",),
-    ("layout", "picture", "original", "decoding"),
-    ("image_input", "pixels"),
-    ("presets",),
+    ("layout", "picture", "original", "decoding", "solving", "prompts"),
+    ("image_input", "pixels", "published"),
+    ("presets", "memory"),
     ("text", "transformer", "autoencoder", "flow", "quantize", "data"),
     ("layers", "weights"),
-    ("request", "config", "device"),
+    ("request", "config", "device", "bins"),
     ("errors",),
 )
 HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}

@@ -124,17 +124,18 @@ def test_one_prompt_one_path(
 def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     line = "generate x -n 2 --steps 3 --guidance 2 --solver euler --negative-prompt y"
     line += " --width 96 --height 32 --model m --device cpu --dtype fp32"
-    line += " --revision r --variant fp16 --memory 2GiB"
+    line += " --revision r --variant fp16 --memory 2GiB --compile --binned"
     assert main(line.split()) == 0
     expected = Request(
         "x", negative_prompt="y", width=96, height=32, steps=3, guidance=2.0, images=2,
-        solver="euler",
+        solver="euler", binned=True,
     )  # fmt: skip
     assert sana.requests == [expected]
     [load] = sana.loads
     assert load.pop("memory") == 2 * 2**30
     assert load == {
-        "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16"
+        "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16",
+        "compile": True,
     }  # fmt: skip
 
 
@@ -241,6 +242,19 @@ def scans(sana: PaintedSana, tmp_path: Path) -> PaintedSana:
 EDIT = ["generate", "x", "--image", "cat.png", "--mask", "mask.png", "--seed", "1", "-o", "a.png"]
 
 
+def test_a_picture_to_start_from_is_not_binned(
+    scans: PaintedSana, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "leave binned out" in refused(capsys, *EDIT, "--binned")
+    assert not scans.loads
+
+
+def test_a_binned_picture_is_drawn_again_as_one(sana: PaintedSana) -> None:
+    assert main(["generate", "x", "--binned", "--width", "333", "-o", "a.png"]) == 0
+    assert main(["generate", "--from-png", "a.png", "--steps", "3", "-o", "b.png"]) == 0
+    assert (sana.requests[-1].binned, sana.requests[-1].width) == (True, 333)
+
+
 def test_image_and_mask_reach_the_model(scans: PaintedSana) -> None:
     assert main([*EDIT, "--strength", "0.4", "-n", "2"]) == 0
     assert scans.facts.keys() == {"image_sha256", "mask_sha256"}
@@ -316,6 +330,7 @@ def test_an_edit_is_not_drawn_again_from_another_picture(
         (["x", "--image", "missing.png"], "there is no image 'missing.png'"),
         (["x", "--mask", "missing.png"], "mask was given without a picture"),
         (["x", "--strength", "0.5"], "strength was given without a picture"),
+        (["x", "--width", "8999", "--binned"], "width must be 32 to 8192, got 8999; try 8192"),
         (["x", "--strength", "0"], "strength must be above 0 and at most 1, got 0.0; try 0.6"),
     ],
 )

@@ -1,7 +1,7 @@
 """The published 0.6B model in its exact shapes, random weights, written by diffusers and run here.
 
 Only the text encoder is cut to two layers (of Gemma 2 2B's width); transformer and autoencoder are
-whole: 3.6 GB on disk, 12 GB of memory, two minutes.
+whole: 4 GB on disk, 8 GB of memory, two minutes on two free cores. `pytest -s` shows the errors.
 """
 
 import warnings
@@ -85,8 +85,11 @@ def test_the_published_shape_draws_what_diffusers_draws(tmp_path: Path) -> None:
         expected = theirs(**options, output_type="latent").images
         with torch.inference_mode():
             pixels = theirs.vae.decode(expected / theirs.vae.config.scaling_factor).sample
-    assert (latent - expected).abs().max() < 1e-3 * expected.abs().max()
-    image = np.asarray(picture.image, dtype=float) / 127.5 - 1
-    reference = pixels[0].permute(1, 2, 0).clamp(-1, 1).numpy()
-    assert np.abs(image - reference).max() < 2 / 127.5
-    assert reference.std() > 0.02
+    error = float((latent - expected).abs().max() / expected.abs().max())
+    image = np.asarray(picture.image, dtype=float)
+    reference = 127.5 * (1 + pixels[0].permute(1, 2, 0).clamp(-1, 1).numpy())
+    levels = float(np.abs(image - reference).max())
+    print(f"latent: relative error {error:.1e}; picture: at most {levels:.2f} of 255 levels")
+    assert error < 1e-3
+    assert levels < 2
+    assert reference.std() > 2.5

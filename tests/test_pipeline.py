@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from opensana import layout
+from opensana.autoencoder.plan import decoder_chain
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.layout import describe
 from opensana.pipeline import Sana
@@ -298,10 +299,38 @@ def test_a_missing_file_is_named(folder: Path, file: str) -> None:
         Sana.load(folder, device="cpu")
 
 
-def test_euler_scheduler_gives_the_shift(folder: Path) -> None:
-    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.5}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 2.5}
+
+
+def test_a_folder_with_eulers_scheduler_is_drawn_with_euler_and_stays_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(EULER))
+    edit(folder / "model_index.json", scheduler=["diffusers", EULER["_class_name"]])
+    loaded = Sana.load(folder, device="cpu")
+    assert loaded.shift == 2.5
+    assert loaded.complete(REQUEST).solver == "euler"
+    assert loaded.complete(replace(REQUEST, solver="flow_dpm")).solver == "flow_dpm"
+
+    again = loaded.save(tmp_path / "again")
+    saved = Sana.load(again, device="cpu")
+    assert (saved.shift, saved.info.solver) == (2.5, "euler")
+    theirs = drawn_by_diffusers(
+        load_diffusers(again), next(saved.noises(REQUEST, [5])), output_type="latent"
+    )
+    ours = saved.draw_latents(REQUEST)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert not torch.allclose(ours, saved.draw_latents(replace(REQUEST, solver="flow_dpm")))
+
+
+@pytest.mark.parametrize("name", ["use_dynamic_shifting", "use_karras_sigmas", "shift_terminal"])
+def test_noise_levels_that_are_not_ours_are_refused(folder: Path, name: str) -> None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(EULER | {name: None}))
     assert Sana.load(folder, device="cpu").shift == 2.5
+    path.write_text(json.dumps(EULER | {name: 0.1}))
+    with pytest.raises(WeightsError, match=f"{name} is not supported, got 0.1"):
+        Sana.load(folder, device="cpu")
 
 
 def test_save_replaces_a_model_but_nothing_else(quick: Sana, folder: Path, tmp_path: Path) -> None:
@@ -365,7 +394,12 @@ def test_describe_reads_headers_only(sana: Sana, folder: Path) -> None:
     assert found["parts"]["transformer"]["parameters"] == parameters
     assert found["parts"]["text_encoder"]["class"] == "Gemma2Model"
     assert (found["native_size"], found["shift"], found["dtype"]) == (64, 3.0, "F32")
-    assert found["memory"]["total_estimate"] > found["memory"]["weights"] > 0
+    memory = found["memory"]
+    plan = decoder_chain(sana.autoencoder, 1, 2, 2)
+    assert memory["decoding"] == plan.whole_memory > memory["decoding_in_bands"] > 0
+    total = sum(part["parameters"] for part in found["parts"].values())
+    assert memory["weights"] == 4 * total
+    assert memory["total"] == memory["weights"] + max(memory["decoding"], memory["denoising"])
     assert json.dumps(found)
 
 

@@ -25,6 +25,8 @@ TRANSFORMER_COUNTS = {
     "sana_1_5_4800m": 4_721_825_952,
     "sprint_600m": 593_501_216,
     "sprint_1600m": 1_610_237_472,
+    "sprint_teacher_600m": 591_876_896,
+    "sprint_teacher_1600m": 1_604_641_952,
 }
 SANA_ENCODER, SANA_DECODER = 153_027_104, 159_223_171
 # Millions, as published: encoder, decoder.

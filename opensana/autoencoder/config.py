@@ -15,6 +15,14 @@ CLASS_NAME = "AutoencoderDC"
 MAX_STAGES = 10
 MAX_LAYERS = 64
 MAX_WIDTH = 16384
+MAX_KERNEL = 31
+# A config file may come from anyone: numbers are bounded before anything is allocated.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "in_channels": (1, 4096),
+    "latent_channels": (1, MAX_WIDTH),
+    "attention_head_dim": (1, 1024),
+    "scaling_factor": (1e-6, 1e6),
+}
 SANA_WIDTHS = (128, 256, 512, 512, 1024, 1024)
 SANA_BLOCKS: tuple[Block, ...] = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 SANA_SCALES: tuple[tuple[int, ...], ...] = ((), (), (), (5,), (5,), (5,))
@@ -61,12 +69,18 @@ class AutoencoderConfig:
         self._check_sizes()
 
     def _check_sizes(self) -> None:
+        for name, (low, high) in BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be {low} to {high}, got {getattr(self, name)}")
         widths = self.encoder_block_out_channels + self.decoder_block_out_channels
         layers = self.encoder_layers_per_block + self.decoder_layers_per_block
-        if not all(1 <= width <= MAX_WIDTH for width in (*widths, self.latent_channels)):
+        if not all(1 <= width <= MAX_WIDTH for width in widths):
             raise ConfigError(f"channel counts must be 1 to {MAX_WIDTH}, got {widths}")
         if not all(0 <= count <= MAX_LAYERS for count in layers):
             raise ConfigError(f"layers per block must be 0 to {MAX_LAYERS}, got {layers}")
+        scales = sum(self.encoder_qkv_multiscales + self.decoder_qkv_multiscales, ())
+        if not all(scale % 2 and 1 <= scale <= MAX_KERNEL for scale in scales):
+            raise ConfigError(f"qkv scales must be odd and at most {MAX_KERNEL}, got {scales}")
         empty = [*self.encoder_layers_per_block[1:-1], *self.decoder_layers_per_block[1:-1]]
         if 0 in empty:
             raise ConfigError("only the first and the last stage may have no layers")
@@ -85,7 +99,10 @@ class AutoencoderConfig:
             if name not in known:
                 raise ConfigError(f"unknown autoencoder key {name!r}{near(name, known)}")
         merged = PUBLISHED_DEFAULTS | given
-        stages = len(merged["encoder_block_out_channels"])
+        widths = merged["encoder_block_out_channels"]
+        if not isinstance(widths, list | tuple):
+            raise ConfigError(f"encoder_block_out_channels must be a list, got {widths!r}")
+        stages = len(widths)
         for name in STAGE_FIELDS:
             merged[name] = _per_stage(merged[name], stages)
         if merged["downsample_block_type"] != "pixel_unshuffle":

@@ -66,6 +66,8 @@ class Generate(Request, Command):
 
     memory: Annotated[str | None, arg(metavar="SIZE")] = None
     """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
+    compile: bool = False
+    """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
 
     def __post_init__(self) -> None:
         """Nothing: `requests` checks, once the prompts are known."""
@@ -103,6 +105,7 @@ class Generate(Request, Command):
                 revision=self.revision,
                 variant=self.variant,
                 memory=memory,
+                compile=self.compile,
             )
         finally:
             gc.enable()
@@ -116,7 +119,7 @@ class Generate(Request, Command):
         for name in ("image", "mask"):
             if f"{name}_sha256" in note and getattr(self, name) is None:
                 raise RequestError(f"{self.from_png} was drawn with --{name}; give it again")
-        original = read_original(self.image, self.mask, strength=self.strength)
+        original = read_original(self.image, self.mask, strength=self.strength, binned=self.binned)
         for name, digest in (original.facts if original else {}).items():
             if note.get(name, digest) != digest:
                 flag = name.removesuffix("_sha256")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from opensana.errors import WeightsError
 from opensana.weights.files import read_json
@@ -18,6 +17,17 @@ from opensana.weights.files import read_json
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
 PLAIN_KEYS = SPECIAL_TOKENS | {"backend", "model_max_length", "tokenizer_class"}
+# A config file may come from anyone: sizes are bounded before anything is allocated.
+LARGEST = {
+    "head_dim": 4096,
+    "hidden_size": 65536,
+    "intermediate_size": 2**20,
+    "max_position_embeddings": 2**24,
+    "num_attention_heads": 1024,
+    "num_hidden_layers": 256,
+    "num_key_value_heads": 1024,
+    "vocab_size": 2**22,
+}
 
 
 def part_of(folder: Path | str, name: str) -> Path:
@@ -30,20 +40,20 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The decoder of a causal language model, without its head."""
     from transformers import AutoModel
 
-    if not (folder / "config.json").is_file():
-        raise WeightsError(f"no text encoder in {folder}: config.json is missing")
+    check_config(folder)
+    variant = _variant(folder)
     try:
         with _without_progress():
             loaded: Any = AutoModel.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
-                variant=_variant(folder),
+                variant=variant,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # what strict configurations and the Rust side raise
         raise WeightsError(f"cannot read the text encoder in {folder}: {error}") from error
     model, report = loaded
     if report["missing_keys"]:
@@ -51,6 +61,22 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
             f"the text encoder in {folder} lacks {sorted(report['missing_keys'])[:3]}"
         )
     return model.get_decoder()
+
+
+def check_config(folder: Path) -> None:
+    """Raise WeightsError where there is no config.json, or one of a monstrous model."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise WeightsError(
+            f"no text encoder in {folder}: config.json is missing; copy text_encoder/ and "
+            "tokenizer/ of a published model beside the transformer"
+        )
+    config = read_json(path)
+    for table in (config, *(part for part in config.values() if isinstance(part, dict))):
+        for name, most in LARGEST.items():
+            value = table.get(name)
+            if isinstance(value, int | float) and not 0 <= value <= most:
+                raise WeightsError(f"{path}: {name} must be at most {most}, got {value}")
 
 
 def _variant(folder: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from opensana.config import build
 from opensana.errors import ConfigError, near
@@ -107,6 +107,11 @@ class TransformerConfig:
     def hidden(self) -> int:
         """The channels inside the Mix-FFN."""
         return int(self.mlp_ratio * self.width)
+
+    @property
+    def positions(self) -> Literal["none", "sin-cos"]:
+        """What is added to the tokens to tell them where they are."""
+        return "none" if self.interpolation_scale is None else "sin-cos"
 
     @property
     def output_channels(self) -> int:

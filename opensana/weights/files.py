@@ -33,6 +33,8 @@ DTYPE_NAMES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+LARGEST_JSON = 2**26
 KEYS_SHOWN = 3
 Read = TypeVar("Read")
 
@@ -84,8 +86,16 @@ def weight_files(folder_or_file: str | Path, *, variant: str | None = None) -> l
         wanted = f" of variant {variant!r}" if variant else ""
         raise WeightsError(
             f"{path} holds no safetensors weights{wanted} (looked for {', '.join(BASE_NAMES)})"
+            f"{_pickles(path)}"
         )
     return _shards(found) if found.suffix == ".json" else [found]
+
+
+def _pickles(folder: Path) -> str:
+    found = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+    if not found:
+        return ""
+    return f"; {found[0]} may hold code and is never opened: get the safetensors files"
 
 
 def _find(folder: Path, variant: str | None) -> Path | None:
@@ -130,6 +140,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 def read_json(path: str | Path) -> dict:
     """A JSON object from a model folder; a damaged or missing file is a WeightsError."""
     try:
+        if Path(path).stat().st_size > LARGEST_JSON:
+            raise WeightsError(f"{path} is larger than {LARGEST_JSON} bytes: no configuration")
         value = json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"{path} is missing from the model folder") from None
@@ -230,8 +242,16 @@ def _check_tensor(key: str, tensor: Tensor, expected: Tensor, where: str | Path)
             f"{where}: {key!r} has the shape {tuple(tensor.shape)}, "
             f"the model needs {tuple(expected.shape)}"
         )
-    if not is_finite(tensor):
-        raise WeightsError(f"{where}: {key!r} holds NaN or infinite values: the file is damaged")
+    check_finite({key: tensor}, where=where)
+
+
+def check_finite(state: Mapping[str, Tensor], *, where: str | Path) -> None:
+    """Raise WeightsError for a tensor with a NaN or an infinity."""
+    for key, tensor in state.items():
+        if not is_finite(tensor):
+            raise WeightsError(
+                f"{where}: {key!r} holds NaN or infinite values: the file is damaged"
+            )
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from opensana.errors import WeightsError, near
 from opensana.weights.files import VARIANTS
+from opensana.weights.published import UNGATED, hub_id, suggestion
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
@@ -48,7 +49,19 @@ def locate(model: str | Path, *, revision: str | None = None, variant: str | Non
         raise WeightsError(f"{folder} is a file, not a model folder; try `opensana convert`")
     if HUB_ID.fullmatch(name) and not name.startswith((".", "~")):
         return _from_hub(name, revision, variant)
-    raise WeightsError(f"no model {name!r}{near(name, preset_names())}; {_choices()}")
+    hint = near(name, preset_names()) or suggestion(name)
+    raise WeightsError(f"no model {name!r}{hint}; {_choices()}")
+
+
+def is_here(model: str | Path, *, revision: str | None = None) -> bool:
+    """Whether `locate` needs no download: true of everything but a hub id that is not stored."""
+    name = str(model)
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
+        return True
+    try:
+        return _stored(name, revision).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def locate_file(source: str | Path, *, revision: str | None = None) -> Path:
@@ -78,16 +91,35 @@ def _from_hub(name: str, revision: str | None, variant: str | None) -> Path:
     from huggingface_hub.constants import is_offline_mode
 
     def cached() -> Path:
-        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+        return _stored(name, revision)
 
     def download() -> Path:
         files = HfApi().list_repo_files(name, revision=revision)
         needed = needed_files(files, variant)
         if not needed:
-            raise WeightsError(f"{name} on the hub holds no model in the published folder layout")
+            other = hub_id(name)
+            hint = f": try {other}" if other else ""
+            raise WeightsError(f"{name} on the hub holds no model in the published layout{hint}")
         return Path(snapshot_download(name, revision=revision, allow_patterns=needed))
 
     return _ask_hub(name, cached if is_offline_mode() else download, cached)
+
+
+def _stored(name: str, revision: str | None) -> Path:
+    """The folder of an earlier download.
+
+    Only needed files were fetched then, so that huggingface_hub 2 calls the folder incomplete;
+    what is really missing from it is named when it is read.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except errors.LocalEntryNotFoundError as error:
+        folder = getattr(error, "snapshot_path", None)
+        if folder is None:
+            raise
+        return Path(folder)
 
 
 def _file_from_hub(name: str, file: str, revision: str | None) -> Path:
@@ -107,16 +139,19 @@ def _ask_hub(name: str, fetch: Callable[[], Path], cached: Callable[[], Path]) -
 
     try:
         return fetch()
+    except errors.HFValidationError as error:
+        raise WeightsError(f"{name!r} is no hub id: {error}") from error
     except errors.GatedRepoError as error:
+        copy = f"; or take the open copy {UNGATED[name]}" if name in UNGATED else ""
         raise WeightsError(
             f"{name} is gated: accept its terms at https://huggingface.co/{name}, "
-            "then log in with `hf auth login` or set HF_TOKEN"
+            f"then log in with `hf auth login` or set HF_TOKEN{copy}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise WeightsError(f"{name} has no such revision on the hub") from error
     except errors.RepositoryNotFoundError as error:
         raise WeightsError(
-            f"the hub has no public model {name!r}: check the spelling; "
+            f"the hub has no public model {name!r}{_published(name)}: check the spelling; "
             "for a private one log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except errors.RemoteEntryNotFoundError as error:
@@ -127,6 +162,10 @@ def _ask_hub(name: str, fetch: Callable[[], Path], cached: Callable[[], Path]) -
         raise _refused(name, error) from error
     except (OSError, _http_error()) as error:
         return _from_cache(name, error, cached)
+
+
+def _published(name: str) -> str:
+    return suggestion(name.partition("/")[2])
 
 
 def _http_error() -> type[Exception]:

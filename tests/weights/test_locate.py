@@ -1,5 +1,7 @@
 """Where a model lives, and what is said when it is nowhere."""
 
+import importlib
+import json
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,10 +9,11 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import hf_raise_for_status
 
 from opensana.errors import WeightsError
 from opensana.weights import locate as module
-from opensana.weights.locate import locate, locate_file, needed_files
+from opensana.weights.locate import is_here, locate, locate_file, needed_files
 
 REPOSITORY = [
     "README.md",
@@ -199,3 +202,102 @@ def test_a_single_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     assert locate_file("hf://owner/repository/checkpoints/one.pth") == file
     assert asked == [("owner/repository", "checkpoints/one.pth")]
+
+
+# ------------------------------------------------------------------ as huggingface_hub raises
+
+
+def answer(status: int, code: str = "") -> Exception:
+    """The error that huggingface_hub itself makes of a server's answer."""
+    url = "https://huggingface.co/api/models/google/gemma-2-2b-it/revision/main"
+    headers = {"X-Error-Code": code} if code else {}
+    http = importlib.import_module(module._http_error().__module__.partition(".")[0])
+    request = http.Request("GET", url)
+    with pytest.raises(errors.HfHubHTTPError) as caught:
+        hf_raise_for_status(http.Response(status, headers=headers, request=request))
+    return caught.value
+
+
+ANSWERS = {
+    "gated": (403, "GatedRepo", "accept its terms at https://huggingface.co/{}.*HF_TOKEN"),
+    "gated, no token": (401, "GatedRepo", "accept its terms"),
+    "unknown": (404, "RepoNotFound", "check the spelling"),
+    "unknown or private": (401, "RepoNotFound", "check the spelling.*HF_TOKEN"),
+    "revision": (404, "RevisionNotFound", "no such revision"),
+    "disabled": (403, "", "refused {} .403."),
+    "too many": (429, "", "status 429.*again later"),
+    "down": (503, "", "status 503.*again later"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_real_answers_of_the_hub_say_what_to_do(hub: Hub, name: str) -> None:
+    status, code, text = ANSWERS[name]
+    hub.failure = answer(status, code)
+    model = "someone/a-model"
+    with pytest.raises(WeightsError, match=text.format(model)) as caught:
+        locate(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_gated_text_encoder_has_an_open_copy(hub: Hub) -> None:
+    hub.failure = answer(403, "GatedRepo")
+    with pytest.raises(WeightsError, match="open copy Efficient-Large-Model/gemma-2-2b-it"):
+        locate("google/gemma-2-2b-it")
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "owner/name.git", "owner/a..b"])
+def test_what_can_be_no_hub_id_is_said(name: str) -> None:
+    with pytest.raises(WeightsError, match="no hub id"):
+        locate(name)
+
+
+def test_a_published_name_gets_its_owner() -> None:
+    for name in ("Sana_1600M_1024px", "sana_1600m_1024px_diffusers", "Sana_1600M_1024p"):
+        with pytest.raises(WeightsError, match="'Efficient-Large-Model/Sana_1600M_1024px_diffu"):
+            locate(name)
+    with pytest.raises(WeightsError, match=r"'mit-han-lab/dc-ae-f32c32-sana-1\.1-diffusers'"):
+        locate("dc-ae-f32c32-sana-1.1")
+    with pytest.raises(WeightsError, match="no model 'something'; give a folder"):
+        locate("something")
+
+
+def test_a_wrong_owner_or_layout_is_put_right(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.failure = answer(404, "RepoNotFound")
+    with pytest.raises(WeightsError, match="'Efficient-Large-Model/Sana_600M_512px_diffusers'"):
+        locate("nvidia/Sana_600M_512px_diffusers")
+    pickles = ["README.md", "checkpoints/Sana_600M_512px_MultiLing.pth"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: pickles)
+    with pytest.raises(WeightsError, match="try Efficient-Large-Model/Sana_600M_512px_diffusers"):
+        locate("Efficient-Large-Model/Sana_600M_512px")
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store after a real download of the needed files of REPOSITORY, and no network."""
+    store = tmp_path / "models--someone--a-model"
+    commit = "0" * 39 + "1"
+    folder = store / "snapshots" / commit
+    for file in needed_files(REPOSITORY, None):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("{}")
+    (store / "refs").mkdir()
+    (store / "refs" / "main").write_text(commit)
+    entries = {file: {"size": 1, "blob_id": "0" * 40} for file in REPOSITORY}
+    tree = store / "trees" / f"{commit}.json"
+    tree.parent.mkdir()
+    tree.write_text(json.dumps({"format_version": 1, "files": entries}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def test_offline_an_earlier_download_is_found(fetched: Path) -> None:
+    """Though huggingface_hub misses the pictures and pickles that were never wanted."""
+    with pytest.raises(errors.LocalEntryNotFoundError, match="incomplete"):
+        huggingface_hub.snapshot_download("someone/a-model", local_files_only=True)
+    assert locate("someone/a-model") == fetched
+    assert is_here("someone/a-model")
+    assert not is_here("someone/another")
+    with pytest.raises(WeightsError, match="not on this machine"):
+        locate("someone/another")

@@ -1,0 +1,196 @@
+"""Every published model: its configs as the hub has them, its facts, and what is shown of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
+from torch import nn
+
+from opensana import layout, presets
+from opensana.cli import main
+from opensana.layout import describe
+from opensana.published import describe_published
+from opensana.text.loading import check_config
+from opensana.weights import published
+from opensana.weights.published import hub_id
+from tests import tiny
+
+GEMMA_2_2B: dict[str, Any] = {
+    "architectures": ["Gemma2Model"],
+    "model_type": "gemma2",
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+    "sliding_window": 4096,
+    "bos_token_id": 2,
+    "eos_token_id": [1, 107],
+    "pad_token_id": 0,
+}
+# As in the repositories: what differs from 0.6B at 1024 pixels.
+LARGE = {
+    "num_attention_heads": 70,
+    "num_layers": 20,
+    "num_cross_attention_heads": 20,
+    "cross_attention_head_dim": 112,
+    "cross_attention_dim": 2240,
+}
+NORMED = {"qk_norm": "rms_norm_across_heads"}
+SPRINT = {**NORMED, "guidance_embeds": True, "guidance_embeds_scale": 0.1, "timestep_scale": 1.0}
+TRANSFORMERS: dict[str, dict[str, Any]] = {
+    "Sana_600M_512px": {"sample_size": 16},
+    "Sana_600M_1024px": {},
+    "Sana_1600M_512px": {**LARGE, "sample_size": 16},
+    "Sana_1600M_512px_MultiLing": {**LARGE, "sample_size": 16},
+    "Sana_1600M_1024px": LARGE,
+    "Sana_1600M_1024px_MultiLing": LARGE,
+    "Sana_1600M_1024px_BF16": LARGE,
+    "Sana_1600M_2Kpx_BF16": {**LARGE, "sample_size": 64, "interpolation_scale": 1.0},
+    "Sana_1600M_4Kpx_BF16": {**LARGE, "sample_size": 128, "interpolation_scale": 2.0},
+    "SANA1.5_1.6B_1024px": {**LARGE, **NORMED},
+    "SANA1.5_4.8B_1024px": {**LARGE, **NORMED, "num_layers": 60},
+    "Sana_Sprint_0.6B_1024px": {**SPRINT, "interpolation_scale": None},
+    "Sana_Sprint_1.6B_1024px": {**LARGE, **SPRINT, "interpolation_scale": None},
+    "Sana_Sprint_0.6B_1024px_teacher": NORMED,
+    "Sana_Sprint_1.6B_1024px_teacher": {**LARGE, **NORMED},
+}
+SANA_0_6B: dict[str, Any] = {
+    "_class_name": "SanaTransformer2DModel",
+    "_diffusers_version": "0.32.0.dev0",
+    "attention_bias": False,
+    "attention_head_dim": 32,
+    "caption_channels": 2304,
+    "cross_attention_dim": 1152,
+    "cross_attention_head_dim": 72,
+    "dropout": 0.0,
+    "in_channels": 32,
+    "mlp_ratio": 2.5,
+    "norm_elementwise_affine": False,
+    "norm_eps": 1e-06,
+    "num_attention_heads": 36,
+    "num_cross_attention_heads": 16,
+    "num_layers": 28,
+    "out_channels": 32,
+    "patch_size": 1,
+    "sample_size": 32,
+}
+
+
+def transformer_json(name: str) -> dict[str, Any]:
+    return SANA_0_6B | TRANSFORMERS[name]
+
+
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def test_the_tables_name_the_same_models() -> None:
+    assert set(presets.MODELS) == set(published.MODELS) == set(TRANSFORMERS)
+    for repository in published.AUTOENCODERS:
+        assert presets.published_autoencoder(repository) in presets.AUTOENCODERS.values()
+    assert len(published.AUTOENCODERS) == len(presets.AUTOENCODERS)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_published_transformer_has_the_shapes_of_diffusers(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(transformer_json(name)))
+    config = layout.transformer_config(tmp_path)
+    assert config == presets.TRANSFORMERS[presets.MODELS[name].transformer]
+    # Depth repeats one shape: two blocks show it, and the count of all is another test's.
+    short = transformer_json(name) | {"num_layers": 2}
+    with torch.device("meta"):
+        ours = layout.Transformer(replace(config, num_layers=2))
+        theirs = SanaTransformer2DModel(**plain(short))
+    assert shapes(ours) == shapes(theirs)
+
+
+@pytest.mark.parametrize("repository", published.AUTOENCODERS)
+def test_a_published_autoencoder_has_the_shapes_of_diffusers(repository: str) -> None:
+    config = presets.published_autoencoder(repository)
+    assert config is not None
+    with torch.device("meta"):
+        ours = layout.Autoencoder(config)
+        theirs = AutoencoderDC(**plain(config.to_dict()))
+    assert shapes(ours) == shapes(theirs)
+
+
+def test_the_published_text_encoder_fits_every_transformer(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModel
+
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA_2_2B))
+    check_config(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    assert type(model).__name__ == "Gemma2Model"
+    assert sum(value.numel() for value in model.parameters()) == 2_614_341_888
+    for facts in presets.MODELS.values():
+        assert presets.TRANSFORMERS[facts.transformer].caption_channels == config.hidden_size
+
+
+def test_positions_and_shifts_are_those_of_the_table() -> None:
+    for name, facts in presets.MODELS.items():
+        large = "2K" in name or "4K" in name
+        assert facts.positions == ("sin-cos" if large else "none"), name
+        assert facts.shift == (6.0 if "4K" in name else 1.0 if facts.steps == 2 else 3.0), name
+        assert facts.dtype == ("fp16" if name.endswith(("M_512px", "M_1024px", "Ling")) else "bf16")
+
+
+# ------------------------------------------------------------------ names and what is shown
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_way_to_write_a_name_finds_the_repository(name: str) -> None:
+    wanted = f"Efficient-Large-Model/{name}_diffusers"
+    for form in (name, name.lower(), f"{name}_diffusers", wanted, f"/models/{name}_diffusers/"):
+        assert hub_id(form) == wanted
+        assert presets.facts(form) is presets.MODELS[name]
+    assert hub_id(f"{name}_and_more") is None
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_published_model_is_described_without_its_files(name: str) -> None:
+    shown = describe(f"Efficient-Large-Model/{name}_diffusers", device="cpu")
+    facts = presets.MODELS[name]
+    assert shown == describe_published(name, device="cpu") | {"model": shown["model"]}  # pyright: ignore[reportOptionalOperand]
+    assert "not on this machine" in shown["weights"]
+    assert (shown["native_size"], shown["dtype_rule"]) == (facts.native_size, facts.dtype_rule)
+    assert "non-commercial" in shown["licence"]
+    assert f"{facts.native_size}x{facts.native_size}" in shown["binned_sizes"]
+    assert shown["memory"]["total"] > shown["memory"]["weights"] > 2 * 2_614_341_888
+
+
+def test_info_of_a_published_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"]) == 0
+    shown = capsys.readouterr().out
+    assert "never fp16" in shown
+    assert "not on this machine" in shown
+    assert main(["info", "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scaling_factor"] == 0.41407
+
+
+def test_info_of_a_name_without_its_owner(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "Sana_1600M_1024px"]) == 1
+    assert "'Efficient-Large-Model/Sana_1600M_1024px_diffusers'" in capsys.readouterr().err
+
+
+def test_a_folder_is_described_by_its_own_files(tmp_path: Path) -> None:
+    network = tiny.transformer(replace(tiny.TRANSFORMER, sample_size=16))
+    sana = replace(tiny.sana(), transformer=network)
+    shown = describe(sana.save(tmp_path / "Sana_600M_512px_diffusers"), device="cpu")
+    assert shown["licence"] == sana.info.notes.licence
+    assert len(shown["binned_sizes"]) == 33
+    assert (shown["computed_in"], shown["positions"]) == ("float32", "none")
