@@ -93,7 +93,7 @@ def test_another_format_under_a_known_name_is_refused(tmp_path: Path):
 
 
 def test_missing_and_empty_folders(tmp_path: Path):
-    with pytest.raises(DataError, match="there is no data folder"):
+    with pytest.raises(DataError, match="there is no data"):
         PictureSource.open(tmp_path / "none")
-    with pytest.raises(DataError, match="neither"):
+    with pytest.raises(DataError, match="holds no pictures"):
         PictureSource.open(tmp_path)
