@@ -13,7 +13,7 @@ import tyro
 from opensana import __version__
 from opensana.cli.command import Command, say
 from opensana.cli.convert import Convert
-from opensana.cli.data import data
+from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
@@ -34,6 +34,12 @@ DESCRIPTION = (
     'Start with: opensana generate "a red apple"'
 )
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+
+
+def names() -> list[str]:
+    """Every command as it is typed."""
+    groups = {"data": DATA_COMMANDS}
+    return [name for word in COMMANDS for name in groups.get(word, [word])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

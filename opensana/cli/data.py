@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from opensana.data.record import Reject
 
 SHOWN = 20
+DATA_COMMANDS = ("data", "data inspect", "data convert")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def convert(
                 try:
                     picture = source.picture(index)
                 except DataError as error:
-                    rejects.append(Reject(record.key, str(error)))
+                    rejects.append(Reject(source.paths[index], str(error)))
                 else:
                     writer.add(record, picture)
         written = len(source) - len(rejects) + len(source.rejects)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from opensana.errors import DataError
 
@@ -126,6 +126,8 @@ def _opened(picture: bytes | BinaryIO, limits: Limits) -> Iterator[tuple[Image.I
         raise
     except Image.DecompressionBombError:
         raise DataError(f"has more than {limits.pixels:,} pixels") from None
+    except UnidentifiedImageError:
+        raise DataError("is damaged (its header cannot be read)") from None
     except MemoryError:
         raise DataError("needs more memory to be decoded than there is") from None
     except Exception as error:  # what decoders raise on broken files has no end

@@ -90,8 +90,9 @@ class SourcePictures:
         raise DataError(f"{self.source.where} has no picture that can be decoded")
 
     def _refuse(self, number: int, reason: str) -> None:
-        self.damaged[number] = Reject(self.names[number], reason)
-        print(f"refused the picture {self.names[number]!r}: it {reason}", file=sys.stderr)
+        reject = Reject(self.source.paths[number], reason)
+        self.damaged[number] = reject
+        print(f"refused the picture {reject.path!r}: it {reason}", file=sys.stderr)
         bad = [*self.source.rejects, *self.damaged.values()]
         good = len(self.names) - len(self.damaged)
         check_bad(self.source.where, bad, good, max_bad=self.max_bad)

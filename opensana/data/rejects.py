@@ -58,15 +58,8 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
         raise
 
 
-def append_reject(path: Path, reject: Reject) -> None:
-    """Add one line in one write, so that a run that is killed leaves whole lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab", buffering=0) as file:
-        file.write(_line(reject).encode("utf-8"))
-
-
 def read_rejects(path: Path) -> list[Reject]:
-    """The rejects of a file that `write_rejects` or `append_reject` made."""
+    """The rejects of a file that `write_rejects` made."""
     return [Reject(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 

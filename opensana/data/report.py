@@ -1,5 +1,6 @@
 """What a data set holds, counted: `opensana data inspect`."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -56,7 +57,7 @@ def _usable(source: Indexed, full: bool) -> tuple[list[Record], list[Reject]]:
             decode(source.picture(index), limits=source.limits)
             good.append(record)
         except DataError as error:
-            rejects.append(Reject(record.key, str(error)))
+            rejects.append(Reject(source.paths[index], str(error)))
     return good, rejects
 
 
@@ -90,8 +91,9 @@ def _spread(values: Sequence[int]) -> dict[str, int]:
 
 
 def _kind(reason: str) -> str:
-    """A reason without the numbers and names that differ from sample to sample."""
-    return reason.split(" (")[0].split(";")[0]
+    """A reason without the numbers, names and details that differ from sample to sample."""
+    general = re.sub(r" \(.*\)|'.*'", "", reason)
+    return re.sub(r"\d[\d,.]*", "N", general)
 
 
 def _counted(names: Iterable[str]) -> dict[str, int]:

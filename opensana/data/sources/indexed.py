@@ -22,6 +22,8 @@ class Indexed:
         self.rejects: list[Reject] = []
         self.notes: list[Reject] = []
         """What was changed or left out of samples that are used all the same."""
+        self.paths: list[str] = []
+        """Where each record's picture lies, for people."""
         self._keys: set[str] = set()
 
     def __len__(self) -> int:
@@ -64,6 +66,7 @@ class Indexed:
             self.reject(path, str(error))
             return False
         self._keys.add(key)
+        self.paths.append(printable(path))
         self.records.append(Record(key, header.width, header.height, tuple(captions), dict(facts)))
         return True
 

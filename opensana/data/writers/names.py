@@ -8,6 +8,7 @@ from typing import Any
 from opensana.data.images import SUFFIXES, kind_of
 from opensana.data.record import Record
 from opensana.data.sources.fields import row_of
+from opensana.data.sources.official import FOLDER_INDEX
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|^\.|^$')
 LONGEST_NAME = 60  # characters of a part, which may be four bytes each
@@ -16,9 +17,9 @@ LONGEST_NAME = 60  # characters of a part, which may be four bytes each
 class Names:
     """File names for keys: relative, without anything that a system or a reader would trip over."""
 
-    def __init__(self, *reserved: str, flat: bool = False, dots: bool = True) -> None:
+    def __init__(self, *, flat: bool = False, dots: bool = True) -> None:
         self.flat, self.dots = flat, dots
-        self.taken = set(reserved)
+        self.taken = {Path(FOLDER_INDEX).stem}
 
     def take(self, key: str) -> str:
         """The name of the next key; no two names are equal, not even but for their case."""

@@ -14,8 +14,7 @@ class OfficialFolderWriter:
     """KEY.png, KEY.txt, the caption and score files of each, and meta_data.json."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.keys = folder, list[str]()
-        self.names = Names(official.FOLDER_INDEX.removesuffix(".json"), flat=True)
+        self.folder, self.names, self.keys = folder, Names(flat=True), list[str]()
 
     def add(self, record: Record, picture: bytes) -> None:
         name = self.names.take(record.key)
