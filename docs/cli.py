@@ -10,7 +10,7 @@ import os
 os.environ["COLUMNS"] = "100"
 os.environ["NO_COLOR"] = "1"
 
-from opensana.cli.app import COMMANDS, main
+from opensana.cli.app import main, names
 
 HEAD = """\
 # The command line
@@ -33,8 +33,8 @@ def help_of(*words: str) -> str:
 def page() -> str:
     """The whole page."""
     sections = [f"\n```text\n{help_of()}\n```\n"]
-    for name in COMMANDS:
-        sections.append(f"\n## opensana {name}\n\n```text\n{help_of(name)}\n```\n")
+    for name in names():
+        sections.append(f"\n## opensana {name}\n\n```text\n{help_of(*name.split())}\n```\n")
     return HEAD + "".join(sections)
 
 

@@ -6,31 +6,40 @@ Exit codes: 0 done, 1 failed, 2 asked for wrongly, 130 interrupted with Ctrl-C.
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
 from opensana import __version__
 from opensana.cli.command import Command, say
 from opensana.cli.convert import Convert
+from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
-COMMANDS: dict[str, type[Command]] = {
+# A function is a group: its commands are the choices of its argument.
+COMMANDS: dict[str, Callable[..., Command]] = {
     "generate": Generate,
     "info": Info,
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,
+    "data": data,
 }
 DESCRIPTION = (
     f"opensana {__version__}: draws pictures from text with the Sana system, and trains it. "
     'Start with: opensana generate "a red apple"'
 )
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+
+
+def names() -> list[str]:
+    """Every command as it is typed."""
+    groups = {"data": DATA_COMMANDS}
+    return [name for word in COMMANDS for name in groups.get(word, [word])]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Crops of pictures for the autoencoder's training: prepared RGBA arrays or a folder of images.
+"""Crops of pictures for the autoencoder's training: prepared RGBA arrays or any data source.
 
 The autoencoder is trained on crops of full-size pictures, not on shrunk ones: their statistics are
 those it meets when a whole picture is encoded. Pictures with transparency are laid on a background
@@ -6,20 +6,25 @@ drawn anew each time. Every choice comes from the generator that the caller hand
 """
 
 import json
+import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from opensana.data.images import decode
+from opensana.data.record import Reject
+from opensana.data.rejects import MAX_BAD, check_bad
+from opensana.data.sources import open_source
+from opensana.data.sources.indexed import Indexed
 from opensana.errors import DataError
 
 WHITE = np.full(3, 255, dtype=np.uint8)
 ALIGNMENT = 32
 SMALLEST = 0.4
-FORMATS = ("PNG", "JPEG", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 
 class Pictures(Protocol):
@@ -49,22 +54,48 @@ class PreparedPictures:
         return self.pixels[self.rows[index]]
 
 
-class FolderPictures:
-    """The png, jpg and webp files below a folder, decoded when asked for."""
+class NoPictures:
+    """A split that is not there."""
 
-    def __init__(self, folder: Path) -> None:
-        files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        self.files = sorted(path for path in files if path.is_file())
-        self.names = [str(path.relative_to(folder)) for path in self.files]
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
     def read(self, index: int) -> np.ndarray:
-        path = self.files[index]
-        try:
-            with Image.open(path, formats=FORMATS) as image:
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(upright.convert("RGBA" if _transparent(upright) else "RGB"))
-        except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read the picture {path}: {error}") from error
+        raise IndexError(index)
+
+
+class SourcePictures:
+    """The pictures of any data source, decoded when asked for.
+
+    What a header shows is refused at opening. A picture whose pixels turn out to be damaged later
+    is named on stderr and replaced by the next good one in the source's order: that depends on the
+    files alone, so a resumed run draws the same. DataError once more than `max_bad` is bad.
+    """
+
+    def __init__(self, source: Indexed, *, max_bad: float = MAX_BAD) -> None:
+        check_bad(source.where, source.rejects, len(source), max_bad=max_bad)
+        self.source, self.max_bad = source, max_bad
+        self.names = [source.record(index).key for index in range(len(source))]
+        self.damaged: dict[int, Reject] = {}
+
+    def read(self, index: int) -> np.ndarray:
+        for number in chain(range(index, len(self.names)), range(index)):
+            try:
+                if number not in self.damaged:
+                    return decode(
+                        self.source.picture(number), limits=self.source.limits, alpha=True
+                    )
+            except DataError as error:
+                self._refuse(number, str(error))
+        raise DataError(f"{self.source.where} has no picture that can be decoded")
+
+    def _refuse(self, number: int, reason: str) -> None:
+        reject = Reject(self.source.paths[number], reason)
+        self.damaged[number] = reject
+        print(f"refused the picture {reject.path!r}: it {reason}", file=sys.stderr)
+        bad = [*self.source.rejects, *self.damaged.values()]
+        good = len(self.names) - len(self.damaged)
+        check_bad(self.source.where, bad, good, max_bad=self.max_bad)
 
 
 class PictureSource:
@@ -86,12 +117,13 @@ class PictureSource:
         rescale: float = 0.0,
         aligned: float = 0.5,
     ) -> "PictureSource":
-        """Open a prepared folder or a plain folder of images (which has no held-out split)."""
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise DataError(f"there is no data folder {folder}; prepare it or fix `data.folder`")
-        prepared = (folder / "pictures.npy").exists()
-        pictures = PreparedPictures(folder, split=split) if prepared else _plain(folder, split)
+        """Open a prepared folder or what `open_source` takes (which has no held-out split)."""
+        if (Path(folder) / "pictures.npy").exists():
+            pictures = PreparedPictures(Path(folder), split=split)
+        elif split == "train":
+            pictures = SourcePictures(open_source(folder))
+        else:
+            pictures = NoPictures()
         return cls(pictures, white=white, rescale=rescale, aligned=aligned)
 
     def __len__(self) -> int:
@@ -136,19 +168,6 @@ class PictureSource:
 def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
     """uint8 [H, W, 3] each -> uint8 [B, 3, H, W]."""
     return np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
-
-
-def _plain(folder: Path, split: str) -> FolderPictures:
-    pictures = FolderPictures(folder)
-    if split != "train":
-        pictures.files, pictures.names = [], []
-    elif not pictures.files:
-        raise DataError(f"{folder} has neither pictures.npy nor any png, jpg or webp file")
-    return pictures
-
-
-def _transparent(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
 def _shrunk(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opensana.data.convert import convert
 from opensana.data.pictures import PictureSource
+from opensana.data.sources import open_source
 from opensana.errors import DataError
 
 
@@ -93,7 +95,59 @@ def test_another_format_under_a_known_name_is_refused(tmp_path: Path):
 
 
 def test_missing_and_empty_folders(tmp_path: Path):
-    with pytest.raises(DataError, match="there is no data folder"):
+    with pytest.raises(DataError, match="there is no data"):
         PictureSource.open(tmp_path / "none")
-    with pytest.raises(DataError, match="neither"):
+    with pytest.raises(DataError, match="holds no pictures"):
         PictureSource.open(tmp_path)
+
+
+def coloured(folder: Path, count: int = 20) -> Path:
+    folder.mkdir()
+    for k in range(count):
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(folder / f"{k:02}.png")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["jsonl", "webdataset", "official-tar"])
+def test_any_source_gives_the_same_crops(tmp_path: Path, form: str):
+    folder = coloured(tmp_path / "in")
+    convert(open_source(folder), tmp_path / "out", form)
+    a, b = (PictureSource.open(path) for path in (folder, tmp_path / "out"))
+    assert [a.name(k) for k in range(20)] == [b.name(k) for k in range(20)]
+    assert all(
+        np.array_equal(a.sample(k, draw(k), 16), b.sample(k, draw(k), 16)) for k in range(20)
+    )
+
+
+def test_damage_found_while_training_is_named_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = coloured(tmp_path / "in", 200)
+    for name in ("07", "08"):
+        content = (folder / f"{name}.png").read_bytes()
+        (folder / f"{name}.png").write_bytes(content[:-30])
+    reds = [
+        [source.whole(k, 32)[0, 0, 0] for k in order]
+        for source, order in (
+            (PictureSource.open(folder), (6, 7, 8, 9, 7)),
+            (PictureSource.open(folder), (8, 7, 9, 6, 7)),  # as a run that was resumed
+        )
+    ]
+    assert reds == [[6, 9, 9, 9, 9], [9, 9, 9, 6, 9]]
+    said = capsys.readouterr().err
+    assert said.count("refused the picture '07.png': it is damaged") == 2
+
+
+def test_too_much_damage_stops_a_training(tmp_path: Path):
+    folder = coloured(tmp_path / "in", 20)
+    (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:-30])
+    source = PictureSource.open(folder)
+    with pytest.raises(DataError, match=r"1 of 20 samples cannot be used.*'07\.png' is damaged"):
+        source.whole(7, 32)
+
+
+def test_bad_headers_stop_a_training_at_once(tmp_path: Path):
+    folder = coloured(tmp_path / "in", 20)
+    (folder / "07.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"'07\.png' is an empty file"):
+        PictureSource.open(folder)

@@ -1,0 +1,68 @@
+"""A data set in another form: every picture as the bytes it was, every caption as it was."""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from opensana.data.publish import published
+from opensana.data.record import Reject
+from opensana.data.rejects import MAX_BAD, check_bad
+from opensana.data.sources.indexed import Indexed
+from opensana.data.writers import WRITERS
+from opensana.errors import ConfigError, DataError, near
+
+SHARD_SIZE = 1000
+
+
+@dataclass(frozen=True)
+class Converted:
+    """How many samples were written, and what was not."""
+
+    samples: int
+    rejects: tuple[Reject, ...]
+
+
+def convert(
+    source: Indexed,
+    to: str | Path,
+    form: str,
+    *,
+    shard_size: int = SHARD_SIZE,
+    max_bad: float = MAX_BAD,
+) -> Converted:
+    """Write the samples of a source as `form` to a new folder, which appears as a whole.
+
+    DataError, and no folder, if more than the share `max_bad` of the samples cannot be used.
+    """
+    to = Path(to)
+    if form not in WRITERS:
+        raise ConfigError(f"no form {form!r}{near(form, WRITERS)}; there are {', '.join(WRITERS)}")
+    if shard_size < 1:
+        raise ConfigError(f"a shard has at least one sample, got {shard_size}")
+    _check_place(source, to)
+    rejects = list(source.rejects)
+    check_bad(source.where, rejects, len(source), max_bad=max_bad)
+    with published(to) as folder:
+        with closing(WRITERS[form](folder, shard_size)) as writer:
+            for index in tqdm(range(len(source)), unit="picture", disable=None):
+                record = source.record(index)
+                try:
+                    picture = source.picture(index)
+                except DataError as error:
+                    rejects.append(Reject(source.paths[index], str(error)))
+                else:
+                    writer.add(record, picture)
+        written = len(source) - len(rejects) + len(source.rejects)
+        check_bad(source.where, rejects, written, max_bad=max_bad)
+    return Converted(written, tuple(rejects))
+
+
+def _check_place(source: Indexed, to: Path) -> None:
+    if to.exists():
+        raise DataError(f"{to} exists already; choose a new folder")
+    if Path(source.where).resolve() in to.resolve().parents:
+        raise DataError(
+            f"{to} lies inside {source.where}, which would then hold both; put it beside"
+        )

@@ -1,0 +1,123 @@
+"""What a data set holds, counted: `opensana data inspect`."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any
+
+from tqdm import tqdm
+
+from opensana.data.images import decode
+from opensana.data.record import Caption, Record, Reject
+from opensana.data.sources.indexed import Indexed
+from opensana.errors import DataError
+
+SIDES = (256, 512, 1024, 2048)
+# Height over width, as the buckets of training count it.
+SHAPES = ((0.55, "wide"), (0.9, "landscape"), (1.1, "square"), (1.8, "portrait"))
+TALL = "tall"
+
+
+def inspect(source: Indexed, *, full: bool = False) -> tuple[dict[str, Any], list[Reject]]:
+    """The figures of a source, nested by name, and everything that it refused.
+
+    With `full` every picture is decoded, so that damage behind the header is found as well.
+    """
+    good, rejects = _usable(source, full)
+    captions = [caption for record in good for caption in record.captions]
+    figures = {
+        "path": source.where,
+        "pictures": len(good),
+        "checked": "every pixel" if full else "headers; --full decodes the pictures",
+        "refused": len(rejects),
+        "reasons": _counted(_kind(reject.reason) for reject in rejects),
+        "remarks": _counted(_kind(note.reason) for note in source.notes),
+        "width": _spread([record.width for record in good]),
+        "height": _spread([record.height for record in good]),
+        "shorter side": _in_order(Counter(_side(record) for record in good), _side_names()),
+        "shape": _in_order(Counter(_shape(r) for r in good), [*(n for _, n in SHAPES), TALL]),
+        "captions": len(captions),
+        "captions per picture": _numbered(Counter(len(record.captions) for record in good)),
+        "captioners": _captioners(good),
+        "facts": dict(Counter(name for record in good for name in record.facts)),
+    }
+    return figures, rejects
+
+
+def _usable(source: Indexed, full: bool) -> tuple[list[Record], list[Reject]]:
+    rejects = list(source.rejects)
+    if not full:
+        return [source.record(index) for index in range(len(source))], rejects
+    good: list[Record] = []
+    for index in tqdm(range(len(source)), unit="picture", disable=None):
+        record = source.record(index)
+        try:
+            decode(source.picture(index), limits=source.limits)
+            good.append(record)
+        except DataError as error:
+            rejects.append(Reject(source.paths[index], str(error)))
+    return good, rejects
+
+
+def _captioners(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """For each captioner: captions, pictures, mean length in characters, mean score."""
+    by_name: dict[str, list[Caption]] = defaultdict(list)
+    pictures = Counter[str]()
+    for record in records:
+        pictures.update({caption.captioner for caption in record.captions})
+        for caption in record.captions:
+            by_name[caption.captioner].append(caption)
+    return {
+        name: {
+            "captions": len(captions),
+            "pictures": pictures[name],
+            "characters": round(fmean(len(caption.text) for caption in captions)),
+            "score": _mean([c.score for c in captions if c.score is not None]),
+        }
+        for name, captions in sorted(by_name.items())
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(fmean(values), 2) if values else None
+
+
+def _spread(values: Sequence[int]) -> dict[str, int]:
+    if not values:
+        return {}
+    return {"least": min(values), "median": round(median(values)), "most": max(values)}
+
+
+def _kind(reason: str) -> str:
+    """A reason without the numbers, names and details that differ from sample to sample."""
+    general = re.sub(r" \(.*\)|'.*'", "", reason)
+    return re.sub(r"\d[\d,.]*", "N", general)
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common(20))
+
+
+def _side_names() -> list[str]:
+    between = [f"{low} to {high - 1}" for low, high in pairwise(SIDES)]
+    return [f"below {SIDES[0]}", *between, f"{SIDES[-1]} and more"]
+
+
+def _side(record: Record) -> str:
+    side = min(record.width, record.height)
+    return _side_names()[sum(side >= low for low in SIDES)]
+
+
+def _shape(record: Record) -> str:
+    ratio = record.height / record.width
+    return next((name for limit, name in SHAPES if ratio < limit), TALL)
+
+
+def _in_order(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
+    return {name: counts[name] for name in names if counts[name]}
+
+
+def _numbered(counts: Counter[int]) -> dict[str, int]:
+    return {str(number): counts[number] for number in sorted(counts)}

@@ -1,0 +1,70 @@
+"""What lies at a path, and the source that reads it."""
+
+from pathlib import Path
+
+from opensana.data.images import LIMITS, Limits
+from opensana.data.sources.files import files_below
+from opensana.data.sources.folder import PICTURES, TABLES, FolderSource
+from opensana.data.sources.hub import PREFIX, open_hub
+from opensana.data.sources.indexed import Indexed
+from opensana.data.sources.official import SHARD_INDEX
+from opensana.data.sources.parquet import open_parquet
+from opensana.data.sources.tar import TarSource
+from opensana.errors import DataError
+
+PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+
+
+def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMITS) -> Indexed:
+    """The source at a path: a folder, a shard, a parquet file, a table, or `hf://datasets/...`.
+
+    `split` is asked of the hub only. DataError if nothing is there or it is of no known kind;
+    samples that cannot be used do not stop the opening, they are the source's `rejects`.
+    """
+    if str(path).startswith(PREFIX):
+        return open_hub(str(path), split=split, limits=limits)
+    path = Path(path)
+    if path.is_dir():
+        return _open_folder(path, limits)
+    if not path.exists():
+        raise DataError(f"there is no data at {path}; a hub data set is {PREFIX}OWNER/NAME")
+    if path.name.lower().endswith(PACKED):
+        raise _packed(path)
+    if path.suffix == ".tar":
+        return TarSource(path.parent, [path], limits=limits)
+    if path.suffix == ".parquet":
+        return open_parquet(path, [path], limits=limits)
+    if path.name in (*TABLES, SHARD_INDEX):
+        return _open_folder(path.parent, limits)
+    raise DataError(
+        f"{path} is of no known kind; expected a folder, a .tar, a .parquet, {', '.join(TABLES)} "
+        f"or {PREFIX}OWNER/NAME"
+    )
+
+
+def _open_folder(folder: Path, limits: Limits) -> Indexed:
+    """Shards before parquet: img2dataset writes a table of addresses beside each shard."""
+    files = list(files_below(folder, lambda *_: None).values())
+    of_kind = {suffix: [p for p in files if p.suffix == suffix] for suffix in (".tar", ".parquet")}
+    shards, tables = of_kind.values()
+    if not shards and not tables:
+        packed = [path for path in files if path.name.lower().endswith(PACKED)]
+        source = FolderSource(folder, limits=limits)
+        if packed and not len(source):
+            raise _packed(packed[0])
+        return source
+    if any(path.suffix.lower() in PICTURES for path in files):
+        raise DataError(
+            f"{folder} holds pictures and also {(shards or tables)[0].name!r}; "
+            "put them into folders of their own, or name the one that is meant"
+        )
+    if shards:
+        return TarSource(folder, shards, limits=limits)
+    return open_parquet(folder, tables, limits=limits)
+
+
+def _packed(path: Path) -> DataError:
+    return DataError(
+        f"{path} is compressed, so its samples cannot be reached in any order; unpack it to a "
+        "plain .tar first (pictures hardly get smaller by compression)"
+    )

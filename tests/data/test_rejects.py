@@ -1,0 +1,50 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from opensana.data.record import Reject
+from opensana.data.rejects import check_bad, read_rejects, share_of, write_rejects
+from opensana.errors import ConfigError, DataError
+
+REJECTS = [Reject("a\nb.png", "is \u96ea"), Reject("c.png", 'has "quotes"')]
+
+
+def test_a_file_that_appears_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "rejects.jsonl"
+    write_rejects(path, REJECTS)
+    assert read_rejects(path) == REJECTS and len(path.read_text().splitlines()) == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_rejects(path, [])
+    assert read_rejects(path) == REJECTS
+    assert [entry.name for entry in path.parent.iterdir()] == ["rejects.jsonl"]
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5", 0.5), (" 0 ", 0), ("100%", 1)])
+def test_shares(text: str, share: float) -> None:
+    assert share_of(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "%", "x", "2", "101%", "-1%", "nan", "inf"])
+def test_what_is_no_share(text: str) -> None:
+    with pytest.raises(ConfigError, match="a share is"):
+        share_of(text)
+
+
+def test_the_rule() -> None:
+    check_bad("set", [], 1)
+    check_bad("set", REJECTS[:1], 99)
+    with pytest.raises(DataError, match=r"1 of 99 samples cannot be used, more than 1 %"):
+        check_bad("set", REJECTS[:1], 98)
+    check_bad("set", REJECTS, 2, max_bad=0.5)
+    with pytest.raises(DataError, match="2 of 2"):
+        check_bad("set", REJECTS, 0, max_bad=1.0)
+    with pytest.raises(DataError, match="holds no pictures"):
+        check_bad("set", [], 0)
