@@ -16,12 +16,14 @@ from opensana.cli.convert import Convert
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
+from opensana.cli.label import Label
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
 COMMANDS: dict[str, type[Command]] = {
     "generate": Generate,
     "info": Info,
+    "label": Label,
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,

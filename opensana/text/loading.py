@@ -33,7 +33,7 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     if not (folder / "config.json").is_file():
         raise WeightsError(f"no text encoder in {folder}: config.json is missing")
     try:
-        with _without_progress():
+        with without_progress():
             loaded: Any = AutoModel.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
@@ -69,7 +69,7 @@ def _variant(folder: Path) -> str | None:
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
+def without_progress() -> Iterator[None]:
     """A load that takes a fraction of a second needs no bar on stderr."""
     from transformers.utils import logging
 
