@@ -22,7 +22,6 @@ from typing import Any
 
 from opensana.errors import DataError
 from opensana.label.captioners import Failure, Maker
-from opensana.weights.files import write_atomic, write_json
 
 IDENTITY = {
     "captions": ("key", "maker"),
@@ -97,7 +96,8 @@ class LabelFolder:
         """Describe a maker in makers.json."""
         makers = read_makers(self.folder)
         if maker.id not in makers:
-            write_json(self.folder / "makers.json", makers | {maker.id: asdict(maker)})
+            text = json.dumps(makers | {maker.id: asdict(maker)}, indent=2) + "\n"
+            _write_whole(self.folder / "makers.json", text.encode("ascii"))
 
     def fold(self) -> None:
         """Take the lines of finished blocks into the journals."""
@@ -134,8 +134,7 @@ def write_block(folder: Path, kind: str, name: str, lines: Iterable[Line]) -> No
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
     """A whole file of lines, or none."""
-    data = b"".join(_encode(line) for line in lines)
-    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    _write_whole(path, b"".join(_encode(line) for line in lines))
 
 
 def reject_line(key: str, maker: str, failure: Failure) -> Line:
@@ -177,6 +176,15 @@ def read_makers(folder: Path) -> dict[str, Any]:
     if not isinstance(makers, dict):
         raise DataError(f"{folder / 'makers.json'} is not an object of makers")
     return makers
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
 
 
 def _decode(data: bytes, kind: str, where: str) -> Line:

@@ -43,8 +43,8 @@ class ClipScorer:
         self.model.to(self.device, torch.float32).eval()
         self.tokenizer, self.image_processor = processor.tokenizer, processor.image_processor
         self.context = _context(self.model.config)
-        # SigLIP was trained on padded texts and has no mask for them.
-        self.padding = "max_length" if "siglip" in self.model.config.model_type else "longest"
+        # SigLIP was trained on texts that are padded to the full context, and sees the padding.
+        self.padded = "siglip" in self.model.config.model_type
 
     def __call__(
         self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]
@@ -67,7 +67,8 @@ class ClipScorer:
         """Unit vectors [N, D] of texts that fit into the context."""
         inputs = self.tokenizer(
             list(texts),
-            padding=self.padding,
+            padding="max_length" if self.padded else "longest",
+            return_attention_mask=not self.padded,
             truncation=True,
             max_length=self.context,
             return_tensors="pt",

@@ -16,26 +16,8 @@ from tests.label import folders
 
 IMAGE = "<image>"
 SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", IMAGE]
-WORDS = [
-    *[
-        "a",
-        "red",
-        "green",
-        "blue",
-        "square",
-        "on",
-        "white",
-        "paper",
-        "what",
-        "do",
-        "you",
-        "see",
-        "here",
-        "user",
-        "assistant",
-    ],
-    *":.?",
-]
+WORDS = ["a", "red", "green", "blue", "square", "on", "white", "paper", "what", "do", "you"]
+WORDS += ["see", "here", "user", "assistant", ":", ".", "?"]
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} : {% for c in m.content %}"
     "{% if c.type == 'image' %}<image> {% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"

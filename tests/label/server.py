@@ -16,6 +16,9 @@ from PIL import Image
 
 from tests.label.folders import colour_of
 
+LATE = 2.5
+FEW = 5
+
 Misbehave = Callable[["Handler", int], bool]
 """Called with the how-manieth request of the picture it is; True if it has answered already."""
 
@@ -40,13 +43,13 @@ class Handler(BaseHTTPRequestHandler):
             asked = self.server.asked[encoded]
         try:
             if not self.server.misbehave(self, asked):
+                with self.server.lock:
+                    self.server.good[encoded] += 1
                 self.say(chat(colour_of(Image.open(io.BytesIO(encoded)))))
         except (BrokenPipeError, ConnectionResetError):
             pass  # the client gave up waiting
 
     def say(self, content: bytes, status: int = 200, **headers: str) -> None:
-        with self.server.lock:
-            self.server.statuses[status] += 1
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         for name, value in headers.items():
@@ -63,7 +66,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.misbehave, self.lock = misbehave, Lock()
         self.asked: Counter[bytes] = Counter()
-        self.statuses: Counter[int] = Counter()
+        self.good: Counter[bytes] = Counter()
         self.paths: set[str] = set()
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -92,7 +95,7 @@ class Wild:
     def __call__(self, handler: Handler, asked: int) -> bool:
         ways = (self.broken, self.late, self.busy, self.junk, self.cut, None, None)
         way = self.draw.choice(ways) if asked < 3 else None
-        if way is None:
+        if way is None or (way == self.late and self.kinds["late"] == FEW):
             return False
         self.kinds[way.__name__] += 1
         way(handler)
@@ -102,7 +105,7 @@ class Wild:
         handler.say(b"<html>oops</html>", self.draw.choice((500, 502, 503)))
 
     def late(self, handler: Handler) -> None:
-        time.sleep(0.6)
+        time.sleep(LATE)
         handler.say(chat("too late"))
 
     def busy(self, handler: Handler) -> None:
