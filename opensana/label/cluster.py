@@ -80,7 +80,7 @@ class Cluster:
             labels.fold()
 
     def _actors(self, *arguments: Any) -> list[Any]:
-        gpus = 1 if self.gpus >= self.workers else 0
+        gpus = min(1.0, self.gpus / self.workers)
         options = {"max_restarts": RESTARTS, "max_task_retries": RETRIES, "num_gpus": gpus}
         remote = self.ray.remote(Worker).options(**options)
         return [remote.remote(*arguments) for _ in range(self.workers)]

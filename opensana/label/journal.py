@@ -79,6 +79,8 @@ class LabelFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journals = {kind: Journal(folder / f"{kind}.jsonl", kind) for kind in IDENTITY}
+        for leftover in (folder / "blocks").glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
         self.fold()
 
     def has(self, kind: str, *identity: str) -> bool:

@@ -4,16 +4,18 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
+import transformers as typed_transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from tests.label import folders
 
+transformers: Any = typed_transformers  # its types know neither sizes nor saving
 IMAGE = "<image>"
 SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", IMAGE]
 WORDS = ["a", "red", "green", "blue", "square", "on", "white", "paper", "what", "do", "you"]

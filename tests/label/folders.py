@@ -1,10 +1,10 @@
 """A folder of pictures as a source, a captioner that answers at once, and a process to kill."""
 
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -76,7 +76,10 @@ def colour_of(image: Image.Image) -> str:
     return "the colour " + " ".join(map(str, image.getpixel((0, 0))))  # type: ignore[arg-type]
 
 
-def open_stage(seconds: float = 0.0) -> CaptionStage:
+def open_stage(seconds: float = 0.0, pids: Path | None = None) -> CaptionStage:
+    """The stage of ColourCaptioner; leaves a file named after its process in `pids`."""
+    if pids is not None:
+        (pids / str(os.getpid())).touch()
     return CaptionStage(ColourCaptioner(seconds=seconds))
 
 
@@ -90,8 +93,6 @@ def main(folder: str, to: str, seconds: str) -> None:
     with writing(to) as labels:
         stages.run(open_stage(float(seconds)), open_pictures(folder), labels, allowed=0)
 
-
-slow_stage = partial(open_stage, 0.05)
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -24,7 +24,7 @@ Misbehave = Callable[["Handler", int], bool]
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: "ChatServer"
+    server: "ChatServer"  # type: ignore[assignment]
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -15,6 +15,7 @@ from opensana.errors import MissingExtraError, OpensanaError
 from opensana.label import cluster
 from opensana.label.cluster import connected
 from opensana.label.journal import writing
+from opensana.label.stages import Stage
 from tests.label.folders import draw, expected, open_pictures, open_stage
 
 pytest.importorskip("ray")
@@ -36,29 +37,28 @@ def test_a_killed_worker_loses_nothing(
 ) -> None:
     monkeypatch.setattr(cluster, "BLOCK", 8)
     folder, labels = draw(tmp_path / "pictures", 160), tmp_path / "labels"
-    killed: list[int] = []
+    pids, killed = tmp_path / "pids", list[int]()
+    pids.mkdir()
     with writing(labels) as writer:
         pictures = partial(open_pictures, folder)
-        killer = Thread(target=kill_one, args=(ray, labels, killed))
+        killer = Thread(target=kill_one, args=(pids, labels, killed))
         killer.start()
-        stage = partial(open_stage, 0.05)
+        stage = partial(open_stage, 0.05, pids)
         name, failed = ray.run(stage, pictures, writer, allowed=0)
         killer.join()
-    assert killed and not failed and name == open_stage().name
+    assert len(killed) == 1 and len(list(pids.iterdir())) == 3, "a new worker took its place"
+    assert not failed and name == open_stage().name
     assert len(lines(labels)) == 160
     assert {line["key"]: line["text"] for line in lines(labels)} == expected(folder)
-    assert not list((labels / "blocks").iterdir())
+    assert not list((labels / "blocks").glob("*.jsonl"))
 
 
-def kill_one(ray: cluster.Cluster, labels: Path, killed: list[int]) -> None:
+def kill_one(pids: Path, labels: Path, killed: list[int]) -> None:
     """Kill a worker once the first blocks are there."""
-    from ray.util.state import list_actors
-
     while len(list((labels / "blocks").glob("captions-*.jsonl"))) < 3:
         time.sleep(0.02)
-    actor = next(a for a in list_actors() if a.state == "ALIVE" and a.class_name == "Worker")
-    os.kill(actor.pid, signal.SIGKILL)
-    killed.append(actor.pid)
+    killed.append(int(next(pids.iterdir()).name))
+    os.kill(killed[0], signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_worker_that_cannot_start_is_one_line(ray: cluster.Cluster, tmp_path: 
     assert "this model is broken" in str(error.value)
 
 
-def no_stage() -> None:
+def no_stage() -> Stage:
     raise OpensanaError("this model is broken")
 
 

@@ -114,6 +114,7 @@ def test_blocks_are_read_at_once_and_folded_later(tmp_path: Path) -> None:
     with writing(tmp_path) as labels:
         labels.register(MAKER)
         labels.add("captions", [line("a", "journal")])
+    (tmp_path / "blocks" / ".captions-two.jsonl.7.partial").write_bytes(b"{")
     write_block(tmp_path, "captions", "one", [line("b"), line("a", "block")])
     assert sorted(Labels.open(tmp_path).texts) == ["a", "b"]
     with writing(tmp_path) as labels:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +28,8 @@ def pictures(count: int = len(COLOURS)) -> list[tuple[str, Image.Image]]:
 
 def by_hand(folder: Path) -> dict[str, str]:
     """What the model says of each picture alone, without opensana."""
-    processor = transformers.LlavaProcessor.from_pretrained(folder)
-    model = transformers.LlavaForConditionalGeneration.from_pretrained(folder)
+    processor: Any = transformers.LlavaProcessor.from_pretrained(folder)
+    model: Any = transformers.LlavaForConditionalGeneration.from_pretrained(folder)
     text = "user : <image> what do you see here ? assistant :"
     said: dict[str, str] = {}
     for name, image in pictures():
@@ -42,6 +44,16 @@ def test_batches_say_what_the_model_says_of_each_picture(vision_model: Path) -> 
     captions = dict(LocalCaptioner(str(vision_model), ASK)(pictures()))
     assert captions == by_hand(vision_model)
     assert len(set(captions.values())) > 1, "the model must look at the picture"
+
+
+def test_without_a_chat_template_the_prompt_is_the_whole_text(
+    vision_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(vision_model, tmp_path / "plain")
+    (folder / "chat_template.jinja").unlink()
+    text = "user : <image> what do you see here ? assistant :"
+    captions = dict(LocalCaptioner(str(folder), replace(ASK, prompt=text))(pictures()))
+    assert captions == by_hand(vision_model)
 
 
 def test_the_maker_tells_weights_prompt_and_settings_apart(

@@ -1,8 +1,10 @@
 """CLIP scores against a direct computation, and captions that are too long for the text tower."""
 
 import json
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,11 +28,18 @@ def picture(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (50, 40), colour)
 
 
+@cache
+def by_transformers(folder: Path) -> tuple[Any, Any]:
+    return (
+        transformers.CLIPProcessor.from_pretrained(folder),
+        transformers.CLIPModel.from_pretrained(folder),
+    )
+
+
 @torch.inference_mode()
 def direct(folder: Path, image: Image.Image, text: str) -> float:
     """100 times the cosine, by transformers alone: the logits of CLIP are scaled cosines."""
-    processor = transformers.CLIPProcessor.from_pretrained(folder)
-    model = transformers.CLIPModel.from_pretrained(folder)
+    processor, model = by_transformers(folder)
     output = model(**processor(text=[text], images=image, return_tensors="pt"))
     return 100 * float(output.logits_per_image / model.logit_scale.exp())
 
