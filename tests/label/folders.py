@@ -18,7 +18,7 @@ from opensana.label.stages import CaptionStage, PictureSet
 
 
 class FolderSource:
-    """PNG files, with the captions of the .txt files beside them."""
+    """PNG files under their names without .png, with the captions of the .txt files beside them."""
 
     rejects: Sequence[Reject] = ()
 
@@ -32,7 +32,7 @@ class FolderSource:
         path = self.files[index]
         text = path.with_suffix(".txt")
         captions = (Caption(text.read_text()),) if text.exists() else ()
-        return Record(path.name, 8, 8, captions)
+        return Record(path.stem, 8, 8, captions)
 
     def picture(self, index: int) -> bytes:
         try:
@@ -85,7 +85,7 @@ def open_stage(seconds: float = 0.0, pids: Path | None = None) -> CaptionStage:
 
 def expected(folder: Path) -> dict[str, str]:
     """Key -> caption, as ColourCaptioner writes it."""
-    return {path.name: colour_of(decode(path.read_bytes())) for path in folder.glob("*.png")}
+    return {path.stem: colour_of(decode(path.read_bytes())) for path in folder.glob("*.png")}
 
 
 def main(folder: str, to: str, seconds: str) -> None:

@@ -130,9 +130,9 @@ def test_unreadable_pictures_are_rejects_until_they_are_mended(tmp_path: Path) -
     (folder / "00001.png").write_bytes(b"GIF89a")
     with writing(labels) as writer:
         _, failed = stages.run(open_stage(), open_pictures(folder), writer, allowed=1)
-    assert list(failed) == ["00001.png"]
+    assert list(failed) == ["00001"]
     ((key, maker), reason), *_ = Labels.open(labels).failed.items()
-    assert (key, maker) == ("00001.png", open_stage().name)
+    assert (key, maker) == ("00001", open_stage().name)
     assert "cannot be read" in reason
     (folder / "00001.png").write_bytes(good)
     with writing(labels) as writer:
@@ -144,15 +144,15 @@ def test_unreadable_pictures_are_rejects_until_they_are_mended(tmp_path: Path) -
 def test_labels_join_their_source(tmp_path: Path) -> None:
     folder, labels = draw(tmp_path / "pictures", 2), tmp_path / "labels"
     (folder / "00000.txt").write_text("from the file")
-    own = {"key": "00000.png", "maker": own_maker("from the file"), "scorer": "clip@1"}
+    own = {"key": "00000", "maker": own_maker("from the file"), "scorer": "clip@1"}
     with writing(labels) as writer:
         stages.run(open_stage(), open_pictures(folder), writer, allowed=0)
-        writer.add("facts", [{"key": "00001.png", "sharpness": 3.5, "dhash": "00"}])
+        writer.add("facts", [{"key": "00001", "sharpness": 3.5, "dhash": "00"}])
         writer.add("scores", [own | {"score": 21.5, "windows": 1}])
     source = labelled(FolderSource(folder), Labels.open(labels))
     assert len(source) == 2 and source.picture(0) == (folder / "00000.png").read_bytes()
     first, second = source.record(0), source.record(1)
-    assert [c.text for c in first.captions] == ["from the file", expected(folder)["00000.png"]]
+    assert [c.text for c in first.captions] == ["from the file", expected(folder)["00000"]]
     assert (first.captions[0].score, first.captions[0].scorer) == (21.5, "clip@1")
     assert first.captions[1].captioner == "colours" and first.captions[1].score is None
     assert second.facts == {"sharpness": 3.5}

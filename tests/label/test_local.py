@@ -102,7 +102,7 @@ def test_the_command_captions_200_pictures(
     assert len((labels / "captions.jsonl").read_text().splitlines()) == 120
     assert main(arguments) == 0
     lines = [json.loads(line) for line in (labels / "captions.jsonl").read_text().splitlines()]
-    assert sorted(line["key"] for line in lines) == sorted(p.name for p in folder.iterdir())
+    assert sorted(line["key"] for line in lines) == sorted(p.stem for p in folder.iterdir())
     caption = Labels.open(labels).captions(lines[0]["key"])[0]
     assert (caption.captioner, caption.text) == (vision_model.name, lines[0]["text"])
     assert caption.settings["max_tokens"] == 4
