@@ -128,7 +128,10 @@ def test_modules_are_short_or_say_why() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "generate", "info", "train", "evaluate", "convert", "data inspect", "data convert"],
+    [
+        *["", "generate", "info", "label", "train", "evaluate", "convert"],
+        *["data inspect", "data convert"],
+    ],
 )
 def test_help_is_light(command: str) -> None:
     code = (

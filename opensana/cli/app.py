@@ -17,6 +17,7 @@ from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
+from opensana.cli.label import Label
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
@@ -24,6 +25,7 @@ from opensana.errors import ConfigError, OpensanaError, RequestError
 COMMANDS: dict[str, Callable[..., Command]] = {
     "generate": Generate,
     "info": Info,
+    "label": Label,
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,

@@ -43,7 +43,7 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     check_config(folder)
     variant = _variant(folder)
     try:
-        with _without_progress():
+        with without_progress():
             loaded: Any = AutoModel.from_pretrained(
                 folder,
                 dtype=dtype or "auto",
@@ -95,7 +95,7 @@ def _variant(folder: Path) -> str | None:
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
+def without_progress() -> Iterator[None]:
     """A load that takes a fraction of a second needs no bar on stderr."""
     from transformers.utils import logging
 

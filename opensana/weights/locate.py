@@ -5,7 +5,7 @@ The hub is asked through huggingface_hub, which honours HF_HOME, HF_TOKEN and HF
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from opensana.errors import WeightsError, near
@@ -76,6 +76,20 @@ def locate_file(source: str | Path, *, revision: str | None = None) -> Path:
     if not path.is_file():
         raise WeightsError(f"no file {path}")
     return path
+
+
+def fetch(name: str, patterns: Sequence[str]) -> Path:
+    """The folder of a hub id with the files that match, for models of any other layout."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import is_offline_mode
+
+    def cached() -> Path:
+        return Path(snapshot_download(name, local_files_only=True))
+
+    def download() -> Path:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+
+    return _ask_hub(name, cached if is_offline_mode() else download, cached)
 
 
 def _choices() -> str:

@@ -1,0 +1,181 @@
+"""What writes captions: pictures in, sentences out, in any order (paper 3.1).
+
+A captioner takes keyed pictures as they come and gives each answer as soon as it has it, so that
+none is lost or paid for twice. It never sees more than the pixels: names, captions and metadata
+of a picture stay here.
+"""
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from opensana.errors import ConfigError
+
+DEFAULT_PROMPT = (
+    "Describe this picture for somebody who cannot see it, in two to four plain sentences: what it "
+    "shows, colours, positions, background, style, and any text in it, word by word. "
+    "Only say what can be seen. Answer with the description alone."
+)
+LONGEST_CAPTION = 4000
+"""Characters; a longer answer comes from a model that repeats itself."""
+LONGEST_PROMPT = 16_384
+LOCAL = "hf:"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that got no answer, and why."""
+
+    reason: str
+
+
+Pictures = Iterable[tuple[str, Image.Image]]
+"""Keys and RGB pictures."""
+Answers = Iterator[tuple[str, str | Failure]]
+"""Keys and cleaned captions, each key once."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Who wrote a caption: everything that can change its words."""
+
+    captioner: str
+    version: str
+    prompt: str
+    settings: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """A short name for the journals: the model's own, and a digest of all four fields."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return f"{short_name(self.captioner)}-{digest[:12]}"
+
+
+class Captioner(Protocol):
+    """Keyed pictures to keyed captions."""
+
+    @property
+    def maker(self) -> Maker: ...
+
+    def __call__(self, pictures: Pictures) -> Answers: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How captions are asked for; the first three are recorded with every caption."""
+
+    prompt: str = DEFAULT_PROMPT
+    max_tokens: int = 256
+    largest_side: int = 1024
+    """Larger pictures are shrunk to this many pixels."""
+    batch: int = 8
+    """Pictures at once in a model that runs here, requests at once to an endpoint."""
+    device: str = "auto"
+    requests_per_minute: float | None = None
+    timeout: float = 120.0
+    """Seconds that one request to an endpoint may take."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The environment variable with the key of an endpoint."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "largest_side", "batch", "timeout"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.requests_per_minute is not None and not self.requests_per_minute > 0:
+            raise ConfigError(f"requests_per_minute must be positive: {self.requests_per_minute}")
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What besides the prompt can change the words; every model decodes greedily."""
+        return {
+            "max_tokens": self.max_tokens,
+            "largest_side": self.largest_side,
+            "temperature": 0,
+        }
+
+
+def open_captioner(spec: str, settings: Settings) -> Captioner:
+    """The captioner of `hf:FOLDER-OR-HUB-ID` or `http://HOST/v1#MODEL`; models are loaded now."""
+    check_spec(spec)
+    if spec.startswith(LOCAL):
+        from opensana.label.local import LocalCaptioner
+
+        return LocalCaptioner(spec.removeprefix(LOCAL), settings)
+    from opensana.label.endpoint import EndpointCaptioner
+
+    url, _, model = spec.partition("#")
+    return EndpointCaptioner(url, model, settings)
+
+
+def check_spec(spec: str) -> None:
+    """ConfigError unless `spec` names a captioner."""
+    if spec.startswith(LOCAL) and spec != LOCAL:
+        return
+    try:
+        url = urlsplit(spec)
+        good = url.scheme in ("http", "https") and url.hostname and url.fragment and not url.query
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(
+            f"{_without_password(spec)!r} is no captioner; try hf:FOLDER, hf:owner/name "
+            "or http://127.0.0.1:8000/v1#model-name"
+        )
+    if "@" in urlsplit(spec).netloc:
+        raise ConfigError("a captioner's address holds a password; put keys in the environment")
+
+
+def _without_password(spec: str) -> str:
+    return re.sub(r"//[^/@]*@", "//***@", spec)
+
+
+def read_prompt(path: Path) -> str:
+    """The text of a prompt file, without the line break at its end."""
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the prompt file {path}: {error}") from error
+    if not text or len(text) > LONGEST_PROMPT:
+        raise ConfigError(
+            f"{path} holds {len(text)} characters; a prompt has 1 to {LONGEST_PROMPT}"
+        )
+    return text
+
+
+def clean(text: str) -> str | Failure:
+    """A caption on one line: control characters become spaces, lone surrogates go."""
+    kept = (" " if unicodedata.category(c) == "Cc" else c for c in text if not _is_surrogate(c))
+    line = " ".join("".join(kept).split())
+    if not line:
+        return Failure("the answer is empty")
+    if len(line) > LONGEST_CAPTION:
+        return Failure(f"the answer has {len(line)} characters, more than {LONGEST_CAPTION}")
+    return line
+
+
+def shrunk(image: Image.Image, largest_side: int) -> Image.Image:
+    """The picture, made smaller if a side is longer than `largest_side` pixels."""
+    if max(image.size) <= largest_side:
+        return image
+    factor = largest_side / max(image.size)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
+
+
+def short_name(model: str) -> str:
+    """The last part of a model's name, fit for a file name."""
+    last = model.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "_", last)[:60]
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"

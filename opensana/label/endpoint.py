@@ -1,0 +1,168 @@
+"""A vision-language model behind an OpenAI-compatible `/chat/completions` (vLLM, SGLang, hosted).
+
+Requests fail in three ways. What may pass (5xx, 408, 429, a broken connection, a timeout, an answer
+that makes no sense) is tried again, later and later. What lies in the picture (400, 413, 415, 422)
+is given up for this picture. Everything else (a wrong key, address or model) ends the run.
+"""
+
+import base64
+import io
+import json
+import os
+import random
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+
+from opensana.errors import ConfigError, OpensanaError
+from opensana.label.captioners import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
+from opensana.label.in_flight import in_flight
+from opensana.label.transport import Pace, Reply, Unreachable, may_carry_key, post, retry_after
+
+PASSING = frozenset({408, 409, 425, 429})
+"""Besides those of 500 and more."""
+REFUSED_PICTURE = frozenset({400, 413, 415, 422})
+TRIES = 8
+NONSENSE_TRIES = 3
+"""An answer that makes no sense has been paid for, and a greedy model may well repeat it."""
+FEWEST_BARREN = 4
+"""Pictures in a row without an answer after which an endpoint counts as down."""
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds between tries: doubled each time up to the longest, times a number in 0.5..1."""
+
+    first: float = 1.0
+    longest: float = 60.0
+    longest_asked: float = 600.0
+    """As much of a server's Retry-After is honoured."""
+
+    def after(self, tries: int) -> float:
+        return min(self.longest, self.first * 2 ** (tries - 1)) * random.uniform(0.5, 1)
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An answer that may be better another time."""
+
+    reason: str
+    tries: int = TRIES
+    wait: float | None = None
+
+
+class EndpointCaptioner:
+    """Captions pictures by HTTP, `settings.batch` at once."""
+
+    def __init__(
+        self, url: str, model: str, settings: Settings, *, patience: Patience | None = None
+    ) -> None:
+        self.url = url.rstrip("/") + "/chat/completions"
+        self.model, self.settings = model, settings
+        # The address is no part of it: a server that moved goes on with the same labels.
+        self.maker = Maker(model, "", settings.prompt, settings.recorded)
+        self.patience = patience or Patience()
+        self.pace = Pace(settings.requests_per_minute)
+        self._barren = 0
+        self._key = read_key(settings.key_variable) if may_carry_key(self.url) else ""
+
+    def __call__(self, pictures: Pictures) -> Answers:
+        requests = ((key, self._request(image)) for key, image in pictures)
+        return in_flight(self._caption, requests, at_once=self.settings.batch)
+
+    def _caption(self, request: tuple[str, bytes]) -> tuple[str, str | Failure]:
+        key, body = request
+        tries = 0
+        while True:
+            tries += 1
+            answer = self._ask(body)
+            if not isinstance(answer, Trouble):
+                self._barren = 0
+                return key, answer
+            if tries >= answer.tries:
+                return key, self._given_up(f"{answer.reason}, {tries} times")
+            if answer.wait is not None:
+                self.pace.pause(min(answer.wait, self.patience.longest_asked))
+            else:
+                time.sleep(self.patience.after(tries))
+
+    def _given_up(self, reason: str) -> Failure:
+        """The failure of one picture; an error if as many failed in a row as are asked at once."""
+        self._barren += 1
+        if self._barren >= max(self.settings.batch, FEWEST_BARREN):
+            raise OpensanaError(
+                f"{self.url} gave nothing for {self._barren} pictures in a row, the last with: "
+                f"{reason}; the same command goes on"
+            )
+        return Failure(reason)
+
+    def _ask(self, body: bytes) -> str | Failure | Trouble:
+        """One request."""
+        self.pace.wait()
+        try:
+            reply = post(self.url, body, self._headers(), timeout=self.settings.timeout)
+        except Unreachable as error:
+            return Trouble(self._without_key(str(error)))
+        if reply.status == 200:
+            return caption_of(reply)
+        reason = f"status {reply.status}: {self._said(reply)}"
+        if reply.status in PASSING or reply.status >= 500:
+            return Trouble(reason, wait=retry_after(reply.headers))
+        if reply.status in REFUSED_PICTURE:
+            return Failure(reason)
+        raise ConfigError(f"{self.url} answered {self.model!r} with {reason}{self._hint(reply)}")
+
+    def _request(self, image: Image.Image) -> bytes:
+        """The JSON body; the pixels are encoded anew, so nothing else in the file leaves."""
+        file = io.BytesIO()
+        shrunk(image, self.settings.largest_side).save(file, "JPEG", quality=JPEG_QUALITY)
+        address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+        picture = {"type": "image_url", "image_url": {"url": address}}
+        words = {"type": "text", "text": self.settings.prompt}
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": [picture, words]}],
+            "max_tokens": self.settings.max_tokens,
+            "temperature": 0,
+        }
+        return json.dumps(body).encode()
+
+    def _headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
+
+    def _said(self, reply: Reply) -> str:
+        """What the server says of itself, on one short line, without the key."""
+        words = " ".join(reply.body[:2000].decode("utf-8", "replace").split())
+        return self._without_key(words)[:200]
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+    def _hint(self, reply: Reply) -> str:
+        if reply.status not in (401, 403):
+            return ""
+        return f"; is ${self.settings.key_variable} set to its key, and the address https?"
+
+
+def caption_of(reply: Reply) -> str | Failure | Trouble:
+    """The text of a chat completion; Trouble if it is not one, or of no use."""
+    try:
+        text = json.loads(reply.body)["choices"][0]["message"]["content"]
+    except (ValueError, RecursionError, KeyError, IndexError, TypeError):
+        return Trouble("the answer is not a chat completion", NONSENSE_TRIES)
+    if not isinstance(text, str):
+        return Trouble("the answer holds no text", NONSENSE_TRIES)
+    caption = clean(text)
+    return caption if isinstance(caption, str) else Trouble(caption.reason, NONSENSE_TRIES)
+
+
+def read_key(variable: str) -> str:
+    """The key in an environment variable, empty if it is not set."""
+    key = os.environ.get(variable, "").strip()
+    if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise ConfigError(f"${variable} holds characters that no key has")
+    return key

@@ -1,0 +1,51 @@
+"""Work on several things at once, of which each answer is given as soon as it is there."""
+
+from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
+from threading import Thread
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def in_flight(
+    work: Callable[[Item], Answer], items: Iterable[Item], *, at_once: int
+) -> Iterator[Answer]:
+    """`work` of every item, in the order in which it ends; an error of it is raised here.
+
+    Items are taken only when there is room. The threads are daemons: Ctrl-C does not wait for them.
+    """
+    waiting: SimpleQueue[tuple[Item] | None] = SimpleQueue()
+    done: SimpleQueue[tuple[Answer] | BaseException] = SimpleQueue()
+
+    def serve() -> None:
+        while (item := waiting.get()) is not None:
+            try:
+                done.put((work(item[0]),))
+            except BaseException as error:
+                done.put(error)
+
+    for _ in range(at_once):
+        Thread(target=serve, daemon=True).start()
+    running = 0
+    try:
+        for item in items:
+            waiting.put((item,))
+            running += 1
+            if running == at_once:
+                yield _taken(done)
+                running -= 1
+        while running:
+            yield _taken(done)
+            running -= 1
+    finally:
+        for _ in range(at_once):
+            waiting.put(None)
+
+
+def _taken(done: "SimpleQueue[tuple[Answer] | BaseException]") -> Answer:
+    answer = done.get()
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer[0]

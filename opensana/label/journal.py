@@ -1,0 +1,246 @@
+"""Labels on disk: JSON lines that are only ever appended, so a kill costs at most the last one.
+
+    LABELS/
+        makers.json      who wrote captions: id -> captioner, version, prompt, settings
+        captions.jsonl   {"key", "maker", "text"}
+        scores.jsonl     {"key", "maker", "scorer", "score", "windows"}
+        facts.jsonl      {"key", "sharpness", "dhash"}
+        rejects.jsonl    {"key", "maker", "reason"}: what failed; a later caption takes it back
+        blocks/          the same lines from workers of a cluster, one whole file a block
+
+Every line has an identity (key and maker of a caption), and there is one line of each.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from opensana.errors import DataError
+from opensana.label.captioners import Failure, Maker
+
+IDENTITY = {
+    "captions": ("key", "maker"),
+    "scores": ("key", "maker", "scorer"),
+    "facts": ("key",),
+    "rejects": ("key", "maker", "reason"),
+}
+SECONDS_BETWEEN_SYNCS = 1.0
+
+Line = Mapping[str, Any]
+
+
+class Journal:
+    """One file of lines, open for appending; a last line cut short is dropped."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.kind = kind
+        _drop_torn_line(path)
+        self.seen = {_identity(kind, line) for line in read_lines(path, kind)}
+        self._stream = path.open("ab", buffering=0)
+        self._synced = time.monotonic()
+
+    def __contains__(self, identity: tuple[str, ...]) -> bool:
+        return identity in self.seen
+
+    def add(self, line: Line) -> None:
+        """Append a line, unless one of its identity is there."""
+        identity = _identity(self.kind, line)
+        if identity in self.seen:
+            return
+        self._append(_encode(line))
+        self.seen.add(identity)
+        if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Make the lines so far survive a power failure."""
+        os.fsync(self._stream.fileno())
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        self.sync()
+        self._stream.close()
+
+    def _append(self, data: bytes) -> None:
+        start = self._stream.seek(0, os.SEEK_END)
+        if self._stream.write(data) != len(data):
+            self._stream.truncate(start)
+            raise DataError(f"{self._stream.name}: the disk is full; the same command goes on")
+
+
+class LabelFolder:
+    """A folder of labels, open for the one process that writes; use `writing`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.journals = {kind: Journal(folder / f"{kind}.jsonl", kind) for kind in IDENTITY}
+        for leftover in (folder / "blocks").glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+        self.fold()
+
+    def has(self, kind: str, *identity: str) -> bool:
+        return identity in self.journals[kind]
+
+    def add(self, kind: str, lines: Iterable[Line]) -> None:
+        for line in lines:
+            self.journals[kind].add(line)
+
+    def fail(self, key: str, maker: str, failure: Failure) -> None:
+        """Note that a picture got nothing from a maker, scorer or measurement."""
+        self.add("rejects", [reject_line(key, maker, failure)])
+
+    def register(self, maker: Maker) -> None:
+        """Describe a maker in makers.json."""
+        makers = read_makers(self.folder)
+        if maker.id not in makers:
+            text = json.dumps(makers | {maker.id: asdict(maker)}, indent=2) + "\n"
+            _write_whole(self.folder / "makers.json", text.encode("ascii"))
+
+    def fold(self) -> None:
+        """Take the lines of finished blocks into the journals."""
+        for kind, journal in self.journals.items():
+            blocks = _blocks(self.folder, kind)
+            for block in blocks:
+                self.add(kind, read_lines(block, kind))
+            journal.sync()
+            for block in blocks:
+                block.unlink()
+
+    def close(self) -> None:
+        for journal in self.journals.values():
+            journal.close()
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[LabelFolder]:
+    """Hold a folder of labels; DataError if another process does."""
+    folder = Path(folder)
+    (folder / "blocks").mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        labels = LabelFolder(folder)
+        try:
+            yield labels
+        finally:
+            labels.close()
+
+
+def write_block(folder: Path, kind: str, name: str, lines: Iterable[Line]) -> None:
+    """A worker's lines as one file that is there whole, or not at all."""
+    write_lines(folder / "blocks" / f"{kind}-{name}.jsonl", lines)
+
+
+def write_lines(path: Path, lines: Iterable[Line]) -> None:
+    """A whole file of lines, or none."""
+    _write_whole(path, b"".join(_encode(line) for line in lines))
+
+
+def reject_line(key: str, maker: str, failure: Failure) -> Line:
+    return {"key": key, "maker": maker, "reason": failure.reason}
+
+
+def all_lines(folder: Path, kind: str) -> Iterator[Line]:
+    """The lines of a kind, one of each identity, also while another process writes."""
+    seen: set[tuple[str, ...]] = set()
+    # Blocks first: one that vanishes meanwhile has gone into the journal, which is read last.
+    for path in [*_blocks(folder, kind), folder / f"{kind}.jsonl"]:
+        for line in read_lines(path, kind):
+            identity = _identity(kind, line)
+            if identity not in seen:
+                seen.add(identity)
+                yield line
+
+
+def read_lines(path: Path, kind: str) -> Iterator[Line]:
+    """The whole lines of a file, none if there is no file; DataError names a damaged one."""
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return
+    with stream:
+        for number, data in enumerate(stream, start=1):
+            if data.endswith(b"\n"):
+                yield _decode(data, kind, f"{path}, line {number}")
+
+
+def read_makers(folder: Path) -> dict[str, Any]:
+    """makers.json, empty if there is none."""
+    try:
+        makers = json.loads((folder / "makers.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise DataError(f"{folder / 'makers.json'} cannot be read: {error}") from error
+    if not isinstance(makers, dict):
+        raise DataError(f"{folder / 'makers.json'} is not an object of makers")
+    return makers
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with temporary.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _decode(data: bytes, kind: str, where: str) -> Line:
+    try:
+        line = json.loads(data)
+        if all(isinstance(line[name], str) for name in IDENTITY[kind]):
+            return line
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise DataError(f"{where} is damaged; delete that line, and the same command makes it anew")
+
+
+def _encode(line: Line) -> bytes:
+    return (json.dumps(line) + "\n").encode("ascii")  # lone surrogates of file names as \udcXX
+
+
+def _identity(kind: str, line: Line) -> tuple[str, ...]:
+    return tuple(line[name] for name in IDENTITY[kind])
+
+
+def _blocks(folder: Path, kind: str) -> list[Path]:
+    return sorted((folder / "blocks").glob(f"{kind}-*.jsonl"))
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut the file after its last line break."""
+    if not path.exists():
+        return
+    with path.open("r+b") as stream:
+        end = start = stream.seek(0, os.SEEK_END)
+        while start > 0:
+            start = max(0, start - 65_536)
+            stream.seek(start)
+            found = stream.read(min(65_536, end - start)).rfind(b"\n")
+            if found >= 0:
+                stream.truncate(start + found + 1)
+                return
+        stream.truncate(0)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "another process"
+            raise DataError(
+                f"{folder} is being written by {owner}; wait for it or choose another folder"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}")
+        lock.flush()
+        yield

@@ -1,0 +1,91 @@
+"""A whole labelling: every captioner, then facts, then the scores of all captions."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from opensana.errors import ConfigError
+from opensana.label import stages
+from opensana.label.captioners import Settings, check_spec, open_captioner
+from opensana.label.facts import duplicate_groups
+from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
+from opensana.label.stages import CaptionStage, FactStage, PictureSet, ScoreStage, Stage
+
+OpenStage = Callable[[], Stage]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make of each picture, and where."""
+
+    captioners: tuple[str, ...] = ()
+    clip: str | None = None
+    facts: bool = False
+    settings: Settings = field(default_factory=Settings)
+    max_bad: float = 0.01
+    """The share of the pictures that may fail in each stage."""
+    ray: str | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for spec in self.captioners:
+            check_spec(spec)
+        if not (self.captioners or self.clip or self.facts):
+            raise ConfigError("nothing to do; give --captioner, --clip or --facts")
+        if not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"max_bad is a share of 0 to 1, got {self.max_bad}")
+        if self.workers is not None and (self.workers < 1 or self.ray is None):
+            raise ConfigError("--workers is a positive number, and goes with --ray")
+
+    @property
+    def stages(self) -> list[OpenStage]:
+        """The stages in order, none of them loaded yet."""
+        captions = [partial(_caption_stage, spec, self.settings) for spec in self.captioners]
+        facts = [FactStage] if self.facts else []
+        scores = [partial(_score_stage, self.clip, self.settings.device)] if self.clip else []
+        return [*captions, *facts, *scores]
+
+
+def label(open_pictures: Callable[[], PictureSet], to: str | Path, plan: Plan) -> dict[str, int]:
+    """Make the labels that are missing in the folder `to`; how many pictures failed where.
+
+    DataError as soon as a stage has more failures than `plan.max_bad` allows.
+    """
+    pictures = open_pictures()
+    allowed = int(plan.max_bad * len(pictures))
+    failed: dict[str, int] = {}
+    with ExitStack() as stack:
+        labels = stack.enter_context(writing(to))
+        cluster = None
+        if plan.ray is not None:
+            from opensana.label.cluster import connected
+
+            cluster = stack.enter_context(connected(plan.ray, plan.workers))
+        for open_stage in plan.stages:
+            if cluster is not None:
+                name, keys = cluster.run(open_stage, open_pictures, labels, allowed=allowed)
+            else:
+                name, keys = stages.run(open_stage(), pictures, labels, allowed=allowed)
+            failed[name] = len(keys)
+        if plan.facts:
+            write_duplicates(labels)
+    return failed
+
+
+def write_duplicates(labels: LabelFolder) -> None:
+    """duplicates.jsonl: one group of near-duplicates a line, the largest first."""
+    lines = all_lines(labels.folder, "facts")
+    groups = duplicate_groups({line["key"]: int(line["dhash"], 16) for line in lines})
+    write_lines(labels.folder / "duplicates.jsonl", [{"keys": group} for group in groups])
+
+
+def _caption_stage(spec: str, settings: Settings) -> Stage:
+    return CaptionStage(open_captioner(spec, settings))
+
+
+def _score_stage(name: str, device: str) -> Stage:
+    from opensana.label.scores import ClipScorer
+
+    return ScoreStage(ClipScorer(name, device=device))

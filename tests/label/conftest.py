@@ -1,0 +1,121 @@
+"""Tiny random models of transformers, made and saved without any download."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as typed_transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from tests.label import folders
+
+transformers: Any = typed_transformers  # its types know neither sizes nor saving
+IMAGE = "<image>"
+SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", IMAGE]
+WORDS = ["a", "red", "green", "blue", "square", "on", "white", "paper", "what", "do", "you"]
+WORDS += ["see", "here", "user", "assistant", ":", ".", "?"]
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} : {% for c in m.content %}"
+    "{% if c.type == 'image' %}<image> {% else %}{{ c.text }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} assistant :{% endif %}"
+)
+
+
+def tokenizer(*, marks: bool = False) -> PreTrainedTokenizerFast:
+    """One token a word; with `marks` every text is put between <s> and </s>."""
+    vocabulary = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    if marks:
+        ends = [(mark, vocabulary[mark]) for mark in ("<s>", "</s>")]
+        raw.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=[IMAGE],
+    )
+
+
+def image_processor() -> object:
+    return transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    )
+
+
+SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+VISION = SIZES | {"num_hidden_layers": 2, "image_size": 28, "patch_size": 14, "projection_dim": 16}
+
+
+@pytest.fixture(scope="session")
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA of a few thousand random weights that says words."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llava"
+    words = tokenizer()
+    text = transformers.LlamaConfig(
+        vocab_size=len(words),
+        num_hidden_layers=1,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=1,
+        **SIZES,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**VISION),
+        text_config=text,
+        image_token_id=SPECIAL.index(IMAGE),
+    )
+    torch.manual_seed(0)
+    model = transformers.LlavaForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # loud enough for a picture to change the words
+            parameter.mul_(8)
+        model.lm_head.weight[: len(SPECIAL)] = 0
+    model.save_pretrained(folder)
+    transformers.LlavaProcessor(
+        image_processor(),
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random CLIP whose texts have 12 tokens at most."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-clip"
+    words = tokenizer(marks=True)
+    text = SIZES | {"vocab_size": len(words), "num_hidden_layers": 2, "projection_dim": 16}
+    text |= {"max_position_embeddings": 12, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1}
+    torch.manual_seed(0)
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=VISION, projection_dim=16)
+    )
+    model.save_pretrained(folder)
+    transformers.CLIPProcessor(image_processor(), words).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`opensana.data.sources`, or as long as it is not there a stand-in for folders of PNGs."""
+    if importlib.util.find_spec("opensana.data.sources"):
+        return
+    opening, decoding = ModuleType("opensana.data.sources"), ModuleType("opensana.data.images")
+    opening.open_source = folders.FolderSource  # type: ignore[attr-defined]
+    decoding.decode = lambda data: np.asarray(folders.decode(data))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, opening.__name__, opening)
+    monkeypatch.setitem(sys.modules, decoding.__name__, decoding)
