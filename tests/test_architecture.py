@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("serve", "train", "label", "evaluate", "convert"),
+    ("serve", "train", "label", "encode", "evaluate", "convert"),
     ("pipeline",),
     ("layout", "picture", "original", "decoding"),
     ("image_input", "pixels"),
@@ -126,7 +126,9 @@ def test_modules_are_short_or_say_why() -> None:
     assert long <= set(LONG_FOR_A_REASON), "split it, or answer in LONG_FOR_A_REASON"
 
 
-@pytest.mark.parametrize("command", ["", "generate", "info", "train", "evaluate", "convert"])
+@pytest.mark.parametrize(
+    "command", ["", "generate", "info", "encode", "train", "evaluate", "convert"]
+)
 def test_help_is_light(command: str) -> None:
     code = (
         "import sys\n"

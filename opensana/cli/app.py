@@ -13,6 +13,7 @@ import tyro
 from opensana import __version__
 from opensana.cli.command import Command, say
 from opensana.cli.convert import Convert
+from opensana.cli.encode import Encode
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
@@ -22,6 +23,7 @@ from opensana.errors import ConfigError, OpensanaError, RequestError
 COMMANDS: dict[str, type[Command]] = {
     "generate": Generate,
     "info": Info,
+    "encode": Encode,
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,
