@@ -15,7 +15,7 @@ class Encode(Command):
     """Cache the latents and text states of a data set; the same command goes on after a stop."""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """The data set: a folder, tar shards or a parquet file."""
+    """The data set: a folder, tar shards, a parquet file or hf://datasets/OWNER/NAME."""
     model: Annotated[str, arg(metavar="MODEL")]
     """Whose encoders to use: a model that comes along, a folder or a hub id."""
     to: Annotated[Path, arg(metavar="FEATURES")]
@@ -52,9 +52,9 @@ class Encode(Command):
         )
         source = open_source(self.path)
         if self.labels is not None:
-            from opensana.label import labelled
+            from opensana.label.labels import Labels, labelled
 
-            source = labelled(source, self.labels)
+            source = labelled(source, Labels.open(self.labels))
         encoders = load_encoders(self.model, device=self.device)
         samples = encode(
             source, self.to, encoders=encoders, options=options, decode=decode, report=say

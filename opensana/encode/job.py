@@ -71,6 +71,7 @@ def encode(
     DataError if `to` or what was begun of it is from another source, model, size or version of this
     code, and if more than `max_bad` of the records cannot be used.
     """
+    sizes = buckets(options.size, encoders.autoencoder.compression)
     text, latent = encoders.text_keys(), encoders.latent_keys()
     latent |= {"resolution": options.size, "source": fingerprint(source), "records": len(source)}
     if to.exists():
@@ -80,7 +81,7 @@ def encode(
         _check_same(partial, files.state.setdefault("keys", latent | text), latent | text)
         features = FeatureWriter(files, keys=latent)
         texts = TextWriter(files, keys=text, null=encoders.null(), prefix="text/")
-        job = _Job(source, files, features, texts, encoders, options, decode)
+        job = _Job(source, files, features, texts, encoders, options, sizes, decode)
         job.run(report)
         files.finish()
         texts.close()
@@ -114,11 +115,11 @@ class _Job:
         texts: TextWriter,
         encoders: Encoders,
         options: EncodeOptions,
+        sizes: Sequence[Bucket],
         decode: Decode,
     ) -> None:
         self.source, self.files, self.features, self.texts = source, files, features, texts
-        self.encoders, self.options, self.decode = encoders, options, decode
-        self.sizes = buckets(options.size, encoders.autoencoder.compression)
+        self.encoders, self.options, self.sizes, self.decode = encoders, options, sizes, decode
         self.batches: dict[Bucket, int] = {}
         self.ids = texts.ids()
 

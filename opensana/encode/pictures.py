@@ -17,7 +17,8 @@ from opensana.errors import DataError
 
 Decode = Callable[[bytes], np.ndarray]
 """An encoded picture to uint8 [H, W, 3]; DataError for one that is refused."""
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
