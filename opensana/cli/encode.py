@@ -7,7 +7,6 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, say
-from opensana.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Encode(Command):
     """auto, cpu, cuda, cuda:1 or mps."""
 
     def run(self) -> None:
-        share = parse_share(self.max_bad)
         from opensana.data.images import decode
+        from opensana.data.rejects import share_of
         from opensana.data.sources import open_source
         from opensana.device import parse_bytes
         from opensana.encode import EncodeOptions, encode, load_encoders
@@ -47,7 +46,7 @@ class Encode(Command):
             size=native_size(self.model) if self.size is None else self.size,
             batch=self.batch,
             memory=parse_bytes(self.memory),
-            max_bad=share,
+            max_bad=share_of(self.max_bad),
             workers=self.workers,
         )
         source = open_source(self.path)
@@ -61,15 +60,3 @@ class Encode(Command):
         )
         say(f"{samples} samples")
         emit(str(self.to))
-
-
-def parse_share(text: str) -> float:
-    """`1%` or `0.01` as a number from 0 to 1."""
-    number = text.strip()
-    try:
-        share = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise RequestError(f"{text!r} is no share of the records; write it as 1% or 0.01")
-    return share

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,13 @@ import torch
 
 from opensana.autoencoder.plan import encoder_chain
 from opensana.cli import main
-from opensana.cli.encode import parse_share
 from opensana.data.buckets import buckets, fit, nearest
 from opensana.data.features import Features
 from opensana.data.growing import GrowingFiles
 from opensana.data.record import Caption, Record
 from opensana.encode import EncodeOptions, Encoders, encode, job
 from opensana.encode.pictures import Fitted, fitted_pictures, in_order
-from opensana.errors import ConfigError, DataError, RequestError
+from opensana.errors import ConfigError, DataError
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 
@@ -204,7 +202,7 @@ def test_bad_pictures_are_named_and_limited(run: Run, tmp_path: Path):
         run(to, source, max_bad=0.05)
     assert not to.exists()
     assert run(to, source, max_bad=0.1) == 28, "the same place goes on when more is allowed"
-    rejects = [json.loads(line) for line in (to / "rejects.jsonl").read_text().splitlines()]
+    rejects = rejected(to)
     assert [reject["path"] for reject in rejects] == ["r0", "k3", "k11"]
     assert rejects[1]["reason"] == "is damaged"
     keys = [line["key"] for line in Features.open(to).samples]
@@ -259,33 +257,32 @@ def test_little_is_read_ahead():
     results.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5", 0.5), ("0", 0), ("100 %", 1)])
-def test_shares(text: str, share: float):
-    assert parse_share(text) == share
-
-
-@pytest.mark.parametrize("text", ["", "2", "-1%", "one", "nan"])
-def test_what_is_no_share(text: str):
-    with pytest.raises(RequestError, match=r"1% or 0\.01"):
-        parse_share(text)
-
-
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("opensana.data.sources")
     model, to = tiny.sana(instruction="none").save(tmp_path / "model"), tmp_path / "features"
-    images, sources = ModuleType("opensana.data.images"), ModuleType("opensana.data.sources")
-    images.__dict__["decode"] = decode
-    sources.__dict__["open_source"] = lambda path: PaintedSource(6)
-    monkeypatch.setitem(sys.modules, images.__name__, images)
-    monkeypatch.setitem(sys.modules, sources.__name__, sources)
-    command = ["encode", "pictures", "--model", str(model), "--to", str(to)]
-    assert main(command) == 0
+    source, folder = PaintedSource(), tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(6):
+        (folder / f"{index}.png").write_bytes(source.picture(index))
+        (folder / f"{index}.txt").write_text(f"picture {index}")
+    (folder / "bad.png").write_bytes(b"GIF89a")
+    command = ["encode", str(folder), "--model", str(model), "--to", str(to)]
+    assert main(command) == 1
+    assert "1 of 7 records cannot be used" in capsys.readouterr().err
+    assert main([*command, "--max-bad", "20%"]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(to)
-    assert "6/6 records" in said.err and "samples/s" in said.err
-    assert Features.open(to).keys["resolution"] == 64, "the model's own size"
+    assert "6 samples" in said.err
+    features = Features.open(to, expect={"resolution": 64})
+    assert len(features) == 6, "of the model's own size"
+    assert [reject["path"] for reject in rejected(to)] == ["bad.png"]
     assert main([*command, "--size", "100"]) == 2
     assert "multiple of 32" in capsys.readouterr().err
     assert main([*command, "--max-bad", "lots"]) == 2
+
+
+def rejected(to: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (to / "rejects.jsonl").read_text().splitlines()]
 
 
 SLOWLY = """
