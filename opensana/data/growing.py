@@ -99,8 +99,9 @@ class GrowingFiles:
 
     def commit(self) -> None:
         """Make all rows and `state` survive whatever happens from here on."""
-        for name in sorted(self._dirty):
-            _sync(self.folder / name)
+        written = {self.folder / name for name in self._dirty}
+        for path in written | {path.parent for path in written}:
+            _sync(path)
         self._dirty.clear()
         files = {name: asdict(extent) for name, extent in sorted(self._extents.items())}
         partial = self.folder / f"{JOURNAL}.new"
