@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensana.autoencoder import Autoencoder
-from opensana.data.features import NULL, Features, Sample, write_features, write_text
+from opensana.data.features import NULL, Features, Sample, write_features
+from opensana.data.texts import write_text
 from opensana.flow.guidance import guided
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
@@ -65,20 +66,25 @@ STEPS, GUIDANCE = 20, 3.0
 
 def subset(source: Features, emoji: int, to: Path, scale: Tensor) -> None:
     """A cache with the scenes of evenly spaced emoji, latents multiplied by `scale` [C]."""
-    known = list(dict.fromkeys(sample.scene["emoji"][0] for sample in source.samples))
+    samples = [source.sample(i) for i in range(len(source))]
+    known = list(dict.fromkeys(emoji_of(sample) for sample in samples))
     kept = {known[int(i)] for i in np.linspace(0, len(known) - 1, emoji)}
-    chosen = [i for i, sample in enumerate(source.samples) if sample.scene["emoji"][0] in kept]
-    captions = sorted({c for i in chosen for c in source.samples[i].captions})
+    chosen = [i for i, sample in enumerate(samples) if emoji_of(sample) in kept]
+    captions = sorted({c for i in chosen for c in samples[i].captions})
     place = {caption: row for row, caption in enumerate(captions)}
     keys = {name: source.keys[name] for name in source.texts.keys}
     with write_text(to / "text", keys=keys, null=np.array(source.texts.null)) as texts:
         texts.add([source.caption(c) for c in captions], [source.texts.of(c) for c in captions])
     with write_features(to / "all", keys={}, text=to / "text") as writer:
         for i in chosen:
-            sample = source.samples[i]
-            ids = tuple(place[c] for c in sample.captions)
-            latent = torch.from_numpy(np.array(source.latents[i]))
-            writer.add((latent * scale)[None], [Sample(sample.scene, ids, sample.weights)])
+            ids = tuple(place[c] for c in samples[i].captions)
+            latent = torch.from_numpy(np.array(source.latent(i))).float()
+            writer.add((latent * scale)[None], [replace(samples[i], captions=ids)])
+
+
+def emoji_of(sample: Sample) -> str:
+    """The first emoji of a sample's key, as recipes/emoji/encode.py writes it."""
+    return sample.key.partition("/")[0].partition("+")[0]
 
 
 def train(recipe: TransformerRecipe) -> tuple[TransformerTask, float]:
@@ -94,18 +100,19 @@ def judge(task: TransformerTask, autoencoder: Autoencoder, scale: Tensor) -> dic
     """Draw each emoji on white from its likeliest caption and compare with the true picture."""
     features, model = task.features, task.average.module
     assert isinstance(model, Transformer)
-    firsts: dict[int, int] = {}
-    for index, sample in enumerate(features.samples):
-        if sample.scene["background"] == "white":
-            firsts.setdefault(sample.scene["emoji"][0], index)
+    firsts: dict[str, int] = {}
+    for index in range(len(features)):
+        sample = features.sample(index)
+        if sample.key.endswith("/white"):
+            firsts.setdefault(emoji_of(sample), index)
     white = list(firsts.values())
-    states = features.texts.batch([likeliest(features, i) for i in white])
+    states = features.texts.batch([likeliest(features, task.rule, i) for i in white])
     prompts, null = model.prepare_text(*states), model.prepare_text(*features.texts.batch([NULL]))
     velocity = guided(given(model, prompts), given(model, null), GUIDANCE)
     solver = SOLVERS["flow_dpm"]
     noise = noise_for(range(len(white)), features.latent_shape)
     latents = solver.solve(velocity, noise, solver.sigmas(STEPS, task.recipe.flow.shift))
-    truth = torch.from_numpy(np.stack([features.latents[i] for i in white]))
+    truth = torch.from_numpy(np.stack([features.latent(i) for i in white]).astype(np.float32))
     drawn, true = (small_pictures(autoencoder, x / scale) for x in (latents, truth))
     errors = (drawn[:, None] - true[None]).square().flatten(2).mean(2)
     right = (errors.argmin(1) == torch.arange(len(white))).float().mean()

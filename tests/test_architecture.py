@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("serve", "train", "label", "evaluate", "convert"),
+    ("serve", "train", "label", "encode", "evaluate", "convert"),
     ("pipeline",),
     ("layout", "picture", "original", "decoding", "solving", "prompts"),
     ("image_input", "pixels", "published"),
@@ -129,7 +129,7 @@ def test_modules_are_short_or_say_why() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *["", "generate", "info", "label", "train", "evaluate", "convert"],
+        *["", "generate", "info", "label", "encode", "train", "evaluate", "convert"],
         *["data inspect", "data convert"],
     ],
 )

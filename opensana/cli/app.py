@@ -14,6 +14,7 @@ from opensana import __version__
 from opensana.cli.command import Command, say
 from opensana.cli.convert import Convert
 from opensana.cli.data import DATA_COMMANDS, data
+from opensana.cli.encode import Encode
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "generate": Generate,
     "info": Info,
     "label": Label,
+    "encode": Encode,
     "train": Train,
     "evaluate": Evaluate,
     "convert": Convert,

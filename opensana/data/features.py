@@ -1,24 +1,25 @@
 """Cached latents and text states: the transformer trains without its encoders (paper 3.1).
 
-    latents.npy         float32 [M, C, h, w], scaled as `Autoencoder.encode` gives them
-    samples.jsonl       per latent: the scene, the ids and the weights of its captions
-    text/states.npy     float16 [T, D], the valid states of all captions, one after the other
-    text/offsets.npy    int64 [P + 1], where each caption's states begin
-    text/captions.jsonl the text of each caption
-    text/null.npy       float16 [n, D], the states of the null caption, whose id is -1
+    latents-HxW.npy       float16 [M, C, H, W], scaled as `Autoencoder.encode` gives them: one file
+                          for each shape of latents, which is an aspect bucket
+    places.npy            int32 [S, 2], of each sample the number of its bucket and its row there
+    samples.jsonl         of each sample its key, and its captions with scores and captioners;
+                          samples-offsets.npy says where its line begins
+    rejects.jsonl         what of the source was left out, and why
+    text/                 the text states (texts.py)
+    manifest.json         what made them, the buckets in order, statistics
 
-Both folders have a manifest with the keys of what made them. The text is a folder of its own, so
-that another autoencoder can reuse it.
+Arrays are mapped and lines read one by one, so that millions of samples open at once. float16
+rounds a latent by at most one part in 2048, far less than the autoencoder loses, and halves disk
+and traffic.
 
 B batch, N tokens, D hidden size, C channels, h w latent size.
 """
 
-import hashlib
-import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,85 +27,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
+from opensana.data.growing import JOURNAL, GrowingFiles, Lines
 from opensana.data.publish import published
-from opensana.errors import DataError, near
-
-VERSION = 1
-NULL = -1
-LARGEST_HALF = float(np.finfo(np.float16).max)
-TEXT_KEYS = ("text_encoder", "text_encoder_hash", "instruction", "text_version")
-Keys = Mapping[str, Any]
+from opensana.data.texts import LARGEST_HALF, NULL, Texts
+from opensana.errors import DataError
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One latent: what it shows, and which captions describe it how often."""
+    """One latent: what it shows, and the captions that describe it.
 
-    scene: dict[str, Any]
+    `scores` are as in `record.Caption`, None where nobody scored; `captioners` say who wrote.
+    """
+
+    key: str
     captions: tuple[int, ...]
-    weights: tuple[float, ...]
+    scores: tuple[float | None, ...]
+    captioners: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.captions or len(self.captions) != len(self.weights):
-            raise DataError("a sample needs at least one caption, and a weight for each")
-        if min(self.weights) <= 0:
-            raise DataError(f"caption weights must be positive, got {self.weights}")
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The cached states of captions, memory-mapped."""
-
-    captions: tuple[str, ...]
-    states: np.ndarray
-    offsets: np.ndarray
-    null: np.ndarray
-    keys: dict[str, Any]
-
-    @classmethod
-    def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Texts":
-        """Open a text folder; DataError if a key differs from what is expected."""
-        folder = Path(folder)
-        keys = _manifest(folder)["keys"]
-        check_keys(folder, keys, expect or {})
-        lines = (folder / "captions.jsonl").read_text("utf-8").splitlines()
-        texts = cls(
-            captions=tuple(json.loads(line) for line in lines),
-            states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
-            offsets=np.load(folder / "offsets.npy", allow_pickle=False),
-            null=np.load(folder / "null.npy", allow_pickle=False),
-            keys=keys,
-        )
-        if len(texts.offsets) != len(lines) + 1 or texts.offsets[-1] != len(texts.states):
-            raise DataError(f"{folder} is incomplete; encode it again")
-        return texts
-
-    def of(self, caption: int) -> np.ndarray:
-        """The states [n, D] of one caption; NULL is the null caption."""
-        if caption == NULL:
-            return self.null
-        if not 0 <= caption < len(self.captions):
-            raise DataError(f"caption id {caption} is not in 0..{len(self.captions) - 1}")
-        return self.states[self.offsets[caption] : self.offsets[caption + 1]]
-
-    def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """States [B, N, D] float32, zero behind each caption's end, and the mask [B, N]."""
-        rows = [self.of(caption) for caption in captions]
-        longest = max(len(row) for row in rows)
-        states = torch.zeros(len(rows), longest, self.null.shape[-1])
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            states[index, : len(row)] = torch.from_numpy(row.astype(np.float32))
-            mask[index, : len(row)] = True
-        return states, mask
+        if not self.captions or len(self.captions) != len(self.scores):
+            raise DataError("a sample needs at least one caption, and a score or None for each")
+        if not np.isfinite([score for score in self.scores if score is not None]).all():
+            raise DataError(f"caption scores must be finite numbers, got {self.scores}")
 
 
 @dataclass(frozen=True)
 class Features:
     """Everything the transformer's training reads."""
 
-    latents: np.ndarray
-    samples: tuple[Sample, ...]
+    latents: tuple[np.ndarray, ...]
+    places: np.ndarray
+    samples: Lines
     texts: Texts
     keys: dict[str, Any]
     latent_mean: tuple[float, ...]
@@ -114,33 +69,55 @@ class Features:
     def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Features":
         """Open a cache; `expect` names keys (all optional) that it must have been made with."""
         folder = Path(folder)
-        manifest = _manifest(folder)
+        manifest = read_manifest(folder)
         texts = Texts.open(folder / "text")
         keys = {**manifest["keys"], **texts.keys}
         check_keys(folder, keys, expect or {})
-        latents = np.load(folder / "latents.npy", mmap_mode="r", allow_pickle=False)
-        lines = (folder / "samples.jsonl").read_text("utf-8").splitlines()
-        if len(lines) != len(latents):
-            raise DataError(f"{folder}: {len(latents)} latents but {len(lines)} samples")
-        samples = tuple(_sample(json.loads(line)) for line in lines)
-        mean, std = tuple(manifest["latent_mean"]), tuple(manifest["latent_std"])
-        return cls(latents, samples, texts, keys, mean, std)
+        features = cls(
+            latents=tuple(_mapped(folder / _latents(name)) for name in manifest["buckets"]),
+            places=np.load(folder / "places.npy", allow_pickle=False),
+            samples=Lines(folder, "samples"),
+            texts=texts,
+            keys=keys,
+            latent_mean=tuple(manifest["latent_mean"]),
+            latent_std=tuple(manifest["latent_std"]),
+        )
+        counts = {sum(len(part) for part in features.latents), len(features.samples)}
+        if counts != {len(features.places)}:
+            raise DataError(f"{folder} is incomplete; encode it again")
+        return features
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.places)
+
+    @property
+    def buckets(self) -> np.ndarray:
+        """The number of each sample's bucket [S]; latents of one bucket have one shape."""
+        return self.places[:, 0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        _, channels, height, width = self.latents.shape
-        return channels, height, width
+        """The shape C, h, w of the bucket with most samples."""
+        return _shape(max(self.latents, key=len))
+
+    def shape_of(self, sample: int) -> tuple[int, int, int]:
+        """The shape C, h, w of a sample's latent."""
+        return _shape(self.latents[self.buckets[sample]])
 
     @property
     def text_dim(self) -> int:
         return self.texts.null.shape[-1]
 
-    def captions_of(self, sample: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """The ids and the weights (they sum to one) of the captions of a sample."""
-        return self.samples[sample].captions, self.samples[sample].weights
+    def sample(self, sample: int) -> Sample:
+        """The key and the captions of a sample."""
+        line = self.samples[sample]
+        parts = (tuple(line[name]) for name in ("captions", "scores", "captioners"))
+        return Sample(line["key"], *parts)
+
+    def latent(self, sample: int) -> np.ndarray:
+        """The latent [C, h, w] of a sample, float16."""
+        bucket, row = self.places[sample]
+        return self.latents[bucket][row]
 
     def caption(self, caption: int) -> str:
         """The text of a caption; the null caption is the empty text."""
@@ -149,146 +126,94 @@ class Features:
     def batch(
         self, samples: Sequence[int], captions: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [B, C, h, w], text states [B, N, D], both float32, and the mask [B, N]."""
+        """Latents [B, C, h, w], text states [B, N, D], both float32, and the mask [B, N].
+
+        The samples must be of one bucket.
+        """
         assert len(samples) == len(captions)
-        latents = torch.from_numpy(self.latents[np.asarray(samples)].astype(np.float32))
+        buckets, rows = self.places[np.asarray(samples)].T
+        if (buckets != buckets[0]).any():
+            raise DataError(f"samples of several buckets make no batch: {sorted(set(buckets))}")
+        latents = torch.from_numpy(self.latents[buckets[0]][rows].astype(np.float32))
         return latents, *self.texts.batch(captions)
 
 
-class TextWriter:
-    """Writes a text folder, caption by caption, and publishes it at the end."""
-
-    def __init__(self, folder: Path, *, keys: Keys, null: np.ndarray) -> None:
-        self.folder, self.keys, self.null = folder, dict(keys), null.astype(np.float16)
-        self.captions: list[str] = []
-        self.offsets = [0]
-        self._raw = folder / "states.raw"
-        self._raw.touch()
-
-    def add(self, captions: Sequence[str], states: Iterable[np.ndarray]) -> None:
-        """Append captions with their valid states [n, D]; ids count up from 0."""
-        with self._raw.open("ab") as raw:
-            for caption, rows in zip(captions, states, strict=True):
-                self._check(caption, rows)
-                raw.write(np.ascontiguousarray(rows, dtype=np.float16).tobytes())
-                self.captions.append(caption)
-                self.offsets.append(self.offsets[-1] + len(rows))
-
-    def _check(self, caption: str, rows: np.ndarray) -> None:
-        if rows.shape[1:] != self.null.shape[1:]:
-            raise DataError(f"the states of {caption!r} are {rows.shape}, null {self.null.shape}")
-        if not (np.abs(rows) <= LARGEST_HALF).all():  # false for NaN as well
-            raise DataError(f"the text states of {caption!r} do not fit in float16")
-
-    def close(self) -> None:
-        shape = (self.offsets[-1], self.null.shape[-1])
-        states = np.lib.format.open_memmap(self.folder / "states.npy", "w+", np.float16, shape)
-        states[:] = np.memmap(self._raw, np.float16, "r", shape=shape)
-        states.flush()
-        self._raw.unlink()
-        np.save(self.folder / "offsets.npy", np.array(self.offsets, dtype=np.int64))
-        np.save(self.folder / "null.npy", self.null)
-        _write_lines(self.folder / "captions.jsonl", self.captions)
-        _write_manifest(self.folder, {"keys": self.keys})
-
-
-@dataclass
 class FeatureWriter:
-    """Writes the latents and samples of a cache whose text is there already."""
+    """Writes the latents and samples of a cache into growing files."""
 
-    folder: Path
-    keys: Keys
-    _latents: list[np.ndarray] = field(default_factory=list)
-    _samples: list[Sample] = field(default_factory=list)
+    def __init__(self, files: GrowingFiles, *, keys: Keys) -> None:
+        self.files, self.keys = files, dict(keys)
+        self._state = files.state.setdefault(
+            "latents", {"buckets": [], "positions": 0, "sum": 0.0, "squares": 0.0}
+        )
 
-    def add(self, latents: Tensor, samples: Sequence[Sample]) -> None:
-        """Append latents [B, C, h, w] and what they show; caption weights are normalised."""
-        assert len(latents) == len(samples)
-        array = latents.detach().float().cpu().numpy()
+    def __len__(self) -> int:
+        return self.files.rows("places.npy")
+
+    def add(self, latents: Tensor | np.ndarray, samples: Sequence[Sample]) -> None:
+        """Append latents [B, C, h, w] of one shape, and what they show."""
+        array = np.asarray(latents.detach().float().cpu() if torch.is_tensor(latents) else latents)
+        assert len(array) == len(samples)
         if not np.isfinite(array).all():
             raise DataError("a latent holds NaN or infinite values; is this autoencoder trained?")
-        self._latents.append(array)
-        self._samples += samples
+        if np.abs(array).max() > LARGEST_HALF:
+            raise DataError("a latent does not fit in float16; is its scaling_factor measured?")
+        bucket = self._bucket("x".join(map(str, array.shape[2:])))
+        name = _latents(self._state["buckets"][bucket])
+        rows = self.files.rows(name) + np.arange(len(array))
+        places = np.stack([np.full_like(rows, bucket), rows], axis=1)
+        self.files.append(name, array.astype(np.float16))
+        self.files.append("places.npy", places.astype(np.int32))
+        self.files.append_lines("samples", [asdict(sample) for sample in samples])
+        self._count(array.astype(np.float64))
+
+    def _bucket(self, name: str) -> int:
+        known = self._state["buckets"]
+        if name not in known:
+            known.append(name)
+        return known.index(name)
+
+    def _count(self, latents: np.ndarray) -> None:
+        state, axes = self._state, (0, 2, 3)
+        state["positions"] += latents.size // latents.shape[1]
+        state["sum"] = (state["sum"] + latents.sum(axis=axes)).tolist()
+        state["squares"] = (state["squares"] + np.square(latents).sum(axis=axes)).tolist()
 
     def close(self) -> None:
-        latents = np.concatenate(self._latents)
-        np.save(self.folder / "latents.npy", latents)
-        _write_lines(self.folder / "samples.jsonl", [asdict(s) for s in self._samples])
+        """Write the manifest; the files must be finished as well."""
+        if not len(self):
+            raise DataError(f"nothing was added to {self.files.folder}; no cache is made")
+        state = self._state
+        mean = np.array(state["sum"]) / state["positions"]
+        variance = np.array(state["squares"]) / state["positions"] - mean**2
         statistics = {
-            "latent_mean": latents.mean(axis=(0, 2, 3), dtype=np.float64).tolist(),
-            "latent_std": latents.std(axis=(0, 2, 3), dtype=np.float64).tolist(),
+            "latent_mean": mean.tolist(),
+            "latent_std": np.sqrt(variance.clip(0)).tolist(),
         }
-        _write_manifest(self.folder, {"keys": dict(self.keys), **statistics})
-
-
-@contextmanager
-def write_text(folder: Path, *, keys: Keys, null: np.ndarray) -> Iterator[TextWriter]:
-    """Write a text folder; it appears as a whole, or not at all."""
-    unknown = set(keys) ^ set(TEXT_KEYS)
-    assert not unknown, f"text keys differ: {unknown}"
-    with published(folder) as temporary:
-        writer = TextWriter(temporary, keys=keys, null=null)
-        yield writer
-        writer.close()
+        manifest = {"keys": self.keys, "buckets": state["buckets"], **statistics}
+        write_manifest(self.files.folder, manifest)
 
 
 @contextmanager
 def write_features(to: Path, *, keys: Keys, text: Path) -> Iterator[FeatureWriter]:
     """Write a cache with a copy of the text folder; it appears as a whole, or not at all."""
-    with published(to) as temporary:
-        writer = FeatureWriter(temporary, keys)
+    with published(to) as temporary, closing(GrowingFiles(temporary)) as files:
+        writer = FeatureWriter(files, keys=keys)
         yield writer
+        files.finish()
         writer.close()
         shutil.copytree(text, temporary / "text")
+        (temporary / JOURNAL).unlink()
 
 
-def check_keys(folder: Path, keys: Keys, expect: Keys) -> None:
-    """DataError that names the first key with another value than expected."""
-    for name, wanted in expect.items():
-        if name not in keys:
-            raise DataError(f"{folder} has no key {name!r}{near(name, keys)}")
-        if keys[name] != wanted:
-            raise DataError(
-                f"{folder} is stale: its {name} is {keys[name]!r}, expected {wanted!r}; encode it "
-                "again with recipes/emoji/encode.py"
-            )
+def _latents(bucket: str) -> str:
+    return f"latents-{bucket}.npy"
 
 
-def tensor_hash(tensors: Mapping[str, Tensor], *, prefix: str = "") -> str:
-    """SHA-256 over the names, types, shapes and bytes of the tensors below a prefix.
-
-    With the prefix "encoder." a better decoder leaves cached latents valid.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(name for name in tensors if name.startswith(prefix)):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _mapped(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _sample(values: Mapping[str, Any]) -> Sample:
-    weights = np.asarray(values["weights"], dtype=np.float64)
-    normal = tuple(float(weight) for weight in weights / weights.sum())
-    return Sample(dict(values["scene"]), tuple(values["captions"]), normal)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    if not path.exists():
-        raise DataError(f"{folder} is not a feature cache; make it with recipes/emoji/encode.py")
-    manifest = json.loads(path.read_text("utf-8"))
-    if manifest.get("version") != VERSION:
-        found = manifest.get("version")
-        raise DataError(f"{folder} is stale: its version is {found}, expected {VERSION}")
-    return manifest
-
-
-def _write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    text = json.dumps({"version": VERSION, **values}, indent=2) + "\n"
-    (folder / "manifest.json").write_text(text, "utf-8")
-
-
-def _write_lines(path: Path, values: Iterable[Any]) -> None:
-    lines = (json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-    path.write_text("".join(lines), "utf-8")
+def _shape(latents: np.ndarray) -> tuple[int, int, int]:
+    _, channels, height, width = latents.shape
+    return channels, height, width

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opensana.config import load_toml
+from opensana.data.captions import CaptionRule, Rule
 from opensana.errors import ConfigError, near
 
 
@@ -159,11 +160,23 @@ class AutoencoderRecipe(Recipe):
 
 @dataclass(frozen=True)
 class FeaturesRecipe:
-    """Cached latents and text states; `repeat` timesteps are drawn for each sample of a step."""
+    """Cached latents and text states; `repeat` timesteps are drawn for each sample of a step.
+
+    `sampling`, `temperature` and `threshold` choose among a picture's captions
+    (`data.captions.CaptionRule`); `expect` names keys that the cache must have been made with.
+    """
 
     folder: str
     dropout: float = 0.1
     repeat: int = 1
+    sampling: Rule = "power"
+    temperature: float = 0.1
+    threshold: float = 25.0
+    expect: dict[str, str | int] = field(default_factory=dict[str, str | int])
+
+    @property
+    def rule(self) -> CaptionRule:
+        return CaptionRule(self.sampling, self.temperature, self.threshold)
 
 
 @dataclass(frozen=True)

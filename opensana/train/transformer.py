@@ -1,6 +1,6 @@
 """Training the Linear DiT by flow matching on cached latents and text states (paper 3.2).
 
-Each sample takes one of its captions, chosen anew every epoch by their weights; now and then the
+Each sample takes one of its captions, drawn anew every epoch by the recipe's rule; now and then the
 null caption stands in for it, which guidance needs. What is measured, drawn and exported are the
 averaged weights.
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from opensana.data.captions import CaptionRule, pick
 from opensana.data.features import NULL, Features
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import ConfigError, DataError, near
@@ -31,7 +32,8 @@ from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_captions
 from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
 from opensana.train.optim import Optimizers, learning_rate
-from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
+from opensana.train.order import BucketOrder
+from opensana.train.randomness import numpy_generator, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
 from opensana.transformer.model import PreparedText, Transformer
@@ -66,9 +68,11 @@ class TransformerTask:
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
         native = recipe.dtype == "float32" or cpu_has_bfloat16()
         require(native, "dtype", recipe.dtype, "float32: this CPU has no bfloat16 products")
-        self.features = Features.open(recipe.data.folder)
+        self.features = Features.open(recipe.data.folder, expect=recipe.data.expect)
+        self.rule = recipe.data.rule
         if not len(self.features):
             raise DataError(f"{recipe.data.folder} has no samples; encode it again")
+        self.order = BucketOrder(self.features.buckets, batch=recipe.batch, seed=recipe.seed)
         self.model = initial_transformer(recipe)
         check_fit(self.model.config, self.features, recipe.data.folder)
         if recipe.standardise_captions and recipe.initial is None:
@@ -84,18 +88,20 @@ class TransformerTask:
             "optimizer": self.optimizer,
         }
         self.fixed = fixed_batches(recipe, self.features)
-        self.drawn = prompt_captions(recipe.samples.prompts, self.features)
+        self.drawn = prompt_captions(recipe.samples.prompts, self.features, self.rule)
 
     def prepare(self, step: int) -> FlowBatch:
         recipe, features = self.recipe, self.features
-        chosen = samples_of_step(step, batch=recipe.batch, count=len(features), seed=recipe.seed)
+        chosen = self.order(step)
         samples = [sample for _, sample in chosen]
         captions = [
-            NULL if drops(recipe, step, slot) else choose_caption(features, recipe.seed, *place)
+            NULL
+            if drops(recipe, step, slot)
+            else choose_caption(features, self.rule, recipe.seed, *place)
             for slot, place in enumerate(chosen)
         ]
         latents, states, mask = features.batch(samples, captions)
-        noise, sigma = draw_noise(recipe, step, features.latent_shape)
+        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]))
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
         return FlowBatch(latents, states, mask, noise, sigma, names)
 
@@ -185,11 +191,13 @@ class TransformerTask:
         return self.average.module
 
 
-def choose_caption(features: Features, seed: int, epoch: int, sample: int) -> int:
-    """The caption of a sample in an epoch, drawn by weight."""
-    captions, weights = features.captions_of(sample)
-    place = numpy_generator(seed, epoch, sample, "caption").choice(len(captions), p=weights)
-    return captions[int(place)]
+def choose_caption(
+    features: Features, rule: CaptionRule, seed: int, epoch: int, sample: int
+) -> int:
+    """The caption of a sample in an epoch, drawn by the rule."""
+    known = features.sample(sample)
+    number = numpy_generator(seed, epoch, sample, "caption").random()
+    return known.captions[pick(rule.probabilities(known.scores), number)]
 
 
 def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
@@ -220,29 +228,36 @@ def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tens
 def fixed_batches(recipe: TransformerRecipe, features: Features) -> list[FlowBatch]:
     """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
     count = min(recipe.evaluate.pictures, len(features))
-    samples = [int(index) for index in np.linspace(0, len(features) - 1, count)]
-    captions = [likeliest(features, sample) for sample in samples]
+    spaced = np.linspace(0, len(features) - 1, count).astype(int)
     places = torch.from_numpy(numpy_generator("fixed").permutation(count))
     sigma = shift_sigma(((places + 0.5) / count).float(), recipe.flow.shift)
-    noise = noise_for([seed_of("fixed", i) for i in range(count)], features.latent_shape)
     batches = []
-    for first in range(0, count, recipe.evaluate.batch):
-        part = slice(first, first + recipe.evaluate.batch)
-        inputs = features.batch(samples[part], captions[part])
-        batches.append(FlowBatch(*inputs, noise[part], sigma[part], []))
+    for slots in _by_bucket(features.buckets[spaced], recipe.evaluate.batch):
+        samples = [int(sample) for sample in spaced[slots]]
+        captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
+        shape = features.shape_of(samples[0])
+        noise = noise_for([seed_of("fixed", int(slot)) for slot in slots], shape)
+        batches.append(FlowBatch(*features.batch(samples, captions), noise, sigma[slots], []))
     return batches
 
 
-def likeliest(features: Features, sample: int) -> int:
-    captions, weights = features.captions_of(sample)
-    return captions[int(np.argmax(weights))]
+def _by_bucket(buckets: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    """The places of equal bucket numbers, at most `batch` at a time."""
+    for bucket in np.unique(buckets):
+        places = np.flatnonzero(buckets == bucket)
+        yield from (places[first : first + batch] for first in range(0, len(places), batch))
 
 
-def prompt_captions(prompts: Sequence[str], features: Features) -> list[int]:
+def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:
+    known = features.sample(sample)
+    return known.captions[int(np.argmax(rule.probabilities(known.scores)))]
+
+
+def prompt_captions(prompts: Sequence[str], features: Features, rule: CaptionRule) -> list[int]:
     """The ids of the cached captions to draw; without prompts, of evenly spaced samples."""
     if not prompts:
         spread = np.linspace(0, len(features) - 1, min(GRID_COLUMNS, len(features)))
-        return [likeliest(features, int(sample)) for sample in spread]
+        return [likeliest(features, rule, int(sample)) for sample in spread]
     known = {text: index for index, text in enumerate(features.texts.captions)}
     for prompt in prompts:
         if prompt not in known:

@@ -12,34 +12,31 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from opensana.autoencoder.model import Autoencoder
 from opensana.data.emoji.compose import SIZE, Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData
 from opensana.data.emoji.prompts import Prompt, prompts_of, scenes_of
-from opensana.data.features import (
-    Features,
-    Sample,
-    Texts,
-    tensor_hash,
-    write_features,
-    write_text,
+from opensana.data.features import Features, Sample, write_features
+from opensana.data.texts import Texts, write_text
+from opensana.encode.encoders import (
+    LATENT_VERSION,
+    TEXT_VERSION,
+    encode_pixels,
+    encoder_hash,
+    valid_states,
 )
 from opensana.errors import DataError, OpensanaError
 from opensana.layout import load_autoencoder
-from opensana.text.encoder import TextEncoder, TextStates
+from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
+from opensana.text.instruction import KEPT_TOKENS
 
 INSTRUCTION = "diffusers"
-TEXT_VERSION = 1
-LATENT_VERSION = 1
 TEXT_BATCH = 32
 PICTURE_BATCH = 16
 
@@ -108,14 +105,9 @@ def text_keys(source: Path) -> dict[str, object]:
         # The folder's name carries the digest of the package's weights.
         "text_encoder_hash": source.name,
         "instruction": INSTRUCTION,
+        "max_tokens": KEPT_TOKENS,
         "text_version": TEXT_VERSION,
     }
-
-
-def valid_states(states: TextStates) -> list[np.ndarray]:
-    """The unpadded states [n, D] of each prompt."""
-    pairs = zip(states.states, states.mask, strict=True)
-    return [rows[valid].float().numpy() for rows, valid in pairs]
 
 
 def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], text: Path) -> None:
@@ -137,7 +129,7 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
                 encode_pixels(model, pixels), samples, batch, strict=True
             ):
                 count = arguments.white if is_white(described) else 1
-                writer.add(latent.expand(count, -1, -1, -1), [entry] * count)
+                writer.add(np.stack([latent] * count), [entry] * count)
     report(arguments.to)
 
 
@@ -145,22 +137,19 @@ def is_white(scene: Described) -> bool:
     return scene[0].background == "white"
 
 
-def encoder_hash(model: Autoencoder) -> str:
-    """The key of the latents: a better decoder leaves them valid."""
-    scale = torch.tensor(model.config.scaling_factor)
-    return tensor_hash({**model.state_dict(), "encoder.scaling_factor": scale}, prefix="encoder.")
-
-
-@torch.inference_mode()
-def encode_pixels(model: Autoencoder, pixels: np.ndarray) -> Tensor:
-    """Latents of uint8 pictures [B, H, W, 3]."""
-    values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return model.encode(values)
-
-
 def sample(scene: Scene, prompts: Sequence[Prompt], ids: dict[str, int]) -> Sample:
-    captions = tuple(ids[prompt.text] for prompt in prompts)
-    return Sample(asdict(scene), captions, tuple(prompt.weight for prompt in prompts))
+    """The scores are the prompts' weights: the recipe draws by them as they are (power, 1, 0)."""
+    return Sample(
+        key=key_of(scene),
+        captions=tuple(ids[prompt.text] for prompt in prompts),
+        scores=tuple(prompt.weight for prompt in prompts),
+        captioners=("emojibase",) * len(prompts),
+    )
+
+
+def key_of(scene: Scene) -> str:
+    """`3+14/sky blue`: the numbers of the emoji and the background."""
+    return f"{'+'.join(map(str, scene.emoji))}/{scene.background}"
 
 
 def report(folder: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from opensana.config import build, to_toml
-from opensana.data.features import TEXT_KEYS, Sample, write_features, write_text
+from opensana.data.features import Sample, write_features
+from opensana.data.texts import TEXT_KEYS, write_text
 from opensana.train.recipe import KINDS, AutoencoderRecipe, TransformerRecipe
 
 AUTOENCODER = {
@@ -48,6 +49,7 @@ COMMON = {
     "evaluate": {"every": 10, "pictures": 4, "batch": 4},
     "optimizer": {"lr": 3e-3},
 }
+BY_WEIGHT = {"sampling": "power", "temperature": 1.0, "threshold": 0.0}
 Make = Callable[..., Any]
 
 
@@ -84,7 +86,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text.add([f"caption {i}" for i in range(16)], states)
     latents = torch.randn(8, 4, 2, 2, generator=torch.Generator().manual_seed(3))
     with write_features(root / "all", keys={}, text=root / "text") as cache:
-        cache.add(latents, [Sample({}, (2 * i, 2 * i + 1), (3.0, 1.0)) for i in range(8)])
+        cache.add(latents, [Sample(str(i), (2 * i, 2 * i + 1), (3.0, 1.0)) for i in range(8)])
     return root / "all"
 
 
@@ -123,7 +125,7 @@ def transformer_recipe(features: Path, tmp_path: Path) -> Make:
             "steps": 10,
             "batch": 4,
             "model": TRANSFORMER,
-            "data": {"folder": str(features)},
+            "data": {"folder": str(features), **BY_WEIGHT},
             "samples": {"every": 10},
             **COMMON,
             **changes,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.features import NULL, Features
-from opensana.errors import ConfigError, NumericsError
+from opensana.data.captions import CaptionRule
+from opensana.data.features import NULL, Features, Sample, write_features
+from opensana.errors import ConfigError, DataError, NumericsError
 from opensana.train import transformer as training
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.transformer import (
@@ -67,6 +69,30 @@ def test_resuming_is_exact(transformer_recipe, features: Path, tmp_path: Path, c
     train_transformer(transformer_recipe(run=str(parts), steps=5, data=data, **changes))
     train_transformer(transformer_recipe(run=str(parts), data=data, **changes))
     assert bits(whole, 10) == bits(parts, 10)
+
+
+def test_two_buckets_train_and_resume(transformer_recipe, features: Path, tmp_path: Path):
+    """Batches are of one shape, and a run cut in the middle of an epoch ends with the same bits."""
+    draw = torch.Generator().manual_seed(4)
+    shapes, folder = [(4, 2, 2)] * 5 + [(4, 1, 4)] * 4, tmp_path / "buckets"
+    with write_features(folder, keys={"resolution": 8}, text=features / "text") as cache:
+        for index, shape in enumerate(shapes):
+            latent = torch.randn(1, *shape, generator=draw)
+            cache.add(latent, [Sample(str(index), (index, index + 1), (30.0, 27.0))])
+    data = {"folder": str(folder), "sampling": "softmax", "expect": {"resolution": 8}}
+    evaluate = {"every": 3, "pictures": 9, "batch": 4}
+    recipe = partial(transformer_recipe, batch=2, data=data, evaluate=evaluate)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_transformer(recipe(run=str(whole)))
+    train_transformer(recipe(run=str(parts), steps=3))
+    train_transformer(recipe(run=str(parts)))
+    assert bits(whole, 10) == bits(parts, 10)
+    task = TransformerTask(recipe())
+    assert {tuple(task.prepare(step).noise.shape[1:]) for step in range(10)} == set(shapes)
+    assert sum(len(batch.latents) for batch in task.fixed) == 9
+    data["expect"] = {"resolution": 512}
+    with pytest.raises(DataError, match="its resolution is 8, expected 512"):
+        TransformerTask(recipe())
 
 
 def test_standardised_captions_are_seen_with_zero_mean_and_unit_deviation(transformer_recipe):
@@ -140,7 +166,8 @@ def test_nan_stops_at_once(transformer_recipe, tmp_path: Path, monkeypatch: pyte
 
 def test_captions_follow_their_weights(features: Path):
     cache = Features.open(features)
-    drawn = Counter(choose_caption(cache, 1, epoch, 2) for epoch in range(2000))
+    rule = CaptionRule("power", temperature=1.0, threshold=0.0)
+    drawn = Counter(choose_caption(cache, rule, 1, epoch, 2) for epoch in range(2000))
     assert set(drawn) == {4, 5} and drawn[4] / 2000 == pytest.approx(0.75, abs=0.03)
 
 

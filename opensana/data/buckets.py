@@ -1,0 +1,89 @@
+"""Aspect-ratio buckets: pictures of about one shape are trained on together, uncropped as far as
+possible (paper 3.1).
+
+The published table of 1024 pixels has 40 sizes, from 1:4 to 4:1; that of 512 is half of it, 2048
+and 4096 are two and four times it. A rule gives it but for one size: both sides are multiples of
+base / 16, and the area is 0.9 to 1 times base ** 2. So the rule makes the table of any size; where
+base / 16 is no multiple of the autoencoder's compression, with a grid that is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from opensana.errors import ConfigError
+
+UNITS = 16  # in the side of a published square
+MISSING = (21, 11)  # in units, height and width: 1344 x 704, which the rule has and the table not
+LEAST_AREA = 0.9
+LARGEST_ASPECT = 4.0
+SHARP = 2048  # pixels, from which on Lanczos is published
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """A size in pixels; `key` is its height / width as the published tables name it."""
+
+    height: int
+    width: int
+
+    @property
+    def key(self) -> float:
+        return round(self.height / self.width, 2)
+
+    def covering_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The largest centred box of this shape in a picture: left, top, right, bottom."""
+        if self.width * height >= self.height * width:
+            high = self.height * width / self.width
+            return 0.0, (height - high) / 2, float(width), (height + high) / 2
+        wide = self.width * height / self.height
+        return (width - wide) / 2, 0.0, (width + wide) / 2, float(height)
+
+
+@lru_cache
+def buckets(base: int, unit: int = 32) -> tuple[Bucket, ...]:
+    """The sizes for pictures of about `base` x `base` pixels, by rising height / width.
+
+    `unit`, the autoencoder's compression, divides all sides. ConfigError if it does not divide
+    `base`.
+    """
+    if base < 1 or unit < 1 or base % unit:
+        raise ConfigError(f"the size must be a multiple of {unit} pixels, got {base}")
+    coarsest = max(unit, base // UNITS)
+    step = max(step for step in range(unit, coarsest + 1, unit) if base % step == 0)
+    side = base // step
+    longest = range(1, 2 * side + 1)
+    sizes = [(h, w) for h in longest for w in longest if _allowed(h, w, side)]
+    sizes.sort(key=lambda size: size[0] / size[1])
+    return tuple(Bucket(high * step, wide * step) for high, wide in sizes)
+
+
+def _allowed(height: int, width: int, side: int) -> bool:
+    """Whether a table has a size, all in units."""
+    near = LEAST_AREA * side**2 <= height * width <= side**2
+    slim = max(height, width) > LARGEST_ASPECT * min(height, width)
+    return near and not slim and (side, height, width) != (UNITS, *MISSING)
+
+
+def nearest(choices: Sequence[Bucket], width: int, height: int) -> Bucket:
+    """The bucket whose key is nearest to a picture's height / width; of two the wider one."""
+    ratio = height / width
+    return min(choices, key=lambda bucket: abs(bucket.key - ratio))
+
+
+def fit(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """A picture, uint8 [h, w, 3], scaled until it covers the bucket and cut about its centre.
+
+    Both in one resampling of the covering box, so that no side is rounded on the way and a very
+    long picture is never enlarged as a whole. Bicubic, Lanczos from 2048 pixels on.
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) == (bucket.height, bucket.width):
+        return pixels
+    sharp = bucket.height * bucket.width >= LEAST_AREA * SHARP**2
+    method = Image.Resampling.LANCZOS if sharp else Image.Resampling.BICUBIC
+    size, box = (bucket.width, bucket.height), bucket.covering_box(width, height)
+    return np.asarray(Image.fromarray(pixels).resize(size, method, box=box))

@@ -1,0 +1,145 @@
+"""Cached text states, each distinct caption once (paper 2.3).
+
+    states.npy            float16 [T, D], the valid states of all captions, one after the other
+    offsets.npy           int64 [P + 1], where each caption's states begin
+    captions.jsonl        the text of each caption; captions-offsets.npy says where its line begins
+    null.npy              float16 [n, D], the states of the null caption, whose id is -1
+    manifest.json         what made them
+
+A folder of its own, so that another autoencoder can reuse it. float16 has 11 significant bits,
+three more than the bfloat16 that large language models run in.
+
+B batch, N tokens, D hidden size.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
+from opensana.data.growing import JOURNAL, GrowingFiles, Lines
+from opensana.data.publish import published
+from opensana.errors import DataError
+
+NULL = -1
+LARGEST_HALF = float(np.finfo(np.float16).max)
+TEXT_KEYS = ("text_encoder", "text_encoder_hash", "instruction", "max_tokens", "text_version")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The cached states of captions, memory-mapped."""
+
+    captions: Sequence[str]
+    states: np.ndarray
+    offsets: np.ndarray
+    null: np.ndarray
+    keys: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Texts":
+        """Open a text folder; DataError if a key differs from what is expected."""
+        folder = Path(folder)
+        keys = read_manifest(folder)["keys"]
+        check_keys(folder, keys, expect or {})
+        texts = cls(
+            captions=Lines(folder, "captions"),
+            states=np.load(folder / "states.npy", mmap_mode="r", allow_pickle=False),
+            offsets=np.load(folder / "offsets.npy", allow_pickle=False),
+            null=np.load(folder / "null.npy", allow_pickle=False),
+            keys=keys,
+        )
+        complete = texts.offsets[-1] == len(texts.states)
+        if not complete or len(texts.offsets) != len(texts.captions) + 1:
+            raise DataError(f"{folder} is incomplete; encode it again")
+        return texts
+
+    def of(self, caption: int) -> np.ndarray:
+        """The states [n, D] of one caption; NULL is the null caption."""
+        if caption == NULL:
+            return self.null
+        if not 0 <= caption < len(self.captions):
+            raise DataError(f"caption id {caption} is not in 0..{len(self.captions) - 1}")
+        return self.states[self.offsets[caption] : self.offsets[caption + 1]]
+
+    def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States [B, N, D] float32, zero behind each caption's end, and the mask [B, N]."""
+        rows = [self.of(caption) for caption in captions]
+        longest = max(len(row) for row in rows)
+        states = torch.zeros(len(rows), longest, self.null.shape[-1])
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            states[index, : len(row)] = torch.from_numpy(row.astype(np.float32))
+            mask[index, : len(row)] = True
+        return states, mask
+
+
+class TextWriter:
+    """Writes a text folder, caption by caption, below `prefix` of growing files."""
+
+    def __init__(
+        self, files: GrowingFiles, *, keys: Keys, null: np.ndarray, prefix: str = ""
+    ) -> None:
+        unknown = set(keys) ^ set(TEXT_KEYS)
+        assert not unknown, f"text keys differ: {unknown}"
+        self.files, self.prefix = files, prefix
+        self.keys, self.null = dict(keys), _halves("", null)
+
+    def __len__(self) -> int:
+        """The number of captions, which is the id of the next one."""
+        return max(0, self.files.rows(self.prefix + "offsets.npy") - 1)
+
+    def add(self, captions: Sequence[str], states: Iterable[np.ndarray]) -> None:
+        """Append captions with their valid states [n, D]; ids count up from 0."""
+        rows = [_halves(*pair) for pair in zip(captions, states, strict=True)]
+        if not rows:
+            return
+        first = self.files.rows(self.prefix + "states.npy")
+        ends = first + np.cumsum([len(row) for row in rows], dtype=np.int64)
+        self.files.append(self.prefix + "states.npy", np.concatenate([self.null[:0], *rows]))
+        self.files.append_ends(self.prefix + "offsets.npy", ends)
+        self.files.append_lines(self.prefix + "captions", captions)
+
+    def ids(self) -> dict[bytes, int]:
+        """The id of every caption that is written, by `caption_digest`."""
+        name = self.prefix + "captions.jsonl"
+        if not self.files.rows(name):
+            return {}
+        with (self.files.folder / name).open("rb") as lines:
+            return {caption_digest(json.loads(line)): index for index, line in enumerate(lines)}
+
+    def close(self) -> None:
+        """Write what belongs to no caption; the files must be finished as well."""
+        folder = self.files.folder / self.prefix
+        np.save(folder / "null.npy", self.null)
+        write_manifest(folder, {"keys": self.keys})
+
+
+@contextmanager
+def write_text(folder: Path, *, keys: Keys, null: np.ndarray) -> Iterator[TextWriter]:
+    """Write a text folder; it appears as a whole, or not at all."""
+    with published(folder) as temporary, closing(GrowingFiles(temporary)) as files:
+        writer = TextWriter(files, keys=keys, null=null)
+        yield writer
+        files.finish()
+        writer.close()
+        (temporary / JOURNAL).unlink()
+
+
+def caption_digest(caption: str) -> bytes:
+    """16 bytes that stand for a caption where millions are remembered."""
+    return hashlib.blake2b(caption.encode(), digest_size=16).digest()
+
+
+def _halves(caption: str, rows: np.ndarray) -> np.ndarray:
+    if not (np.abs(rows) <= LARGEST_HALF).all():  # false for NaN as well
+        raise DataError(f"the text states of {caption!r} do not fit in float16")
+    return np.ascontiguousarray(rows, dtype=np.float16)

@@ -1,0 +1,122 @@
+"""The two encoders of a model, and the keys by which a cache knows them.
+
+B batch, N tokens, D hidden size, C channels, H W picture size, h w latent size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from opensana.autoencoder import streaming
+from opensana.autoencoder.model import Autoencoder
+from opensana.autoencoder.plan import encoder_chain
+from opensana.data.cache import tensor_hash
+from opensana.device import resolve_device, resolve_dtype
+from opensana.layout import (
+    autoencoder_config,
+    load_autoencoder,
+    load_text,
+    part_dtype,
+    read_info,
+    settle,
+    stored_dtype,
+    transformer_config,
+)
+from opensana.text.encoder import TextEncoder, TextStates
+from opensana.weights.locate import locate
+
+TEXT_VERSION = 1
+LATENT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """An autoencoder, a text encoder and what is kept of the latter: its name and settings."""
+
+    autoencoder: Autoencoder
+    text: TextEncoder
+    name: str
+    instruction: str
+    max_tokens: int
+
+    def latent_keys(self) -> dict[str, Any]:
+        return {"autoencoder": encoder_hash(self.autoencoder), "latent_version": LATENT_VERSION}
+
+    def text_keys(self) -> dict[str, Any]:
+        return {
+            "text_encoder": self.name,
+            "text_encoder_hash": tensor_hash(self.text.model.state_dict()),
+            "instruction": self.instruction,
+            "max_tokens": self.max_tokens,
+            "text_version": TEXT_VERSION,
+        }
+
+    def at_once(self, height: int, width: int, *, most: int, memory: int) -> int:
+        """How many pictures fit into `memory` bytes together; 0 where one needs bands of rows."""
+        chains = {n: encoder_chain(self.autoencoder, n, height, width) for n in range(1, most + 1)}
+        return max((n for n, chain in chains.items() if chain.whole_memory <= memory), default=0)
+
+    def latents(self, pixels: np.ndarray, *, memory: int | None = None) -> np.ndarray:
+        """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3].
+
+        With `memory` one by one and in bands of rows, to the same numbers up to rounding.
+        """
+        return encode_pixels(self.autoencoder, pixels, memory=memory)
+
+    def states(self, captions: Sequence[str]) -> list[np.ndarray]:
+        """The unpadded states [N, D], float32, of each caption."""
+        return valid_states(self.text.encode(captions))
+
+    def null(self) -> np.ndarray:
+        """The states [N, D] of the null caption."""
+        return valid_states(self.text.encode_plain([""]))[0]
+
+
+def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
+    """The encoders of a model that comes along, a folder or a hub id; its transformer stays out."""
+    folder = locate(model)
+    info, place = read_info(folder, name=str(model)), resolve_device(device)
+    dtype = part_dtype(place, resolve_dtype(place, None, stored_dtype(folder)))
+    text = load_text(folder, info, device=place, dtype=dtype)
+    return Encoders(
+        autoencoder=settle(load_autoencoder(folder), place, dtype),
+        text=text,
+        name=info.notes.text_encoder or type(text.model).__name__,
+        instruction=info.notes.instruction,
+        max_tokens=info.notes.max_tokens,
+    )
+
+
+def native_size(model: str | Path) -> int:
+    """The side in pixels of the pictures that a model was trained for."""
+    folder = locate(model)
+    compression = autoencoder_config(folder / "vae").compression
+    return transformer_config(folder / "transformer").sample_size * compression
+
+
+def encoder_hash(model: Autoencoder) -> str:
+    """The key of the latents: a better decoder leaves them valid."""
+    scale = torch.tensor(model.config.scaling_factor)
+    return tensor_hash({**model.state_dict(), "encoder.scaling_factor": scale}, prefix="encoder.")
+
+
+@torch.inference_mode()
+def encode_pixels(
+    model: Autoencoder, pixels: np.ndarray, *, memory: int | None = None
+) -> np.ndarray:
+    """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3]."""
+    values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    values = values.to(model.device, model.dtype)
+    whole = memory is None
+    latents = model.encode(values) if whole else streaming.encode(model, values, memory=memory)
+    return latents.float().cpu().numpy()
+
+
+def valid_states(states: TextStates) -> list[np.ndarray]:
+    """The unpadded states [N, D], float32, of each prompt."""
+    pairs = zip(states.states, states.mask, strict=True)
+    return [rows[valid].float().cpu().numpy() for rows, valid in pairs]
