@@ -16,6 +16,8 @@ from opensana.cli.convert import Convert
 from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
+from opensana.cli.reconstruct import Reconstruct
+from opensana.cli.runs import Runs
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
@@ -23,7 +25,9 @@ COMMANDS: dict[str, type[Command]] = {
     "generate": Generate,
     "info": Info,
     "train": Train,
+    "runs": Runs,
     "evaluate": Evaluate,
+    "reconstruct": Reconstruct,
     "convert": Convert,
 }
 DESCRIPTION = (

@@ -43,18 +43,6 @@ def exported(run: Path) -> Autoencoder:
     return model
 
 
-def test_overfits_eight_pictures(autoencoder_recipe, tmp_path: Path):
-    evaluate = {"every": 40, "pictures": 8, "batch": 8}
-    train_autoencoder(
-        autoencoder_recipe(steps=40, evaluate=evaluate, checkpoint={"every": 40, "keep": 1})
-    )
-    run = tmp_path / "run"
-    losses = [line["loss"] for line in lines(run) if "loss" in line]
-    assert len(losses) == 40 and np.mean(losses[-10:]) < 0.7 * np.mean(losses[:3])
-    quality = [line["psnr_train"] for line in lines(run) if "psnr_train" in line]
-    assert quality[-1] > quality[0] + 2
-
-
 def test_export_is_the_average_with_latents_of_unit_variance(autoencoder_recipe, tmp_path: Path):
     recipe = autoencoder_recipe()
     train_autoencoder(recipe)
