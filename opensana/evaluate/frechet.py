@@ -10,6 +10,7 @@ B batch, D features, H W size.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,13 +77,14 @@ def clip_features(folder: str | Path, device: torch.device) -> Extract:
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it lists CLIP's text half as unused
     try:
-        model, report = CLIPVisionModelWithProjection.from_pretrained(
+        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise WeightsError(f"{folder} cannot be read as CLIP: {error}") from error
     finally:
         logging.set_verbosity(level)
+    model, report = loaded
     if report["missing_keys"]:
         raise WeightsError(f"{folder} lacks weights of CLIP: {sorted(report['missing_keys'])[0]}")
     model = model.float().eval().to(device)

@@ -84,13 +84,13 @@ def evaluate_pictures(
         None if clip is None else clip_features(clip, place),
     )
     figures: dict[str, Any] = {}
-    columns: list[list[Column]] = []
+    columns: list[list[Shown]] = []
     for name, autoencoder in autoencoders.items():
         figures[name], shown = examine(name, autoencoder, sample, judges)
         columns.append(shown)
     if grid is not None:
         save_columns(grid, columns, size)
-    described = {"pictures": len(sample.indices), "size": size}
+    described: dict[str, Any] = {"pictures": len(sample.indices), "size": size}
     if clip is not None:
         described["frechet_features"] = f"CLIP, {clip}: not comparable with an Inception FID"
     return described | {"models": figures}
@@ -105,7 +105,7 @@ def choose(source: PictureSource, limit: int, *, size: int, batch: int) -> Sampl
 
 
 @dataclass(frozen=True)
-class Column:
+class Shown:
     """A picture, what became of it, and what is written below."""
 
     original: Tensor
@@ -115,7 +115,7 @@ class Column:
 
 def examine(
     name: str, autoencoder: Autoencoder, sample: Sample, judges: Judges
-) -> tuple[dict[str, float], list[Column]]:
+) -> tuple[dict[str, float], list[Shown]]:
     """The figures of one autoencoder, and a few of its pictures [3, H, W] in 0..1."""
     tally, distances, shown = Tally(), [], []
     before, after = Moments(), Moments()
@@ -132,7 +132,7 @@ def examine(
         for row in range(len(first)):
             if start + row in wanted:
                 caption = f"{name}, {decibels(tally.errors[start + row]):.2f} dB"
-                shown.append(Column(first[row], second[row], caption))
+                shown.append(Shown(first[row], second[row], caption))
         report(len(tally.errors), total)
     figures = asdict(tally.figures())
     del figures["pictures"]
@@ -143,7 +143,7 @@ def examine(
     return figures, shown
 
 
-def save_columns(path: str | Path, columns: Sequence[Sequence[Column]], size: int) -> None:
+def save_columns(path: str | Path, columns: Sequence[Sequence[Shown]], size: int) -> None:
     """A PNG with a row a picture: the original, then what each model makes of it."""
     pictures: list[Image.Image] = []
     names: list[str] = []
