@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opensana.autoencoder import lpips
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
@@ -29,7 +30,13 @@ from opensana.layout import (
 from opensana.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
-from opensana.weights.files import load_into, read_json, read_safetensors, write_json
+from opensana.weights.files import (
+    load_into,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
 from opensana.weights.locate import locate, locate_file
 from opensana.weights.names import convert_autoencoder, convert_transformer
 
@@ -47,13 +54,19 @@ def convert(
     base: str | Path | None = None,
     shift: float | None = None,
     ema: bool = False,
+    heads: str | Path | None = None,
 ) -> Path:
     """Write `destination/transformer` (with its scheduler) or `destination/vae` from one file.
 
     `source` is a path or `hf://owner/repository/file`. `preset` names a transformer, an
     autoencoder or a published model. `base`, a whole model, gives the parts that the file lacks,
     so that the destination can be drawn with. `ema` takes the averaged weights of a `.pth`.
+    The preset `lpips_vgg16` makes LPIPS of torchvision's VGG16 and the file of its `heads`.
     """
+    if preset == lpips.LPIPS_PRESET:
+        return _convert_lpips(source, heads, Path(destination))
+    if heads is not None:
+        raise ConfigError(f"heads belong to the preset {lpips.LPIPS_PRESET}, got {preset!r}")
     config = _config(preset, config)
     if shift is not None and isinstance(config, TransformerConfig) and config.guidance_embeds:
         raise ConfigError(f"a Sprint model has no shift, got {shift:g}; leave it out")
@@ -70,6 +83,15 @@ def convert(
     return destination
 
 
+def _convert_lpips(source: str | Path, heads: str | Path | None, destination: Path) -> Path:
+    if heads is None:
+        raise ConfigError("LPIPS is made of two files; give its linear heads (vgg.pth) as --heads")
+    parts = [read_state(locate_file(file)) for file in (source, heads)]
+    module = lpips.lpips_of(lpips.joined(*parts), where=source)
+    write_safetensors(module.state_dict(), destination, name="model")
+    return destination
+
+
 def _config(preset: str | None, config: Config | None) -> Config:
     if (preset is None) == (config is None):
         raise ConfigError("say what the file holds: give either a preset or a config")
@@ -80,7 +102,7 @@ def _config(preset: str | None, config: Config | None) -> Config:
     name = known.transformer if known else preset.lower().replace("-", "_").replace(".", "_")
     tables: dict[str, Config] = {**TRANSFORMERS, **AUTOENCODERS}
     if name not in tables:
-        hint = near(preset, [*tables, *MODELS])
+        hint = near(preset, [*tables, *MODELS, lpips.LPIPS_PRESET])
         raise ConfigError(f"no preset {preset!r}{hint}; there are: {', '.join(tables)}")
     return tables[name]
 

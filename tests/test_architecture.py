@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from opensana.cli.app import names
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "opensana"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -126,13 +128,7 @@ def test_modules_are_short_or_say_why() -> None:
     assert long <= set(LONG_FOR_A_REASON), "split it, or answer in LONG_FOR_A_REASON"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        *["", "generate", "info", "label", "encode", "train", "evaluate", "convert"],
-        *["data inspect", "data convert"],
-    ],
-)
+@pytest.mark.parametrize("command", ["", *names()])
 def test_help_is_light(command: str) -> None:
     code = (
         "import sys\n"

@@ -510,7 +510,11 @@ def test_convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     monkeypatch.setattr("opensana.convert.convert", convert)
     assert main(["convert", "a.pth", "out", "--preset", "p", "--shift", "4", "--ema"]) == 0
     assert calls == [
-        ("a.pth", Path("out"), {"preset": "p", "base": None, "shift": 4.0, "ema": True})
+        (
+            "a.pth",
+            Path("out"),
+            {"preset": "p", "base": None, "shift": 4.0, "ema": True, "heads": None},
+        )
     ]
     assert capsys.readouterr().out == "out\n"
 

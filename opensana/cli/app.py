@@ -19,6 +19,8 @@ from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
 from opensana.cli.label import Label
+from opensana.cli.reconstruct import Reconstruct
+from opensana.cli.runs import Runs
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
@@ -29,7 +31,9 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "label": Label,
     "encode": Encode,
     "train": Train,
+    "runs": Runs,
     "evaluate": Evaluate,
+    "reconstruct": Reconstruct,
     "convert": Convert,
     "data": data,
 }

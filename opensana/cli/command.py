@@ -5,6 +5,7 @@ stdout carries results only (paths, tables, JSON); everything said along the way
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -49,6 +50,16 @@ def table(value: dict[str, Any], *, indent: int = 0) -> list[str]:
         else:
             lines.append(f"{margin}{name:<{width}}  {_cell(item)}".rstrip())
     return lines
+
+
+def aligned(rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Rows of cells as lines in which columns stand below each other."""
+    cells = [[_cell(item) for item in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
 
 
 def _cell(item: Any) -> str:

@@ -18,13 +18,15 @@ class Convert(Command):
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")]
     """The folder to write."""
     preset: Annotated[str, arg(metavar="NAME")]
-    """What the file holds, such as Sana_1600M_1024px or dc_ae_f32c32_sana_1_0."""
+    """What the file holds, such as Sana_1600M_1024px, dc_ae_f32c32_sana_1_0 or lpips_vgg16."""
     base: Annotated[str | None, arg(metavar="MODEL")] = None
     """A whole model that gives the parts which the file lacks, so that the result can draw."""
     shift: float | None = None
     """The solver's shift; left out, that of the published model."""
     ema: bool = False
     """Take the averaged weights of the file."""
+    heads: Annotated[str | None, arg(metavar="FILE")] = None
+    """For lpips_vgg16, beside torchvision's VGG16: the linear heads of LPIPS 0.1."""
 
     def run(self) -> None:
         from opensana.convert import convert
@@ -36,5 +38,6 @@ class Convert(Command):
             base=self.base,
             shift=self.shift,
             ema=self.ema,
+            heads=self.heads,
         )
         emit(str(folder))

@@ -1,9 +1,10 @@
-"""Figures of a model: reconstruction (paper 2.1) and following the prompt, on the emoji set."""
+"""Figures of a model: reconstruction (paper 2.1) and following the prompt."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluate_emoji"]
+__all__ = ["evaluate_emoji", "evaluate_pictures"]
 
 
 def evaluate_emoji(
@@ -13,3 +14,12 @@ def evaluate_emoji(
     from opensana.evaluate.emoji import evaluate
 
     return evaluate(model, data, labels=labels, grid=grid)
+
+
+def evaluate_pictures(
+    models: Sequence[str], pictures: str | Path, **options: Any
+) -> dict[str, Any]:
+    """The figures of autoencoders on pictures of any kind; see `opensana.evaluate.pictures`."""
+    from opensana.evaluate.pictures import evaluate_pictures
+
+    return evaluate_pictures(models, pictures, **options)

@@ -66,27 +66,46 @@ def white_batches(data: EmojiData, records: Sequence[Record]) -> Iterator[np.nda
         yield compose_batch(scenes, data.pictures)
 
 
-@torch.inference_mode()
 def measure(reconstruct: Reconstruct, batches: Iterable[np.ndarray]) -> Reconstruction:
     """Figures over batches of uint8 pictures [B, H, W, 3]."""
-    errors: list[float] = []
-    similarities: list[float] = []
+    tally = Tally()
+    for first, second in pairs(reconstruct, batches):
+        tally.add(first, second)
+    return tally.figures()
+
+
+@torch.inference_mode()
+def pairs(
+    reconstruct: Reconstruct, batches: Iterable[np.ndarray]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Originals and what became of them, [B, 3, H, W] in 0..1, both as 8 bits would hold them."""
     for batch in batches:
         pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
         output = reconstruct(pixels)
         if not torch.isfinite(output).all():
             raise NumericsError("a reconstruction holds NaN or infinite values")
-        # The measures are of 8-bit pictures, as they would be saved.
-        first = pixels / 2 + 0.5
-        second = (output.float().clamp(-1, 1) / 2 + 0.5).mul(255).round() / 255
-        errors += (first - second).square().flatten(1).mean(1).tolist()
-        similarities += ssim(first, second).tolist()
-    return Reconstruction(
-        pictures=len(errors),
-        psnr=float(np.mean([decibels(error) for error in errors])),
-        psnr_of_mean_error=decibels(float(np.mean(errors))),
-        ssim=float(np.mean(similarities)),
-    )
+        yield pixels / 2 + 0.5, (output.float().clamp(-1, 1) / 2 + 0.5).mul(255).round() / 255
+
+
+class Tally:
+    """Squared errors and similarities of the pictures so far."""
+
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+        self.similarities: list[float] = []
+
+    def add(self, first: Tensor, second: Tensor) -> None:
+        """Pictures [B, C, H, W] in 0..1."""
+        self.errors += (first - second).square().flatten(1).mean(1).tolist()
+        self.similarities += ssim(first, second).tolist()
+
+    def figures(self) -> Reconstruction:
+        return Reconstruction(
+            pictures=len(self.errors),
+            psnr=float(np.mean([decibels(error) for error in self.errors])),
+            psnr_of_mean_error=decibels(float(np.mean(self.errors))),
+            ssim=float(np.mean(self.similarities)),
+        )
 
 
 def decibels(error: float) -> float:

@@ -1,20 +1,19 @@
 """Training the autoencoder in the three phases of the DC-AE paper (3.3, figure 6).
 
 full: everything, on low-resolution crops. latent: the layers around the latent, on high-resolution
-pictures. refine: the decoder's last layers, with a PatchGAN. What is measured, drawn and exported
-are the averaged weights.
+pictures. refine: the decoder's last layers, with a PatchGAN. And one that the paper does not have,
+for published weights: decoder, all of it, below an encoder that stays. What is measured, drawn and
+exported are the averaged weights.
 
 B batch, C latent channels, H W picture size, h w latent size. Pixels are in [-1, 1].
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
@@ -30,17 +29,17 @@ from opensana.train.discriminator import (
 from opensana.train.ema import Average
 from opensana.train.initial import trainable
 from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
+from opensana.train.losses import ReconstructionLoss, psnr
 from opensana.train.optim import Optimizers, learning_rate
+from opensana.train.precision import check_dtype, products
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
 from opensana.train.recipe import (
     AutoencoderRecipe,
     OptimizerRecipe,
-    ReconstructionLossRecipe,
     require,
 )
 from opensana.train.samples import to_bytes, to_pixels, write_grid
-
-GRADIENT_SCALES = 3
+from opensana.weights.locate import locate
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class AutoencoderTask:
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe
         self.items_per_step = recipe.batch
+        check_dtype(recipe)
         self.source = _open(recipe, "train")
         if not len(self.source):
             raise DataError(f"{recipe.data.folder} has no training pictures")
@@ -75,6 +75,7 @@ class AutoencoderTask:
         trained = freeze_all_but(self.model, phase_prefixes(recipe, self.model.config))
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(trained, recipe.optimizer)
+        self.loss = ReconstructionLoss(recipe.loss)
         self.reconstruct = torch.compile(self.model) if recipe.compile else self.model
         self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
@@ -107,12 +108,13 @@ class AutoencoderTask:
         pixels = to_pixels(batch.pictures).to(memory_format=self.layout)
 
         # Forward and loss
-        output = self.reconstruct(pixels)
-        terms = reconstruction_terms(output, pixels, recipe.loss)
-        loss = weighted(terms, recipe.loss)
-        values = {name: float(value.detach()) for name, value in terms.items()}
-        if self.adversary and step >= recipe.loss.gan_start:
-            loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
+        with products(recipe, pixels.device):
+            output = self.reconstruct(pixels).float()
+            terms = self.loss.terms(output, pixels)
+            loss = self.loss.weighted(terms)
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            if self.adversary and step >= recipe.loss.gan_start:
+                loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
         values = {"loss": float(loss.detach()), **values}
         require_finite(step, batch.names, loss=values["loss"])
 
@@ -124,7 +126,9 @@ class AutoencoderTask:
         self.optimizer.step(lr=rate)
         if self.adversary and step >= recipe.loss.gan_start:
             lr = share * recipe.discriminator.lr
-            values["judge"] = self.adversary.learn(pixels, output.detach(), lr=lr)
+            with products(recipe, pixels.device):
+                judged = self.adversary.judged(pixels, output.detach())
+            values["judge"] = self.adversary.learn(judged, lr=lr)
             require_finite(step, batch.names, judge=values["judge"])
         self.average.update(self.model, step)
         return {**values, "lr": rate, "gradient": norm}
@@ -199,9 +203,12 @@ class Adversary:
         values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
         return weight * term
 
-    def learn(self, real: Tensor, fake: Tensor, *, lr: float) -> float:
-        """One step of the discriminator; returns its loss."""
-        loss = discriminator_loss(self.judge(real), self.judge(fake))
+    def judged(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss."""
+        return discriminator_loss(self.judge(real), self.judge(fake))
+
+    def learn(self, loss: Tensor, *, lr: float) -> float:
+        """One step of the discriminator down its loss, which is returned."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step(lr=lr)
@@ -211,7 +218,7 @@ class Adversary:
 def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
     if recipe.initial is not None:
-        return trainable(load_autoencoder(Path(recipe.initial)))
+        return trainable(load_autoencoder(locate(recipe.initial)))
     assert recipe.model is not None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(recipe.seed, "initialisation"))
@@ -227,13 +234,18 @@ def phase_prefixes(recipe: AutoencoderRecipe, config: AutoencoderConfig) -> tupl
     if recipe.phase == "refine":
         stages = [f"decoder.up_blocks.{stage}." for stage in range(recipe.refine_stages)]
         return (*stages, "decoder.norm_out.", "decoder.conv_out.")
-    return ("",)
+    return ("decoder.",) if recipe.phase == "decoder" else ("",)
 
 
 def freeze_all_but(model: nn.Module, prefixes: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """Freeze every parameter without such a prefix; returns those that train, by name."""
+    """Freeze every parameter without such a prefix; returns those that train, by name.
+
+    Modules that are frozen whole keep their running statistics, if they have any.
+    """
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(prefixes))
+    for module in model.modules():
+        module.train(any(parameter.requires_grad for parameter in module.parameters()))
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -254,39 +266,6 @@ def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str,
 def spread(total: int, count: int) -> list[int]:
     """At most `count` numbers below `total`, evenly spaced."""
     return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()
-
-
-def reconstruction_terms(
-    output: Tensor, pixels: Tensor, weights: ReconstructionLossRecipe
-) -> dict[str, Tensor]:
-    """The plain terms of the loss that have a weight."""
-    terms: dict[str, Callable[[], Tensor]] = {
-        "mse": lambda: functional.mse_loss(output, pixels),
-        "l1": lambda: functional.l1_loss(output, pixels),
-        "gradient_l1": lambda: gradient_difference(output, pixels),
-    }
-    wanted = {"mse": weights.mse, "l1": weights.l1, "gradient_l1": weights.gradient}
-    return {name: term() for name, term in terms.items() if wanted[name]}
-
-
-def weighted(terms: dict[str, Tensor], weights: ReconstructionLossRecipe) -> Tensor:
-    factors = {"mse": weights.mse, "l1": weights.l1, "gradient_l1": weights.gradient}
-    return torch.stack([factors[name] * term for name, term in terms.items()]).sum()
-
-
-def gradient_difference(output: Tensor, pixels: Tensor) -> Tensor:
-    """L1 between the edges of both at several scales: sharpness without a pretrained network."""
-    error, total = output - pixels, output.new_zeros(())
-    for _ in range(GRADIENT_SCALES):
-        total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        error = functional.avg_pool2d(error, 2)
-    return total / GRADIENT_SCALES
-
-
-def psnr(output: Tensor, pixels: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels of each picture [B]; the peak-to-peak range is 2."""
-    error = (output.clamp(-1, 1) - pixels).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
 def _open(recipe: AutoencoderRecipe, split: str) -> PictureSource:

@@ -25,7 +25,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.layers(pixels)
+        return self.layers(pixels).float()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:

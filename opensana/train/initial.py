@@ -1,6 +1,5 @@
 """What a transformer's training starts from: given or random weights, fitted to its features."""
 
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
+from opensana.weights.locate import locate
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -21,7 +21,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
     if recipe.initial is not None:
-        return trainable(load_transformer(Path(recipe.initial)))
+        return trainable(load_transformer(locate(recipe.initial)))
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
     generator = torch_generator(recipe.seed, "initialisation")

@@ -23,6 +23,7 @@ from opensana.train.metrics import Metrics
 from opensana.train.randomness import seed_of
 from opensana.train.recipe import Recipe
 from opensana.train.stop import StopRequest
+from opensana.weights.files import write_atomic
 
 # Changing these does not change what a step computes, so it needs no word.
 HARMLESS = ("name", "run", "checkpoint", "tensorboard", "console_seconds", "samples")
@@ -84,6 +85,7 @@ def drive(recipe: Recipe, build: Callable[[], Task], *, draw_every: int) -> None
         checkpoint.clean(run / "export")
         task = build()
         done = _resume(run, recipe, task.parts)
+        write_atomic(run / "recipe.toml", lambda path: path.write_text(to_toml(recipe), "utf-8"))
         metrics = Metrics(
             run,
             step=done,

@@ -75,6 +75,8 @@ class Recipe:
     ema: float = 0.999
     channels_last: bool = False
     compile: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """That of products; weights and sums stay float32."""
     tensorboard: bool = True
     console_seconds: float = 30.0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -111,11 +113,16 @@ class PicturesRecipe:
 
 @dataclass(frozen=True)
 class ReconstructionLossRecipe:
-    """Weights of the terms of the autoencoder's loss; pixels are in [-1, 1]."""
+    """Weights of the terms of the autoencoder's loss; pixels are in [-1, 1].
+
+    LPIPS needs `lpips_weights`, the folder or file that `opensana convert` makes of it.
+    """
 
     mse: float = 1.0
     l1: float = 0.0
     gradient: float = 0.0
+    lpips: float = 0.0
+    lpips_weights: str | None = None
     gan: float = 0.0
     gan_adaptive: bool = True
     gan_start: int = 0
@@ -141,11 +148,11 @@ class AutoencoderSamplesRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderRecipe(Recipe):
-    """One phase of the autoencoder's training (DC-AE paper, figure 6)."""
+    """One phase of the autoencoder's training (DC-AE paper, figure 6), or its decoder alone."""
 
     data: PicturesRecipe
     kind: Literal["autoencoder"] = "autoencoder"
-    phase: Literal["full", "latent", "refine"] = "full"
+    phase: Literal["full", "latent", "refine", "decoder"] = "full"
     refine_stages: int = 2
     scaling: Literal["measured", "kept"] = "measured"
     loss: ReconstructionLossRecipe = field(default_factory=ReconstructionLossRecipe)
@@ -156,6 +163,18 @@ class AutoencoderRecipe(Recipe):
         super().__post_init__()
         total = self.loss.mse + self.loss.l1 + self.loss.gradient
         require(total > 0, "loss", total, "a positive sum of the mse, l1 and gradient weights")
+        weights = self.loss.lpips_weights
+        require(
+            (self.loss.lpips > 0) == (weights is not None),
+            "loss.lpips_weights",
+            weights,
+            "the weights of LPIPS where loss.lpips is positive, and left out where it is 0; make"
+            " them with opensana convert --preset lpips_vgg16",
+        )
+        if self.phase == "decoder":
+            wanted = "'kept' in phase 'decoder': the encoder and its latents do not change"
+            require(self.scaling == "kept", "scaling", self.scaling, wanted)
+            require(self.initial is not None, "initial", None, "the autoencoder to fine-tune")
 
 
 @dataclass(frozen=True)
@@ -203,11 +222,10 @@ class TransformerSamplesRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerRecipe(Recipe):
-    """Flow matching on cached features; `dtype` is that of products, weights stay float32."""
+    """Flow matching on cached features."""
 
     data: FeaturesRecipe
     kind: Literal["transformer"] = "transformer"
-    dtype: Literal["float32", "bfloat16"] = "float32"
     caption_norm: float = 0.01
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)

@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opensana.data.captions import CaptionRule, pick
 from opensana.data.features import NULL, Features
-from opensana.device import cpu_has_bfloat16
 from opensana.errors import ConfigError, DataError, near
 from opensana.flow.guidance import Velocity, guided
 from opensana.flow.loss import flow_matching_loss
@@ -33,6 +32,7 @@ from opensana.train.initial import check_fit, initial_transformer, standardise_c
 from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
 from opensana.train.optim import Optimizers, learning_rate
 from opensana.train.order import BucketOrder
+from opensana.train.precision import check_dtype, products
 from opensana.train.randomness import numpy_generator, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
@@ -66,8 +66,7 @@ class TransformerTask:
         self.recipe = recipe
         self.items_per_step = recipe.batch * recipe.data.repeat
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
-        native = recipe.dtype == "float32" or cpu_has_bfloat16()
-        require(native, "dtype", recipe.dtype, "float32: this CPU has no bfloat16 products")
+        check_dtype(recipe)
         self.features = Features.open(recipe.data.folder, expect=recipe.data.expect)
         self.rule = recipe.data.rule
         if not len(self.features):
@@ -140,8 +139,7 @@ class TransformerTask:
         stops at wrong strides (torch 2.13); the plain form is fused with its neighbours anyway.
         """
         plain = sdpa_kernel(SDPBackend.MATH) if self.recipe.compile else nullcontext()
-        half = self.recipe.dtype == "bfloat16"
-        with plain, torch.autocast(device.type, torch.bfloat16, enabled=half):
+        with plain, products(self.recipe, device):
             yield
 
     @torch.no_grad()

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.config import to_toml
 from opensana.errors import ConfigError
+from opensana.presets import dc_ae_f32c32_sana_1_0
+from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))
+DC_AE = [path for path in RECIPES if path.parent.name == "dc-ae"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -49,3 +54,35 @@ def test_mistakes_are_named(autoencoder_recipe, write_recipe, override, said):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match="no recipe at"):
         load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", DC_AE, ids=lambda path: path.stem)
+def test_each_dc_ae_recipe_builds_the_published_shape(path: Path):
+    recipe = load_recipe(path)
+    assert isinstance(recipe, AutoencoderRecipe)
+    config = dc_ae_f32c32_sana_1_0
+    if recipe.model is not None:
+        assert AutoencoderConfig.from_dict(recipe.model) == config
+    with torch.device("meta"):
+        model = Autoencoder(config)
+    trained = freeze_all_but(model, phase_prefixes(recipe, config))
+    millions = round(sum(p.numel() for p in trained.values()) / 1e6)
+    assert millions == {"full": 312, "latent": 109, "refine": 6, "decoder": 159}[recipe.phase]
+    assert recipe.data.crop % model.compression == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"loss": {"lpips": 0.1}},
+            r"`loss.lpips_weights` is None; it must be the weights",
+        ),
+        ({"loss": {"lpips_weights": "w"}}, r"`loss.lpips_weights` is 'w'.*left out where it is 0"),
+        ({"phase": "decoder"}, r"`scaling` is 'measured'; it must be 'kept'"),
+        ({"phase": "decoder", "scaling": "kept"}, r"`initial` is None"),
+    ],
+)
+def test_mistakes_of_the_autoencoder(autoencoder_recipe, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        autoencoder_recipe(**changes)

@@ -1,0 +1,102 @@
+"""The Fréchet distance between the features of two sets of pictures (Heusel et al. 2017).
+
+    |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))    with means m and covariances C
+
+Published FIDs take InceptionV3's features. These are CLIP's image embeddings, from a folder that
+the user names: the figures compare with each other, not with a published FID.
+
+B batch, D features, H W size.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from opensana.errors import DataError, WeightsError
+from opensana.weights.files import read_json
+
+Extract = Callable[[Tensor], Tensor]
+"""Pictures [B, 3, H, W] in 0..1 to features [B, D]."""
+
+CLIP_KINDS = ("clip", "clip_vision_model")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Moments:
+    """Mean and covariance of features that come in batches, in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total = self.products = torch.zeros((), dtype=torch.float64)
+
+    def add(self, features: Tensor) -> None:
+        """Features [B, D]."""
+        values = features.double().cpu()
+        self.count += len(values)
+        self.total = self.total + values.sum(0)
+        self.products = self.products + values.T @ values
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """Unbiased, [D, D]."""
+        if self.count < 2:
+            raise DataError(f"a Fréchet distance needs 2 pictures or more, got {self.count}")
+        centred = self.products - self.count * torch.outer(self.mean, self.mean)
+        return centred / (self.count - 1)
+
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """At least 0, up to rounding; too large where pictures are fewer than features."""
+    one, other = first.covariance, second.covariance
+    # The trace of the root needs eigenvalues alone, and those of R C2 R, with R R = C1, are real.
+    values, vectors = torch.linalg.eigh(one)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+    apart = (first.mean - second.mean).square().sum()
+    return float(apart + one.trace() + other.trace() - 2 * shared)
+
+
+def clip_features(folder: str | Path, device: torch.device) -> Extract:
+    """The image embeddings of a CLIP folder as transformers saves it."""
+    from transformers import CLIPVisionModelWithProjection
+    from transformers.utils import logging
+
+    folder = Path(folder).expanduser()
+    kind = read_json(folder / "config.json").get("model_type")
+    if kind not in CLIP_KINDS:
+        raise WeightsError(f"{folder} holds a {kind} model, expected CLIP: a folder of its weights")
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it lists CLIP's text half as unused
+    try:
+        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{folder} cannot be read as CLIP: {error}") from error
+    finally:
+        logging.set_verbosity(level)
+    model, report = loaded
+    if report["missing_keys"]:
+        raise WeightsError(f"{folder} lacks weights of CLIP: {sorted(report['missing_keys'])[0]}")
+    model = model.float().eval().to(device)
+    size = model.config.image_size
+    mean = torch.tensor(CLIP_MEAN, device=device)[:, None, None]
+    deviation = torch.tensor(CLIP_DEVIATION, device=device)[:, None, None]
+
+    @torch.inference_mode()
+    def extract(pictures: Tensor) -> Tensor:
+        small = functional.interpolate(
+            pictures.to(device), size=(size, size), mode="bicubic", antialias=True
+        )
+        return model(pixel_values=(small.clamp(0, 1) - mean) / deviation).image_embeds
+
+    return extract
