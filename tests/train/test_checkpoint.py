@@ -8,6 +8,7 @@ import torch
 
 from opensana.errors import CheckpointError
 from opensana.train import checkpoint
+from opensana.train.lock import locked
 
 
 def save(run: Path, step: int, *, keep: int = 3) -> Path:
@@ -134,7 +135,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
 
 def test_two_trainers_on_one_folder_are_refused(tmp_path: Path):
     refused = pytest.raises(CheckpointError, match="in use by process")
-    with checkpoint.locked(tmp_path), refused, checkpoint.locked(tmp_path):
+    with locked(tmp_path), refused, locked(tmp_path):
         pass
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         pass

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from opensana.errors import MissingExtraError
-from opensana.train.metrics import Metrics, truncate
+from opensana.train.metrics import Metrics, Workload, truncate
 
 VALUES = {"loss": 1.0, "lr": 0.1, "gradient": 2.0}
 
 
 def metrics(run: Path, *, step: int = 0, tensorboard: bool = False, seconds: float = 0) -> Metrics:
     return Metrics(
-        run, step=step, steps=10, batch=2, tensorboard=tensorboard, console_seconds=seconds
+        run, step=step, steps=10, work=Workload(2), tensorboard=tensorboard, console_seconds=seconds
     )
 
 
