@@ -6,17 +6,17 @@ own backend.
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -24,6 +24,9 @@ from opensana.device import resolve_device
 from opensana.errors import ConfigError, OpensanaError
 from opensana.train.recipe import ParallelRecipe
 from opensana.train.stored import rows_of, shape_of
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 CPU = torch.device("cpu")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
@@ -183,6 +186,8 @@ def distributed(
             block.compile()
     if processes.sharded:
         return shard(model, half=half)
+    # Gradients of depthwise kernels have other strides; they are copied.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     devices = [processes.device] if processes.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
@@ -194,6 +199,8 @@ def recompute(block: nn.Module) -> None:
 
 def shard(model: nn.Module, *, half: bool = False) -> nn.Module:
     """Cut each block's parameters, then the rest, by rows among all processes; in place."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if half:
         policy = MixedPrecisionPolicy(
@@ -202,9 +209,10 @@ def shard(model: nn.Module, *, half: bool = False) -> nn.Module:
             output_dtype=torch.float32,
             cast_forward_inputs=False,
         )
-    for block in blocks(model):
-        fully_shard(block, mp_policy=policy)
-    return fully_shard(model, mp_policy=policy)
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")  # nobody writes to it
+    for module in (*blocks(model), model):
+        fully_shard(module, mp_policy=policy, reshard_after_forward=True)
+    return model
 
 
 def accumulating(engine: nn.Module, *, last: bool) -> AbstractContextManager[None]:
@@ -218,7 +226,7 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
     """Scale gradients down to a global norm of at most `limit`; returns the norm before."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    norm = norm.full_tensor() if is_sharded(norm) else norm
     nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
 
@@ -226,13 +234,14 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
 # Sharded tensors
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
+    """Whether it is a DTensor; to import that class takes seconds, which one process can save."""
+    return hasattr(tensor, "to_local")
+
+
 def local(tensor: Tensor) -> Tensor:
     """The rows of a sharded tensor that are here; any other tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    return isinstance(tensor, DTensor)
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def sum_of_shards(values: Tensor) -> Tensor:
@@ -243,19 +252,17 @@ def sum_of_shards(values: Tensor) -> Tensor:
 
 def rows_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Zeros of a shape that begins as the tensor's does, its rows sharded alike."""
-    if not isinstance(tensor, DTensor):
-        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-    here = tensor.to_local()
-    zeros = torch.zeros(len(here), *shape[1:], dtype=here.dtype, device=here.device)
+    here = local(tensor)
+    if not is_sharded(tensor):
+        return here.new_zeros(shape, requires_grad=False)
+    zeros = here.new_zeros((len(here), *shape[1:]), requires_grad=False)
     return _rebuilt(zeros, tensor, torch.Size(shape))
 
 
 def own(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
     """What this process saves: its rows of sharded tensors; the first also what all hold."""
     return {
-        name: local(value)
-        for name, value in state.items()
-        if processes.first or isinstance(value, DTensor)
+        name: local(value) for name, value in state.items() if processes.first or is_sharded(value)
     }
 
 
@@ -263,7 +270,7 @@ def whole(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor
     """Full copies on the CPU of the first process, and nothing elsewhere; all must call."""
     full: dict[str, Tensor] = {}
     for name, value in state.items():
-        tensor = value.full_tensor() if isinstance(value, DTensor) else value
+        tensor = value.full_tensor() if is_sharded(value) else value
         if processes.first:
             full[name] = tensor.detach().to("cpu", copy=True)
     return full
@@ -274,7 +281,7 @@ def fitted(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
 
     What has another shape than `like`, such as a count of steps, is taken as it is.
     """
-    if isinstance(like, DTensor) and shape_of(stored, name) == tuple(like.shape):
+    if is_sharded(like) and shape_of(stored, name) == tuple(like.shape):
         here, start = like.to_local(), first_row(like)
         values = rows_of(stored, name, start, start + len(here))
         return _rebuilt(torch.empty_like(here).copy_(values), like, like.shape)
@@ -284,13 +291,15 @@ def fitted(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     return torch.empty_like(like, requires_grad=False).copy_(value)
 
 
-def first_row(tensor: DTensor) -> int:
+def first_row(tensor: "DTensor") -> int:
     """Where the rows of this process begin: as torch.chunk cuts them."""
     size = -(-tensor.shape[0] // tensor.device_mesh.size())
     return min(tensor.device_mesh.get_local_rank() * size, tensor.shape[0])
 
 
-def _rebuilt(values: Tensor, like: DTensor, shape: torch.Size) -> DTensor:
+def _rebuilt(values: Tensor, like: "DTensor", shape: torch.Size) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(
         values, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride

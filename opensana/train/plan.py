@@ -25,7 +25,7 @@ from opensana.train.cost import (
 )
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
-from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe
+from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe, require
 from opensana.transformer.model import Transformer, TransformerConfig
 
 FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
@@ -125,6 +125,7 @@ class Plan:
 
 def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
+    require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
     samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
