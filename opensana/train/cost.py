@@ -84,7 +84,7 @@ def _of_transformer(
 
 
 def measured(model: nn.Module, forward: Callable[[], Tensor]) -> Cost:
-    """Run forward on shapes alone; backward is reckoned, as torch miscounts grouped convolutions."""
+    """Run forward on shapes alone; torch miscounts the backward of grouped convolutions."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept: dict[int, Tensor] = {}
 

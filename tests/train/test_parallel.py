@@ -97,7 +97,11 @@ def test_any_number_of_processes_trains_as_one(
     transformer_recipe, write_recipe, tmp_path: Path, mode: str, optimizer: str
 ):
     """Fifty steps; saved by two at the 25th, gone on by one, two and four."""
-    options = {**LONG, "optimizer": {"name": optimizer, "lr": 1e-3}}
+    # CAME divides by small differences, which magnifies rounding: it needs the smaller rate.
+    options = {
+        **LONG,
+        "optimizer": {"name": optimizer, "lr": {"adamw": 1e-3, "came": 1e-4}[optimizer]},
+    }
     alone, two = tmp_path / "alone", tmp_path / "two"
     train_transformer(transformer_recipe(run=str(alone), **options))
     recipe = write_recipe(transformer_recipe(run=str(two), **options))
@@ -116,11 +120,12 @@ def test_an_autoencoder_trains_in_two_processes_as_in_one(
     autoencoder_recipe, write_recipe, tmp_path: Path
 ):
     alone, two = tmp_path / "alone", tmp_path / "two"
-    train_autoencoder(autoencoder_recipe(run=str(alone), steps=20))
-    run(write_recipe(autoencoder_recipe(run=str(two), steps=20)), 2)
+    options = {"steps": 20, "optimizer": {"lr": 1e-3}}
+    train_autoencoder(autoencoder_recipe(run=str(alone), **options))
+    run(write_recipe(autoencoder_recipe(run=str(two), **options)), 2)
     same(alone, two, steps=20)
-    loss = {"gan": 0.1}
-    run(write_recipe(autoencoder_recipe(run=str(tmp_path / "gan"), steps=3, loss=loss)), 2)
+    adversarial = {"loss": {"gan": 0.1}, "discriminator": {"width": 8, "depth": 1}}
+    run(write_recipe(autoencoder_recipe(run=str(tmp_path / "gan"), steps=3, **adversarial)), 2)
 
 
 @pytest.mark.slow
