@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opensana.train.parallel import is_sharded, local, rows_like, sum_of_shards
+from opensana.train.parallel import sum_of_shards
+from opensana.train.shards import is_sharded, local, rows_like
 
 
 def is_factored(parameter: Tensor) -> bool:

@@ -22,10 +22,11 @@ from opensana.train import checkpoint
 from opensana.train.loader import ahead
 from opensana.train.lock import locked
 from opensana.train.metrics import Metrics, Silence, Workload
-from opensana.train.parallel import Processes, fitted, own, started
+from opensana.train.parallel import Processes, own, started
 from opensana.train.randomness import seed_of
 from opensana.train.recipe import Recipe
 from opensana.train.saving import Export, Saver
+from opensana.train.shards import fitted
 from opensana.train.stop import StopRequest
 
 # Changing these does not change what a step computes, so it needs no word.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from opensana.errors import CheckpointError
 from opensana.train.came import Came
-from opensana.train.parallel import fitted
 from opensana.train.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+from opensana.train.shards import fitted
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 # First and last layers, embeddings and tables are matrices by shape but not by role.

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -23,10 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from opensana.device import resolve_device
 from opensana.errors import ConfigError, OpensanaError
 from opensana.train.recipe import ParallelRecipe
-from opensana.train.stored import rows_of, shape_of
-
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
+from opensana.train.shards import is_sharded, local
 
 CPU = torch.device("cpu")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
@@ -231,32 +227,10 @@ def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
     return float(norm)
 
 
-# Sharded tensors
-
-
-def is_sharded(tensor: Tensor) -> TypeGuard["DTensor"]:
-    """Whether it is a DTensor; to import that class takes seconds, which one process can save."""
-    return hasattr(tensor, "to_local")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The rows of a sharded tensor that are here; any other tensor as it is."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
-
-
 def sum_of_shards(values: Tensor) -> Tensor:
     """The sum of a plain tensor over all processes, in place."""
     dist.all_reduce(values)
     return values
-
-
-def rows_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Zeros of a shape that begins as the tensor's does, its rows sharded alike."""
-    here = local(tensor)
-    if not is_sharded(tensor):
-        return here.new_zeros(shape, requires_grad=False)
-    zeros = here.new_zeros((len(here), *shape[1:]), requires_grad=False)
-    return _rebuilt(zeros, tensor, torch.Size(shape))
 
 
 def own(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
@@ -274,33 +248,3 @@ def whole(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor
         if processes.first:
             full[name] = tensor.detach().to("cpu", copy=True)
     return full
-
-
-def fitted(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
-    """A stored tensor with the device, layout and sharding of `like`.
-
-    What has another shape than `like`, such as a count of steps, is taken as it is.
-    """
-    if is_sharded(like) and shape_of(stored, name) == tuple(like.shape):
-        here, start = like.to_local(), first_row(like)
-        values = rows_of(stored, name, start, start + len(here))
-        return _rebuilt(torch.empty_like(here).copy_(values), like, like.shape)
-    value = stored[name]
-    if value.shape != like.shape:
-        return value.clone()
-    return torch.empty_like(like, requires_grad=False).copy_(value)
-
-
-def first_row(tensor: "DTensor") -> int:
-    """Where the rows of this process begin: as torch.chunk cuts them."""
-    size = -(-tensor.shape[0] // tensor.device_mesh.size())
-    return min(tensor.device_mesh.get_local_rank() * size, tensor.shape[0])
-
-
-def _rebuilt(values: Tensor, like: "DTensor", shape: torch.Size) -> Tensor:
-    from torch.distributed.tensor import DTensor
-
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(
-        values, like.device_mesh, like.placements, run_check=False, shape=shape, stride=stride
-    )

@@ -9,7 +9,7 @@ B samples, R timesteps drawn for each, C channels, h w latent size, N text token
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
@@ -64,8 +64,8 @@ class FlowBatch:
 
     def to(self, device: torch.device) -> "FlowBatch":
         """The same batch on another device."""
-        tensors = (self.latents, self.states, self.mask, self.noise, self.sigma)
-        return FlowBatch(*(tensor.to(device) for tensor in tensors), self.names)
+        tensors = {n: value for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
 
 def train_transformer(recipe: TransformerRecipe) -> None:

@@ -82,7 +82,7 @@ def test_others_are_adam_without_correction_or_confidence(shape):
 
 def test_memory_is_that_of_one_momentum_and_a_few_rows():
     layer = nn.Linear(64, 32, bias=False)
-    optimizer = Optimizers({"weight": layer.weight}, OptimizerRecipe(name="came"))
+    optimizer = Optimizers(dict(layer.named_parameters()), OptimizerRecipe(name="came"))
     layer(torch.ones(1, 64)).sum().backward()
     optimizer.step(lr=1e-3)
     assert sum(t.numel() for t in optimizer.state_tensors().values()) == 64 * 32 + 2 * (64 + 32)

@@ -16,9 +16,10 @@ from opensana.train.cost import autoencoder_cost, known_peak, transformer_cost
 from opensana.train.initial import initial_transformer
 from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers
-from opensana.train.parallel import local, shard
+from opensana.train.parallel import shard
 from opensana.train.plan import plan
 from opensana.train.recipe import ParallelRecipe, TransformerRecipe, load_recipe
+from opensana.train.shards import local
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
 
