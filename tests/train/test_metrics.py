@@ -29,6 +29,17 @@ def test_lines_and_console(tmp_path: Path, capsys):
     assert said.out == "" and "step 1/10 loss 1.0000" in said.err and "psnr 20" in said.err
 
 
+def test_speeds_have_a_file_of_their_own_that_resumes_too(tmp_path: Path):
+    for first in (0, 2):
+        log = metrics(tmp_path, step=first)
+        for step in range(first + 1, first + 5):
+            log.step(step, VALUES)
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all({"seconds", "samples_per_second", "peak_memory"} < set(line) for line in lines)
+
+
 def test_it_is_quiet_between_lines(tmp_path: Path, capsys):
     log = metrics(tmp_path, seconds=60)
     for step in range(1, 5):
