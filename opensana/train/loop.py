@@ -113,6 +113,7 @@ def drive(recipe: Recipe, build: Callable[[Processes], Task], *, draw_every: int
             metrics = _metrics(recipe, task, done) if processes.first else Silence()
         stack.callback(metrics.close)
         saver = Saver(asynchronous=recipe.checkpoint.asynchronous)
+        stack.callback(saver.close)
         session = Session(recipe, task, processes, metrics, saver, stop, draw_every)
         try:
             session.go_on(done)

@@ -45,3 +45,8 @@ class Saver:
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting.result()
+
+    def close(self) -> None:
+        """Let a write end, whatever becomes of the training: the run folder is still held."""
+        if self._pool is not None:
+            self._pool.shutdown()
