@@ -2,7 +2,7 @@
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-slow bench docs demo
+.PHONY: help setup check test test-slow test-faults bench docs demo
 
 help: ## Print this help
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,11 @@ test: ## The tests: CPU, no network, a few minutes
 	$(PYTHON) -m pytest
 
 test-slow: ## The tests and the slow ones: crash and resume, whole trainings
-	$(PYTHON) -m pytest -m "slow or not slow"
+	$(PYTHON) -m pytest -m "not faults"
+
+test-faults: ## Training under faults: dozens of kills, lost processes, a long run (20 minutes)
+	$(PYTHON) -m pytest -s -m "slow or faults" tests/train/test_faults.py \
+	tests/train/test_interruption.py tests/train/test_parallel.py
 
 bench: ## Time one picture as a user sees it, from the command to the file
 	@folder=$$(mktemp -d) && $(PYTHON) -m opensana.cli generate "a red apple" -o $$folder/ \

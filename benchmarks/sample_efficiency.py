@@ -28,8 +28,7 @@ from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.layout import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer import TransformerTask, given, likeliest
-from opensana.transformer.model import Transformer
+from opensana.train.transformer import TransformerTask, likeliest
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (
@@ -98,17 +97,16 @@ def train(recipe: TransformerRecipe) -> tuple[TransformerTask, float]:
 @torch.no_grad()
 def judge(task: TransformerTask, autoencoder: Autoencoder, scale: Tensor) -> dict[str, float]:
     """Draw each emoji on white from its likeliest caption and compare with the true picture."""
-    features, model = task.features, task.average.module
-    assert isinstance(model, Transformer)
+    features = task.features
     firsts: dict[str, int] = {}
     for index in range(len(features)):
         sample = features.sample(index)
         if sample.key.endswith("/white"):
             firsts.setdefault(emoji_of(sample), index)
     white = list(firsts.values())
-    states = features.texts.batch([likeliest(features, task.rule, i) for i in white])
-    prompts, null = model.prepare_text(*states), model.prepare_text(*features.texts.batch([NULL]))
-    velocity = guided(given(model, prompts), given(model, null), GUIDANCE)
+    prompts = [likeliest(features, task.rule, i) for i in white]
+    wanted, null = (task.averaged_towards(*features.texts.batch(c)) for c in (prompts, [NULL]))
+    velocity = guided(wanted, null, GUIDANCE)
     solver = SOLVERS["flow_dpm"]
     noise = noise_for(range(len(white)), features.latent_shape)
     latents = solver.solve(velocity, noise, solver.sigmas(STEPS, task.recipe.flow.shift))

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from opensana.cli.command import Command
+from opensana.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,19 @@ class Train(Command):
         UseAppendAction[tuple[str, ...]], arg(name="set", metavar="NAME=VALUE")
     ] = ()
     """Change a value of the recipe, as in --set optimizer.lr=1e-4."""
+    dry_run: bool = False
+    """Print the numbers that follow from the recipe: memory, speed, rates, disk; train nothing."""
+    processes: Annotated[int | None, arg(metavar="N")] = None
+    """With --dry-run: as if started by torchrun with so many processes."""
 
     def run(self) -> None:
-        from opensana.train import run
+        from opensana.train import run, work_out
 
-        run(self.recipe, self.overrides)
+        if self.dry_run:
+            print(work_out(self.recipe, self.overrides, processes=self.processes or 1))
+        elif self.processes is not None:
+            raise RequestError(
+                "--processes belongs to --dry-run; to train in several, start with torchrun"
+            )
+        else:
+            run(self.recipe, self.overrides)

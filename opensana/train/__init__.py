@@ -5,7 +5,7 @@ from pathlib import Path
 
 from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
 
-__all__ = ["AutoencoderRecipe", "TransformerRecipe", "load_recipe", "run"]
+__all__ = ["AutoencoderRecipe", "TransformerRecipe", "load_recipe", "run", "work_out"]
 
 
 def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
@@ -18,3 +18,10 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
     from opensana.train.transformer import train_transformer
 
     return train_transformer(recipe)
+
+
+def work_out(recipe_path: Path | str, overrides: Sequence[str] = (), *, processes: int = 1) -> str:
+    """What follows from a recipe for so many processes, as lines of text; nothing is trained."""
+    from opensana.train.plan import plan
+
+    return str(plan(load_recipe(recipe_path, overrides), processes=processes))

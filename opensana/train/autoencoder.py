@@ -19,7 +19,6 @@ from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
 from opensana.layout import load_autoencoder
-from opensana.train import checkpoint
 from opensana.train.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
@@ -28,9 +27,11 @@ from opensana.train.discriminator import (
 )
 from opensana.train.ema import Average
 from opensana.train.initial import trainable
-from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
+from opensana.train.loop import ModuleState, Part, drive, require_finite
 from opensana.train.losses import ReconstructionLoss, psnr
-from opensana.train.optim import Optimizers, learning_rate
+from opensana.train.metrics import Workload
+from opensana.train.optim import Optimizers, base_rate, learning_rate
+from opensana.train.parallel import ALONE, Processes, clip_gradients, distributed, whole
 from opensana.train.precision import check_dtype, products
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
 from opensana.train.recipe import (
@@ -39,12 +40,13 @@ from opensana.train.recipe import (
     require,
 )
 from opensana.train.samples import to_bytes, to_pixels, write_grid
+from opensana.train.saving import Export
 from opensana.weights.locate import locate
 
 
 @dataclass(frozen=True)
 class CropBatch:
-    """uint8 pictures [B, 3, H, W] and the names of the samples they were cut from."""
+    """uint8 pictures [B, 3, H, W] and the names of the samples of the whole step."""
 
     pictures: np.ndarray
     names: list[str]
@@ -52,16 +54,17 @@ class CropBatch:
 
 def train_autoencoder(recipe: AutoencoderRecipe) -> None:
     """Run one phase to its end; the same call resumes it."""
-    drive(recipe, lambda: AutoencoderTask(recipe), draw_every=recipe.samples.every)
+    drive(recipe, lambda fellows: AutoencoderTask(recipe, fellows), draw_every=recipe.samples.every)
 
 
 class AutoencoderTask:
     """The model, its average, its optimisers and its pictures."""
 
-    def __init__(self, recipe: AutoencoderRecipe) -> None:
-        self.recipe = recipe
-        self.items_per_step = recipe.batch
-        check_dtype(recipe)
+    def __init__(self, recipe: AutoencoderRecipe, processes: Processes = ALONE) -> None:
+        self.recipe, self.processes = recipe, processes
+        self.work = Workload(recipe.batch)
+        (self.slots,) = processes.slots(recipe.batch, recipe.accumulate)
+        check_dtype(recipe, processes.device)
         self.source = _open(recipe, "train")
         if not len(self.source):
             raise DataError(f"{recipe.data.folder} has no training pictures")
@@ -71,18 +74,19 @@ class AutoencoderTask:
             recipe.data.crop % unit == 0, "data.crop", recipe.data.crop, f"a multiple of {unit}"
         )
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.model.to(memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        self.model.to(processes.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
         trained = freeze_all_but(self.model, phase_prefixes(recipe, self.model.config))
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(trained, recipe.optimizer)
         self.loss = ReconstructionLoss(recipe.loss)
-        self.reconstruct = torch.compile(self.model) if recipe.compile else self.model
+        engine = distributed(self.model, recipe.parallel, processes)
+        self.reconstruct = torch.compile(engine) if recipe.compile else engine
         self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),
             "optimizer": self.optimizer,
         }
-        self.adversary = Adversary(recipe) if recipe.loss.gan else None
+        self.adversary = Adversary(recipe, processes) if recipe.loss.gan else None
         if self.adversary:
             self.parts["discriminator"] = ModuleState(self.adversary.judge)
             self.parts["discriminator_optimizer"] = self.adversary.optimizer
@@ -93,19 +97,18 @@ class AutoencoderTask:
         chosen = samples_of_step(step, batch=recipe.batch, count=len(self.source), seed=recipe.seed)
         crops = [
             self.source.sample(
-                index, numpy_generator(recipe.seed, step, slot, "crop"), recipe.data.crop
+                chosen[slot][1], numpy_generator(recipe.seed, step, slot, "crop"), recipe.data.crop
             )
-            for slot, (_, index) in enumerate(chosen)
+            for slot in self.slots
         ]
         return CropBatch(stacked(crops), [self.source.name(index) for _, index in chosen])
 
     def train(self, step: int, batch: CropBatch) -> dict[str, float]:
         recipe = self.recipe
-        rate = learning_rate(
-            step, lr=recipe.optimizer.lr, steps=recipe.steps, schedule=recipe.schedule
-        )
-        share = rate / recipe.optimizer.lr
-        pixels = to_pixels(batch.pictures).to(memory_format=self.layout)
+        base = base_rate(recipe)
+        rate = learning_rate(step, lr=base, steps=recipe.steps, schedule=recipe.schedule)
+        share = rate / base
+        pixels = self._placed(batch.pictures)
 
         # Forward and loss
         with products(recipe, pixels.device):
@@ -115,7 +118,7 @@ class AutoencoderTask:
             values = {name: float(value.detach()) for name, value in terms.items()}
             if self.adversary and step >= recipe.loss.gan_start:
                 loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
-        values = {"loss": float(loss.detach()), **values}
+        values = self.processes.mean({"loss": float(loss.detach()), **values})
         require_finite(step, batch.names, loss=values["loss"])
 
         # Backward and update
@@ -128,7 +131,7 @@ class AutoencoderTask:
             lr = share * recipe.discriminator.lr
             with products(recipe, pixels.device):
                 judged = self.adversary.judged(pixels, output.detach())
-            values["judge"] = self.adversary.learn(judged, lr=lr)
+            values |= self.processes.mean({"judge": self.adversary.learn(judged, lr=lr)})
             require_finite(step, batch.names, judge=values["judge"])
         self.average.update(self.model, step)
         return {**values, "lr": rate, "gradient": norm}
@@ -142,16 +145,18 @@ class AutoencoderTask:
     @torch.no_grad()
     def draw(self, step: int) -> None:
         pictures = next(iter(self.fixed.values()))[: self.recipe.samples.pictures]
-        pixels = to_pixels(pictures)
+        pixels = self._placed(pictures)
         rows = torch.stack([pixels, self._averaged()(pixels)], dim=1).flatten(0, 1)
-        write_grid(Path(self.recipe.run), step, to_bytes(rows), columns=8)
+        if self.processes.first:
+            write_grid(Path(self.recipe.run), step, to_bytes(rows), columns=8)
 
-    def export(self) -> None:
+    def export(self) -> Export:
         config = self.model.config
         if self.recipe.scaling == "measured":
             config = replace(config, scaling_factor=round(1 / self._latent_std(), 6))
         folder = Path(self.recipe.run) / "export"
-        checkpoint.export(folder, config=config.to_dict(), state=self._averaged().state_dict())
+        state = whole(self._averaged().state_dict(), self.processes)
+        return Export(folder, config.to_dict(), state)
 
     def _averaged(self) -> Autoencoder:
         assert isinstance(self.average.module, Autoencoder)
@@ -160,7 +165,11 @@ class AutoencoderTask:
     def _batches(self, pictures: np.ndarray) -> list[Tensor]:
         batch = self.recipe.evaluate.batch
         starts = range(0, len(pictures), batch)
-        return [to_pixels(pictures[i : i + batch]).to(memory_format=self.layout) for i in starts]
+        return [self._placed(pictures[i : i + batch]) for i in starts]
+
+    def _placed(self, pictures: np.ndarray) -> Tensor:
+        """Pixels where and as the model wants them."""
+        return to_pixels(pictures).to(self.processes.device, memory_format=self.layout)
 
     def _psnr(self, pictures: np.ndarray) -> float:
         model = self._averaged()
@@ -181,12 +190,14 @@ class AutoencoderTask:
 class Adversary:
     """The discriminator, its optimiser, and what it says to the decoder."""
 
-    def __init__(self, recipe: AutoencoderRecipe) -> None:
+    def __init__(self, recipe: AutoencoderRecipe, processes: Processes) -> None:
+        self.processes = processes
         options, self.weight = recipe.discriminator, recipe.loss.gan
         self.adaptive = recipe.loss.gan_adaptive
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(recipe.seed, "discriminator"))
             self.judge = PatchDiscriminator(width=options.width, depth=options.depth)
+        self.judge.to(processes.device)
         self.optimizer = Optimizers(
             dict(self.judge.named_parameters()),
             OptimizerRecipe(lr=options.lr, betas=options.betas),
@@ -199,7 +210,8 @@ class Adversary:
         term = generator_loss(self.judge(output))
         weight = torch.tensor(self.weight)
         if self.adaptive:
-            weight = weight * adaptive_weight(reconstruction, term, layer)
+            weight = weight * adaptive_weight(reconstruction, term, layer).cpu()
+            weight = self.processes.gathered(weight[None]).mean()
         values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
         return weight * term
 
@@ -211,6 +223,7 @@ class Adversary:
         """One step of the discriminator down its loss, which is returned."""
         self.optimizer.zero_grad()
         loss.backward()
+        self.processes.average_gradients(self.optimizer.parameters)
         self.optimizer.step(lr=lr)
         return float(loss.detach())
 

@@ -1,6 +1,8 @@
 """What a transformer's training starts from: given or random weights, fitted to its features."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,14 +21,37 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def initial_transformer(recipe: TransformerRecipe) -> Transformer:
-    """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
+    """The weights of `initial`, or a random start of [model] that depends on the seed alone.
+
+    Given both, the weights go on in a model of [model]: another size of picture, or positions.
+    """
     if recipe.initial is not None:
-        return trainable(load_transformer(locate(recipe.initial)))
+        model = trainable(load_transformer(locate(recipe.initial)))
+        return model if recipe.model is None else _continued(model, recipe.model)
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
     generator = torch_generator(recipe.seed, "initialisation")
     initialise(model, generator, caption_norm=recipe.caption_norm)
     return model
+
+
+def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:
+    config = TransformerConfig.from_dict(values)
+    known = replace(
+        model.config,
+        sample_size=config.sample_size,
+        interpolation_scale=config.interpolation_scale,
+        dropout=config.dropout,
+    )
+    if config != known:
+        raise ConfigError(
+            "[model] and the weights of `initial` differ in more than sample_size,"
+            " interpolation_scale and dropout; leave [model] out, or `initial`"
+        )
+    with torch.device("meta"):
+        continued = Transformer(config)
+    continued.load_state_dict(model.state_dict(), assign=True)
+    return continued.requires_grad_(True).train()
 
 
 def trainable(model: Module) -> Module:

@@ -7,6 +7,7 @@ moment and started again by the same command ends with the same bits.
 import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
@@ -19,14 +20,21 @@ from opensana.config import to_toml
 from opensana.errors import CheckpointError, NumericsError
 from opensana.train import checkpoint
 from opensana.train.loader import ahead
-from opensana.train.metrics import Metrics
+from opensana.train.lock import locked
+from opensana.train.metrics import Metrics, Silence, Workload
+from opensana.train.parallel import Processes, own, started
 from opensana.train.randomness import seed_of
 from opensana.train.recipe import Recipe
+from opensana.train.saving import Export, Saver
+from opensana.train.shards import fitted
 from opensana.train.stop import StopRequest
 from opensana.weights.files import write_atomic
 
 # Changing these does not change what a step computes, so it needs no word.
-HARMLESS = ("name", "run", "checkpoint", "tensorboard", "console_seconds", "samples")
+HARMLESS = (
+    *("name", "run", "accumulate", "parallel", "checkpoint"),
+    *("tensorboard", "console_seconds", "samples"),
+)
 
 
 class Part(Protocol):
@@ -47,8 +55,13 @@ class ModuleState:
         return dict(self.module.state_dict())
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        ours = self.module.state_dict()
         try:
-            self.module.load_state_dict(dict(tensors), strict=True)
+            state = {
+                name: fitted(tensors, name, ours[name]) if name in ours else tensors[name]
+                for name in tensors
+            }
+            self.module.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise CheckpointError(
                 "the run folder's checkpoint does not fit this recipe's model; choose another"
@@ -57,13 +70,16 @@ class ModuleState:
 
 
 class Task(Protocol):
-    """One kind of training. `prepare` must depend on the step alone."""
+    """One kind of training. `prepare` must depend on the step and the process alone.
+
+    All processes call all methods; the first one writes pictures.
+    """
 
     @property
     def parts(self) -> Mapping[str, Part]: ...
 
     @property
-    def items_per_step(self) -> int: ...
+    def work(self) -> Workload: ...
 
     def prepare(self, step: int) -> Any: ...
 
@@ -73,31 +89,42 @@ class Task(Protocol):
 
     def draw(self, step: int) -> None: ...
 
-    def export(self) -> None: ...
+    def export(self) -> Export: ...
 
 
-def drive(recipe: Recipe, build: Callable[[], Task], *, draw_every: int) -> None:
-    """Build a task and run it to its last step, or to the first signal; resume if begun."""
+def drive(recipe: Recipe, build: Callable[[Processes], Task], *, draw_every: int) -> None:
+    """Build a task and run it to its last step, or to the first signal; resume if begun.
+
+    Under torchrun every process calls it.
+    """
     run = Path(recipe.run)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    with checkpoint.locked(run), StopRequest() as stop:
-        checkpoint.clean(run / "export")
-        task = build()
-        done = _resume(run, recipe, task.parts)
-        write_atomic(run / "recipe.toml", lambda path: path.write_text(to_toml(recipe), "utf-8"))
-        metrics = Metrics(
-            run,
-            step=done,
-            steps=recipe.steps,
-            batch=task.items_per_step,
-            tensorboard=recipe.tensorboard,
-            console_seconds=recipe.console_seconds,
-        )
+    with ExitStack() as stack:
+        processes = stack.enter_context(started(recipe.parallel))
+        with processes.together():
+            if processes.first:
+                stack.enter_context(locked(run))
+                checkpoint.clean(run / "export")
+        stop = stack.enter_context(StopRequest())
+        with processes.together():
+            task = build(processes)
+        done = _resume(run, recipe, task.parts, processes)
+        with processes.together():
+            if processes.first:
+                text = to_toml(recipe)
+                write_atomic(run / "recipe.toml", lambda path: path.write_text(text, "utf-8"))
+            metrics = _metrics(recipe, task, done) if processes.first else Silence()
+        stack.callback(metrics.close)
+        saver = Saver(asynchronous=recipe.checkpoint.asynchronous)
+        stack.callback(saver.close)
+        session = Session(recipe, task, processes, metrics, saver, stop, draw_every)
         try:
-            _steps(recipe, task, metrics, stop, done=done, draw_every=draw_every)
-        finally:
-            metrics.close()
+            session.go_on(done)
+        except NumericsError as error:
+            if processes.first:
+                raise
+            raise SystemExit(1) from error  # all met it; one of them says so
 
 
 def require_finite(step: int, names: Sequence[str], **values: float) -> None:
@@ -110,57 +137,107 @@ def require_finite(step: int, names: Sequence[str], **values: float) -> None:
             )
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> float:
-    """Scale gradients down to a global norm of at most `limit`; returns the norm before."""
-    return float(nn.utils.clip_grad_norm_(parameters, limit))
+@dataclass(frozen=True)
+class Session:
+    """A task on its way, and all that goes with it."""
 
+    recipe: Recipe
+    task: Task
+    processes: Processes
+    metrics: Metrics | Silence
+    saver: Saver
+    stop: StopRequest
+    draw_every: int
 
-def _steps(
-    recipe: Recipe, task: Task, metrics: Metrics, stop: StopRequest, *, done: int, draw_every: int
-) -> None:
-    if done >= recipe.steps:
-        task.export()
-        metrics.say(f"{recipe.run} is finished at step {done}; raise `steps` to go on")
-        return
-    if done == 0:
-        metrics.event(0, task.evaluate())
-    for step, batch in enumerate(ahead(task.prepare, done, recipe.steps), done):
-        torch.manual_seed(seed_of(recipe.seed, step, "layers"))
-        metrics.step(step + 1, task.train(step, batch))
-        done, last = step + 1, step + 1 == recipe.steps
-        if last or done % recipe.evaluate.every == 0:
-            metrics.event(done, task.evaluate())
-        if last or done % draw_every == 0:
-            task.draw(done)
-        if last or stop.wanted or done % recipe.checkpoint.every == 0:
-            metrics.sync()
-            _save(recipe, task, done)
-        if stop.wanted:
-            metrics.say(f"stopped and saved at step {done}; the same command resumes")
+    def go_on(self, done: int) -> None:
+        """From step `done` to the last, or to the first signal that any process gets."""
+        recipe, task, metrics = self.recipe, self.task, self.metrics
+        if done >= recipe.steps:
+            self._write(task.export())
+            metrics.say(f"{recipe.run} is finished at step {done}; raise `steps` to go on")
             return
+        if done == 0:
+            metrics.event(0, task.evaluate())
+        rank = () if self.processes.alone else (self.processes.rank,)
+        for step, batch in enumerate(ahead(task.prepare, done, recipe.steps), done):
+            torch.manual_seed(seed_of(recipe.seed, step, "layers", *rank))
+            metrics.step(step + 1, task.train(step, batch))
+            done, last = step + 1, step + 1 == recipe.steps
+            stopped = self.processes.any(self.stop.wanted)
+            if last or done % recipe.evaluate.every == 0:
+                metrics.event(done, task.evaluate())
+            if last or done % self.draw_every == 0:
+                task.draw(done)
+            if last or stopped or done % recipe.checkpoint.every == 0:
+                metrics.sync()
+                self._save(done)
+            if stopped:
+                break
+        self.saver.wait()
+        if done < recipe.steps:
+            metrics.say(f"stopped and saved at step {done}; the same command resumes")
+
+    def _save(self, done: int) -> None:
+        """Copy what is to be saved, then write it, now or in the background."""
+        recipe, processes = self.recipe, self.processes
+        self.saver.wait()
+        export = self.task.export()
+        writer = checkpoint.Writer(processes.rank, processes.writers, recipe.parallel.timeout)
+        if writer.index >= writer.count:
+            return
+        tensors = {
+            name: checkpoint.copied(own(part.state_tensors(), processes))
+            for name, part in self.task.parts.items()
+        }
+        state = {"kind": recipe.kind, "seed": recipe.seed, "batch": recipe.batch}
+
+        def write() -> None:
+            checkpoint.save(
+                Path(recipe.run),
+                done,
+                tensors=tensors,
+                state=state,
+                recipe=to_toml(recipe),
+                keep=recipe.checkpoint.keep,
+                writer=writer,
+            )
+            self._write(export)
+
+        self.saver.submit(write)
+
+    def _write(self, export: Export) -> None:
+        if self.processes.first:
+            export.write()
 
 
-def _save(recipe: Recipe, task: Task, done: int) -> None:
-    checkpoint.save(
+def _metrics(recipe: Recipe, task: Task, done: int) -> Metrics:
+    return Metrics(
         Path(recipe.run),
-        done,
-        tensors={name: part.state_tensors() for name, part in task.parts.items()},
-        state={"kind": recipe.kind, "seed": recipe.seed, "batch": recipe.batch},
-        recipe=to_toml(recipe),
-        keep=recipe.checkpoint.keep,
+        step=done,
+        steps=recipe.steps,
+        work=task.work,
+        tensorboard=recipe.tensorboard,
+        console_seconds=recipe.console_seconds,
     )
-    task.export()
 
 
-def _resume(run: Path, recipe: Recipe, parts: Mapping[str, Part]) -> int:
-    found = checkpoint.load_latest(run)
-    if found is None:
+def _resume(run: Path, recipe: Recipe, parts: Mapping[str, Part], processes: Processes) -> int:
+    """Load the newest good checkpoint; the first process finds it, each reads what it needs."""
+    step = 0
+    with processes.together():
+        found = checkpoint.load_latest(run) if processes.first else None
+        step = found.step if found else 0
+    step = processes.told(step)
+    if step == 0:
         return 0
-    for name, part in parts.items():
-        part.load_state_tensors(found.tensors(name))
-    print(f"resuming {run} at step {found.step}", file=sys.stderr)
-    _report_changes(recipe, found.recipe())
-    return found.step
+    with processes.together():
+        found = found or checkpoint.at_step(run, step)
+        for name, part in parts.items():
+            part.load_state_tensors(found.tensors(name))
+        if processes.first:
+            print(f"resuming {run} at step {step}", file=sys.stderr)
+            _report_changes(recipe, found.recipe())
+    return step
 
 
 def _report_changes(recipe: Recipe, saved: str) -> None:

@@ -1,20 +1,49 @@
 """What a run reports: JSON lines, TensorBoard, and a progress line on stderr.
 
 `metrics.jsonl` holds only what the recipe determines, so an interrupted and resumed run leaves the
-same lines as one that was not; speeds go to TensorBoard and the console.
+same lines as one that was not; speeds and memory go to `speed.jsonl`.
 """
 
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from opensana.errors import MissingExtraError
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One step of all processes: samples, tokens, floating-point operations; 0 is unknown.
+
+    `peak` is what all devices together can do, in operations a second.
+    """
+
+    samples: int
+    tokens: int = 0
+    flops: float = 0.0
+    peak: float = 0.0
+
+    def speeds(self, seconds: float) -> dict[str, float]:
+        """Figures of a step that took so long, and the memory of this process, in bytes.
+
+        `mfu` is the share of the peak that the model's own operations use; what is computed twice
+        (`checkpoint_activations`) counts once.
+        """
+        found = {"seconds": seconds, "samples_per_second": self.samples / seconds}
+        if self.tokens:
+            found["tokens_per_second"] = self.tokens / seconds
+        if self.flops and self.peak:
+            found["mfu"] = self.flops / seconds / self.peak
+        return {**found, "peak_memory": peak_memory()}
 
 
 class Metrics:
@@ -26,27 +55,29 @@ class Metrics:
         *,
         step: int,
         steps: int,
-        batch: int,
+        work: Workload,
         tensorboard: bool,
         console_seconds: float,
     ) -> None:
         self.path = run / "metrics.jsonl"
-        self.batch, self.steps = batch, steps
+        self.work, self.steps = work, steps
         self.board = _board(run, step) if tensorboard else None
         truncate(self.path, step)
+        truncate(run / "speed.jsonl", step)
         self._stream = self.path.open("a", encoding="utf-8")
+        self._speeds = (run / "speed.jsonl").open("a", encoding="utf-8")
         self._progress = Progress(step, steps, seconds=console_seconds)
         self._last = time.monotonic()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Record one optimiser step (1-based: the number of steps done)."""
         now = time.monotonic()
-        speed = self.batch / max(now - self._last, 1e-9)
+        speeds = self.work.speeds(max(now - self._last, 1e-9))
         self._last = now
         self._write(step, values)
-        if self.board:
-            self.board.add_scalar("speed/samples_per_second", speed, step)
-        self._progress.update(step, values, speed)
+        self._speeds.write(json.dumps({"step": step, **speeds}) + "\n")
+        self._to_board(step, {f"speed/{name}": value for name, value in speeds.items()})
+        self._progress.update(step, values, speeds["samples_per_second"])
 
     def event(self, step: int, values: Mapping[str, float]) -> None:
         """Record an evaluation; it is also said aloud."""
@@ -61,11 +92,13 @@ class Metrics:
 
     def sync(self) -> None:
         """Make the lines so far survive a power failure; called before a checkpoint is made."""
+        self._speeds.flush()
         self._stream.flush()
         os.fsync(self._stream.fileno())
 
     def close(self) -> None:
         self._stream.close()
+        self._speeds.close()
         self._progress.close()
         if self.board:
             self.board.close()
@@ -73,9 +106,26 @@ class Metrics:
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
         self._stream.flush()
+        self._to_board(step, values)
+
+    def _to_board(self, step: int, values: Mapping[str, float]) -> None:
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+
+
+class Silence:
+    """The metrics of a process that is not the first."""
+
+    def step(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def event(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def say(self, line: str) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Progress:
@@ -116,6 +166,14 @@ class Progress:
             f" gradient {values['gradient']:.3f} {self._speed:.1f} samples/s"
             f" {tqdm.format_interval(left)} left"
         )
+
+
+def peak_memory() -> int:
+    """The most memory this process has held: on its CUDA device, else in all."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def truncate(path: Path, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, and Muon for matrices with AdamW for the rest; schedule; exact state.
+"""Optimisers: AdamW, CAME, and Muon for matrices with AdamW for the rest; schedule; exact state.
 
 Muon (https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by its nearest
 semi-orthogonal matrix, found with a Newton-Schulz iteration. `torch.optim.Muon` iterates in
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from opensana.errors import CheckpointError
-from opensana.train.recipe import OptimizerRecipe, ScheduleRecipe
+from opensana.train.came import Came
+from opensana.train.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+from opensana.train.shards import fitted
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 # First and last layers, embeddings and tables are matrices by shape but not by role.
@@ -114,7 +116,7 @@ class Optimizers:
         if matrices:
             self.parts.append(_muon(matrices, recipe))
         if rest:
-            self.parts.append(_adamw(rest, recipe))
+            self.parts.append((_came if recipe.name == "came" else _adamw)(rest, recipe))
 
     def step(self, *, lr: float) -> None:
         for part in self.parts:
@@ -137,7 +139,7 @@ class Optimizers:
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         by_name = {self.names[id(p)]: (part, p) for part in self.parts for p in _all(part)}
-        for key, value in tensors.items():
+        for key in tensors:
             name, _, slot = key.rpartition("/")
             if name not in by_name:
                 raise CheckpointError(
@@ -145,7 +147,14 @@ class Optimizers:
                     " train; resume with the recipe of the checkpoint, or start a new run folder"
                 )
             part, parameter = by_name[name]
-            part.state[parameter][slot] = _laid_out_like(parameter, value)
+            like = part.fresh(parameter)[slot] if isinstance(part, Came) else parameter
+            part.state[parameter][slot] = fitted(tensors, key, like)
+
+
+def base_rate(recipe: Recipe) -> float:
+    """The learning rate after scaling: `lr * sqrt(batch / 256)` under `scale = "sqrt"`."""
+    scaled = recipe.optimizer.scale == "sqrt"
+    return recipe.optimizer.lr * (math.sqrt(recipe.batch / 256) if scaled else 1.0)
 
 
 def learning_rate(step: int, *, lr: float, steps: int, schedule: ScheduleRecipe) -> float:
@@ -173,6 +182,18 @@ def _muon(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Muon:
     )
 
 
+def _came(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Came:
+    options = recipe.came
+    return Came(
+        parameters,
+        lr=recipe.lr,
+        betas=options.betas,
+        eps=options.eps,
+        clip=options.clip,
+        weight_decay=recipe.weight_decay,
+    )
+
+
 def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.AdamW:
     decayed = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
@@ -186,10 +207,3 @@ def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.opt
 
 def _all(part: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in part.param_groups for parameter in group["params"]]
-
-
-def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """State of the parameter's shape takes its memory layout too: fused kernels walk both alike."""
-    if value.shape != parameter.shape:
-        return value.clone()
-    return torch.empty_like(parameter, requires_grad=False).copy_(value)

@@ -6,9 +6,9 @@ from opensana.device import cpu_has_bfloat16
 from opensana.train.recipe import Recipe, require
 
 
-def check_dtype(recipe: Recipe) -> None:
+def check_dtype(recipe: Recipe, device: torch.device) -> None:
     """Raise ConfigError for a format that this CPU would only emulate, very slowly."""
-    native = recipe.dtype == "float32" or cpu_has_bfloat16()
+    native = recipe.dtype == "float32" or device.type != "cpu" or cpu_has_bfloat16()
     require(native, "dtype", recipe.dtype, "float32: this CPU has no bfloat16 products")
 
 

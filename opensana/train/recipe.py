@@ -16,20 +16,32 @@ from opensana.errors import ConfigError, near
 
 
 @dataclass(frozen=True)
-class OptimizerRecipe:
-    """AdamW for everything, or Muon for the matrices and AdamW for the rest.
+class CameRecipe:
+    """Three decays, two epsilons, and the largest root mean square of an update."""
 
-    Under Muon, AdamW's rate is `rest` times `lr`: orthogonal updates bear a larger one.
+    betas: tuple[float, float, float] = (0.9, 0.999, 0.9999)
+    eps: tuple[float, float] = (1e-30, 1e-16)
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW or CAME for everything, or Muon for the matrices and AdamW for the rest.
+
+    Under Muon, AdamW's rate is `rest` times `lr`: orthogonal updates bear a larger one. With
+    `scale = "sqrt"`, `lr` is that of a batch of 256 and grows with the root of the batch.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "came", "muon"] = "adamw"
     lr: float = 1e-4
+    scale: Literal["none", "sqrt"] = "none"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
     momentum: float = 0.95
     rest: float = 1.0
     orthogonal_steps: int = 5
+    came: CameRecipe = field(default_factory=CameRecipe)
 
 
 @dataclass(frozen=True)
@@ -43,10 +55,27 @@ class ScheduleRecipe:
 
 @dataclass(frozen=True)
 class CheckpointRecipe:
-    """Save every so many steps, keep the newest few."""
+    """Save every so many steps, `asynchronous` while training goes on; keep the newest few."""
 
     every: int = 1000
     keep: int = 3
+    asynchronous: bool = False
+
+
+@dataclass(frozen=True)
+class ParallelRecipe:
+    """How the processes of torchrun share the work; one process alone needs none of it.
+
+    ddp: each holds everything. fsdp: weights, gradients, averages and optimiser state are cut among
+    them. `timeout` is how many seconds one waits for the others. `peak_tflops` is what a device can
+    do; known for common GPUs, it tells how much of it the training uses.
+    """
+
+    mode: Literal["ddp", "fsdp"] = "ddp"
+    device: str = "auto"
+    checkpoint_activations: bool = False
+    timeout: float = 600.0
+    peak_tflops: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +97,7 @@ class Recipe:
     run: str
     steps: int
     batch: int
+    accumulate: int = 1
     seed: int = 0
     initial: str | None = None
     threads: int = 0
@@ -83,20 +113,26 @@ class Recipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require(self.steps > 0, "steps", self.steps, "a positive number")
         require(self.batch > 0, "batch", self.batch, "a positive number")
+        whole = self.accumulate > 0 and self.batch % self.accumulate == 0
+        require(whole, "accumulate", self.accumulate, f"a divisor of the batch {self.batch}")
+        require(self.parallel.timeout > 0, "parallel.timeout", self.parallel.timeout, "seconds > 0")
+        split = self.parallel.mode == "fsdp" and self.optimizer.name == "muon"
+        require(not split, "optimizer.name", "muon", "adamw or came under fsdp")
         require(self.clip > 0, "clip", self.clip, "a positive gradient norm")
         require(0 <= self.ema < 1, "ema", self.ema, "a number in [0, 1)")
         require(self.checkpoint.every > 0, "checkpoint.every", self.checkpoint.every, "1 or more")
         require(self.checkpoint.keep > 0, "checkpoint.keep", self.checkpoint.keep, "1 or more")
         require(self.evaluate.every > 0, "evaluate.every", self.evaluate.every, "1 or more")
-        if (self.initial is None) == (self.model is None):
+        if self.initial is None and self.model is None:
             raise ConfigError(
-                f"recipe '{self.name}' needs exactly one of `initial` (a folder of weights to start"
-                " from) and a [model] table (random start)"
+                f"recipe '{self.name}' needs `initial` (a folder of weights to start from), a"
+                " [model] table (random start), or both (weights of another size of picture)"
             )
 
 
@@ -161,6 +197,11 @@ class AutoencoderRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.initial is not None and self.model is not None:
+            raise ConfigError(f"recipe '{self.name}': `initial` brings its own [model]; drop one")
+        mode = self.parallel.mode
+        require(mode == "ddp", "parallel.mode", mode, "ddp for an autoencoder, which fits a device")
+        require(self.accumulate == 1, "accumulate", self.accumulate, "1 for an autoencoder")
         total = self.loss.mse + self.loss.l1 + self.loss.gradient
         require(total > 0, "loss", total, "a positive sum of the mse, l1 and gradient weights")
         weights = self.loss.lpips_weights

@@ -9,7 +9,8 @@ B samples, R timesteps drawn for each, C channels, h w latent size, N text token
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +27,26 @@ from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
 from opensana.layout import load_autoencoder
-from opensana.train import checkpoint
+from opensana.train.cost import workload
 from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_captions
-from opensana.train.loop import ModuleState, Part, clip_gradients, drive, require_finite
-from opensana.train.optim import Optimizers, learning_rate
+from opensana.train.loop import ModuleState, Part, drive, require_finite
+from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.order import BucketOrder
+from opensana.train.parallel import (
+    ALONE,
+    Processes,
+    accumulating,
+    clip_gradients,
+    distributed,
+    shard,
+    whole,
+)
 from opensana.train.precision import check_dtype, products
 from opensana.train.randomness import numpy_generator, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
+from opensana.train.saving import Export
 from opensana.transformer.model import PreparedText, Transformer
 
 BANDS = 4
@@ -53,20 +64,25 @@ class FlowBatch:
     sigma: Tensor
     names: list[str]
 
+    def to(self, device: torch.device) -> "FlowBatch":
+        """The same batch on another device."""
+        tensors = {n: value for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
 
 def train_transformer(recipe: TransformerRecipe) -> None:
     """Run to the last step; the same call resumes."""
-    drive(recipe, lambda: TransformerTask(recipe), draw_every=recipe.samples.every)
+    drive(recipe, lambda fellows: TransformerTask(recipe, fellows), draw_every=recipe.samples.every)
 
 
 class TransformerTask:
     """The model, its average, its optimisers and its cached features."""
 
-    def __init__(self, recipe: TransformerRecipe) -> None:
-        self.recipe = recipe
-        self.items_per_step = recipe.batch * recipe.data.repeat
+    def __init__(self, recipe: TransformerRecipe, processes: Processes = ALONE) -> None:
+        self.recipe, self.processes = recipe, processes
+        self.slots = processes.slots(recipe.batch, recipe.accumulate)
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
-        check_dtype(recipe)
+        check_dtype(recipe, processes.device)
         self.features = Features.open(recipe.data.folder, expect=recipe.data.expect)
         self.rule = recipe.data.rule
         if not len(self.features):
@@ -76,7 +92,14 @@ class TransformerTask:
         check_fit(self.model.config, self.features, recipe.data.folder)
         if recipe.standardise_captions and recipe.initial is None:
             standardise_captions(self.model, self.features.texts.states)
+        self.work = workload(recipe, self.model.config, processes)
+        self.model.to(device)
         self.average = Average(self.model, decay=recipe.ema)
+        self.engine = distributed(
+            self.model, recipe.parallel, processes, half=half, compiled=recipe.compile
+        )
+        if processes.sharded:
+            shard(self.average.module)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
         self.velocity = (
             torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
@@ -89,47 +112,80 @@ class TransformerTask:
         self.fixed = fixed_batches(recipe, self.features)
         self.drawn = prompt_captions(recipe.samples.prompts, self.features, self.rule)
 
-    def prepare(self, step: int) -> FlowBatch:
+    def prepare(self, step: int) -> list[FlowBatch]:
+        """This process's micro-batches."""
+        return [self.places(step, slots) for slots in self.slots]
+
+    def places(self, step: int, slots: range) -> FlowBatch:
+        """The samples at some places of a step's global batch: they depend on nothing else."""
         recipe, features = self.recipe, self.features
-        chosen = self.order(step)
+        chosen = self.order(step)[slots.start : slots.stop]
         samples = [sample for _, sample in chosen]
         captions = [
             NULL
             if drops(recipe, step, slot)
             else choose_caption(features, self.rule, recipe.seed, *place)
-            for slot, place in enumerate(chosen)
+            for slot, place in zip(slots, chosen, strict=True)
         ]
         latents, states, mask = features.batch(samples, captions)
-        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]))
+        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
         return FlowBatch(latents, states, mask, noise, sigma, names)
 
-    def train(self, step: int, batch: FlowBatch) -> dict[str, float]:
+    def train(self, step: int, batch: list[FlowBatch]) -> dict[str, float]:
         recipe = self.recipe
         rate = learning_rate(
-            step, lr=recipe.optimizer.lr, steps=recipe.steps, schedule=recipe.schedule
+            step, lr=base_rate(recipe), steps=recipe.steps, schedule=recipe.schedule
         )
 
-        # Forward and loss: one look at the text serves all timesteps of a sample
-        repeat = recipe.data.repeat
-        x0 = batch.latents.repeat_interleave(repeat, dim=0)
-        with self._products(x0.device):
-            text = repeated(self.model.prepare_text(batch.states, batch.mask), repeat)
-            losses = flow_matching_loss(
-                lambda x, t: self.velocity(x, t, text), x0, batch.noise, batch.sigma
-            )
-        loss = losses.mean()
-        values = {"loss": float(loss.detach()), **by_band(losses.detach(), batch.sigma)}
-        require_finite(step, batch.names, loss=values["loss"])
-
-        # Backward and update
+        # Forward, loss and backward of each micro-batch
         self.optimizer.zero_grad()
-        loss.backward()
+        losses = []
+        for part in batch:
+            with accumulating(self.engine, last=part is batch[-1]):
+                loss = self._losses(part.to(self.processes.device))
+                (loss.mean() / recipe.accumulate).backward()
+            losses.append(loss.detach().cpu())
+
+        # What all processes saw, in the order of the global batch
+        sigmas = torch.cat([part.sigma for part in batch])
+        loss, sigma = self.processes.gathered(torch.stack([torch.cat(losses), sigmas]))
+        values = {"loss": float(loss.mean()), **by_band(loss, sigma)}
+        if not isfinite(values["loss"]):
+            require_finite(step, self._names(step, ~loss.isfinite()), loss=values["loss"])
+
+        # Update
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
-        require_finite(step, batch.names, gradient=norm)
+        if not isfinite(norm):
+            require_finite(step, self._names(step, loss == loss), gradient=norm)
         self.optimizer.step(lr=rate)
         self.average.update(self.model, step)
         return {**values, "lr": rate, "gradient": norm}
+
+    def _losses(self, batch: FlowBatch) -> Tensor:
+        """The loss of each sample and timestep [B * R]."""
+        repeat = self.recipe.data.repeat
+        x0 = batch.latents.repeat_interleave(repeat, dim=0)
+        with self._products(x0.device):
+            velocity = self._towards(batch.states, batch.mask, repeat)
+            return flow_matching_loss(velocity, x0, batch.noise, batch.sigma)
+
+    def _towards(self, states: Tensor, mask: Tensor, repeat: int) -> Velocity:
+        """The velocity in training. Alone, one look at the text serves all timesteps of a sample;
+
+        spread over processes, a block can only be entered through the model's own `forward`.
+        """
+        if self.processes.alone:
+            text = repeated(self.model.prepare_text(states, mask), repeat)
+            return lambda x, timestep: self.velocity(x, timestep, text)
+        states, mask = (part.repeat_interleave(repeat, dim=0) for part in (states, mask))
+        return lambda x, timestep: self.engine(x, timestep, states, mask)
+
+    def _names(self, step: int, chosen: Tensor) -> list[str]:
+        """The samples of the global batch whose losses [B * R] are marked."""
+        names = self.places(step, range(self.recipe.batch)).names
+        marked = chosen.view(len(names), -1).any(dim=1).tolist()
+        return [name for name, mark in zip(names, marked, strict=True) if mark]
 
     @contextmanager
     def _products(self, device: torch.device) -> Iterator[None]:
@@ -145,17 +201,11 @@ class TransformerTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """The loss on fixed samples, noises and noise levels with the averaged weights."""
-        model, losses, sigmas = self._averaged(), [], []
+        losses, sigmas = [], []
         for batch in self.fixed:
-            text = model.prepare_text(batch.states, batch.mask)
-            losses.append(
-                flow_matching_loss(
-                    lambda x, t, text=text: model.velocity(x, t, text),
-                    batch.latents,
-                    batch.noise,
-                    batch.sigma,
-                )
-            )
+            batch = batch.to(self.processes.device)
+            velocity = self.averaged_towards(batch.states, batch.mask)
+            losses.append(flow_matching_loss(velocity, batch.latents, batch.noise, batch.sigma))
             sigmas.append(batch.sigma)
         loss = torch.cat(losses)
         bands = by_band(loss, torch.cat(sigmas))
@@ -167,26 +217,35 @@ class TransformerTask:
         options = self.recipe.samples
         if options.autoencoder is None:
             return
-        model, count = self._averaged(), len(self.drawn)
-        prompts = model.prepare_text(*self.features.texts.batch(self.drawn))
-        null = model.prepare_text(*self.features.texts.batch([NULL]))
-        velocity = guided(given(model, prompts), given(model, null), options.guidance)
+        count, device = len(self.drawn), self.processes.device
+        prompts, null = (
+            self.averaged_towards(*(part.to(device) for part in self.features.texts.batch(chosen)))
+            for chosen in (self.drawn, [NULL])
+        )
         solver = SOLVERS["flow_dpm"]
         noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
         sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
-        latents = solver.solve(velocity, noise, sigmas)
+        velocity = guided(prompts, null, options.guidance)
+        latents = solver.solve(velocity, noise.to(device), sigmas).cpu()
+        if not self.processes.first:
+            return
         autoencoder = load_autoencoder(Path(options.autoencoder)).float()
         pixels = autoencoder.decode(latents)
         write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=GRID_COLUMNS)
 
-    def export(self) -> None:
+    def export(self) -> Export:
         folder = Path(self.recipe.run) / "export" / "transformer"
-        state = self._averaged().state_dict()
-        checkpoint.export(folder, config=self.model.config.to_dict(), state=state)
+        state = whole(self.average.module.state_dict(), self.processes)
+        return Export(folder, self.model.config.to_dict(), state)
 
-    def _averaged(self) -> Transformer:
-        assert isinstance(self.average.module, Transformer)
-        return self.average.module
+    def averaged_towards(self, states: Tensor, mask: Tensor) -> Velocity:
+        """The averaged weights' velocity towards texts; all processes compute the same."""
+        model = self.average.module
+        assert isinstance(model, Transformer)
+        if self.processes.sharded:
+            return lambda x, timestep: model(x, timestep, states, mask)
+        text = model.prepare_text(states, mask)
+        return lambda x, timestep: model.velocity(x, timestep, text)
 
 
 def choose_caption(
@@ -204,11 +263,11 @@ def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
 
 
 def draw_noise(
-    recipe: TransformerRecipe, step: int, shape: tuple[int, int, int]
+    recipe: TransformerRecipe, step: int, shape: tuple[int, int, int], slots: range
 ) -> tuple[Tensor, Tensor]:
-    """Noises [B * R, C, h, w] and noise levels [B * R] of a step."""
+    """Noises [B * R, C, h, w] and noise levels [B * R] of some places of a step."""
     repeat, noises, sigmas = recipe.data.repeat, [], []
-    for slot in range(recipe.batch):
+    for slot in slots:
         noise = torch_generator(recipe.seed, step, slot, "noise")
         noises.append(torch.randn(repeat, *shape, generator=noise))
         level = torch_generator(recipe.seed, step, slot, "timestep")
@@ -283,8 +342,3 @@ def repeated(text: PreparedText, repeat: int) -> PreparedText:
     )
     mask = None if text.mask is None else text.mask.repeat_interleave(repeat, dim=0)
     return PreparedText(blocks, mask)
-
-
-def given(model: Transformer, text: PreparedText) -> Velocity:
-    """The model's velocity towards a prepared text."""
-    return lambda x, timestep: model.velocity(x, timestep, text)

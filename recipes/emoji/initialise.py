@@ -17,8 +17,8 @@ from torch import Tensor
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.principal import principal_code, start_from
 from opensana.data.pictures import PictureSource, stacked
-from opensana.train import checkpoint
 from opensana.train.samples import to_pixels
+from opensana.train.saving import Export
 
 WIDTHS = (16, 16, 32, 64, 128, 256)
 RESIDUAL, ATTENTION = "ResBlock", "EfficientViTBlock"
@@ -57,7 +57,7 @@ def main() -> None:
     code = principal_code(patches_of(source, model.compression), model.latent_channels)
     start_from(model, code)
     arguments.to.mkdir(parents=True, exist_ok=True)
-    checkpoint.export(arguments.to, config=model.config.to_dict(), state=model.state_dict())
+    Export(arguments.to, model.config.to_dict(), model.state_dict()).write()
     explained = np.square(code.deviation.numpy()).sum()
     print(
         f"{arguments.to}: {sum(p.numel() for p in model.parameters()):,} parameters, "

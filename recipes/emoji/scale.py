@@ -18,8 +18,8 @@ import torch
 from opensana.autoencoder.latent_scale import channel_gains, scale_channels
 from opensana.data.pictures import PictureSource, stacked
 from opensana.layout import load_autoencoder
-from opensana.train import checkpoint
 from opensana.train.samples import to_pixels
+from opensana.train.saving import Export
 
 PICTURES, SIZE = 48, 256
 
@@ -44,7 +44,7 @@ def main() -> None:
     after = model.encoder(pixels)
     error = (model.decoder(after) - before).abs().max()
     model.config = replace(model.config, scaling_factor=1.0)
-    checkpoint.export(arguments.to, config=model.config.to_dict(), state=model.state_dict())
+    Export(arguments.to, model.config.to_dict(), model.state_dict()).write()
     spread = after.std(dim=(0, 2, 3))
     print(
         f"{arguments.to}: latent deviation {after.std():.3f}, channels {spread.min():.2f} to "

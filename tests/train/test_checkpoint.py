@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, and damage is named, never loaded."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from opensana.errors import CheckpointError
 from opensana.train import checkpoint
+from opensana.train.lock import locked
+from opensana.train.saving import Saver
 
 
 def save(run: Path, step: int, *, keep: int = 3) -> Path:
@@ -19,6 +22,102 @@ def save(run: Path, step: int, *, keep: int = 3) -> Path:
 
 def steps(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def save_by(run: Path, step: int, count: int) -> Path:
+    """As `count` processes would: two columns of rows counted up, and a number held by all."""
+    rows = torch.arange(10.0).view(5, 2)
+
+    def write(index: int) -> Path:
+        few = rows[:1] if index == 0 else rows[:0]
+        group = {"rows": torch.tensor_split(rows, count)[index].clone(), "few": few.clone()}
+        extra = {"count": torch.tensor(7.0)} if index == 0 else {}
+        return checkpoint.save(
+            run,
+            step,
+            tensors={"model": {**group, **extra}},
+            state={},
+            recipe="",
+            keep=3,
+            writer=checkpoint.Writer(index, count, seconds=10),
+        )
+
+    with ThreadPoolExecutor(count) as pool:
+        return next(iter(pool.map(write, range(count))))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_several_saved_any_number_reads(tmp_path: Path, count: int):
+    folder = save_by(tmp_path, 10, count)
+    assert len(list(folder.glob("model*.safetensors"))) == count
+    assert not list(folder.glob("writer*")), "reports are gone"
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None
+    stored, rows = found.tensors("model"), torch.arange(10.0).view(5, 2)
+    assert sorted(stored) == ["count", "few", "rows"] and stored.shape("rows") == (5, 2)
+    assert torch.equal(stored["rows"], rows) and torch.equal(stored["few"], rows[:1])
+    assert stored["count"] == 7 and stored.shape("count") == ()
+    for start in range(6):
+        for stop in range(start, 6):
+            assert torch.equal(stored.rows("rows", start, stop), rows[start:stop])
+
+
+def test_damage_to_the_part_of_one_process_is_found(tmp_path: Path, capsys):
+    save_by(tmp_path, 10, 2)
+    path = save_by(tmp_path, 20, 2) / "model-00002-of-00002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.step == 10
+    assert "model-00002-of-00002.safetensors does not match" in capsys.readouterr().err
+
+
+def test_the_failure_of_one_process_is_that_of_the_save(tmp_path: Path, monkeypatch):
+    save(tmp_path, 10)
+    real = checkpoint.save_file
+
+    def full(tensors, path: Path):
+        if "00002-of" in path.name:
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_by(tmp_path, 20, 2)
+    found = checkpoint.load_latest(tmp_path)
+    assert found is not None and found.step == 10
+
+
+def test_a_process_that_never_writes_is_not_waited_for_in_vain(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="process 1 has not written its part"):
+        checkpoint.save(
+            tmp_path,
+            10,
+            tensors={},
+            state={},
+            recipe="",
+            keep=1,
+            writer=checkpoint.Writer(0, 2, seconds=0.05),
+        )
+
+
+def test_saving_in_the_background_raises_at_the_next_chance():
+    def fail() -> None:
+        raise CheckpointError("no")
+
+    saver = Saver(asynchronous=True)
+    saver.submit(fail)
+    with pytest.raises(CheckpointError, match="no"):
+        saver.wait()
+    saver.wait()
+
+
+def test_copies_are_independent():
+    weight = torch.ones(3, 2).T
+    copies = checkpoint.copied({"weight": weight})
+    weight.zero_()
+    assert copies["weight"].is_contiguous() and copies["weight"].eq(1).all()
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path):
@@ -134,7 +233,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
 
 def test_two_trainers_on_one_folder_are_refused(tmp_path: Path):
     refused = pytest.raises(CheckpointError, match="in use by process")
-    with checkpoint.locked(tmp_path), refused, checkpoint.locked(tmp_path):
+    with locked(tmp_path), refused, locked(tmp_path):
         pass
-    with checkpoint.locked(tmp_path):
+    with locked(tmp_path):
         pass

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from opensana.errors import MissingExtraError
-from opensana.train.metrics import Metrics, truncate
+from opensana.train.metrics import Metrics, Workload, truncate
 
 VALUES = {"loss": 1.0, "lr": 0.1, "gradient": 2.0}
 
 
 def metrics(run: Path, *, step: int = 0, tensorboard: bool = False, seconds: float = 0) -> Metrics:
     return Metrics(
-        run, step=step, steps=10, batch=2, tensorboard=tensorboard, console_seconds=seconds
+        run, step=step, steps=10, work=Workload(2), tensorboard=tensorboard, console_seconds=seconds
     )
 
 
@@ -27,6 +27,17 @@ def test_lines_and_console(tmp_path: Path, capsys):
     assert lines == [{"step": 1, **VALUES}, {"step": 1, "psnr": 20.0}]
     said = capsys.readouterr()
     assert said.out == "" and "step 1/10 loss 1.0000" in said.err and "psnr 20" in said.err
+
+
+def test_speeds_have_a_file_of_their_own_that_resumes_too(tmp_path: Path):
+    for first in (0, 2):
+        log = metrics(tmp_path, step=first)
+        for step in range(first + 1, first + 5):
+            log.step(step, VALUES)
+        log.close()
+    lines = [json.loads(line) for line in (tmp_path / "speed.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert all({"seconds", "samples_per_second", "peak_memory"} < set(line) for line in lines)
 
 
 def test_it_is_quiet_between_lines(tmp_path: Path, capsys):

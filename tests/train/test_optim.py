@@ -29,7 +29,7 @@ def advance(model: nn.Module, optimizer: Optimizers, steps: range) -> None:
         optimizer.step(lr=1e-2)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "came", "muon"])
 def test_state_round_trips_to_the_bit(name):
     recipe = OptimizerRecipe(name=name, weight_decay=0.1)
     whole, first = network(), network()

@@ -42,7 +42,7 @@ def test_overrides(autoencoder_recipe, write_recipe):
         ("optimizer.lrr=1", "did you mean 'lr'"),
         ("steps=0", "`steps` is 0"),
         ("loss.mse=0.0", "positive sum"),
-        ("initial=somewhere", "exactly one of"),
+        ("initial=somewhere", "drop one"),
         ("clip=-1.0", "`clip`"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image, ImageColor
 from opensana.cli import main
 from opensana.errors import DataError
 from opensana.train.autoencoder import train_autoencoder
-from opensana.train.checkpoint import locked
+from opensana.train.lock import locked
 from opensana.train.plot import COLOURS, HEIGHT, WIDTH, Axis, plot
 from opensana.train.runs import describe, list_runs, series
 

@@ -1,0 +1,130 @@
+"""What a training step costs, found without weights: operations, and what the backward pass keeps.
+
+The model is built on torch's `meta` device, where layers have shapes but no numbers. Blocks of the
+Linear DiT are alike: one and two of them are measured, the rest is counted.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from opensana.autoencoder import Autoencoder
+from opensana.train.metrics import Workload
+from opensana.train.parallel import Processes
+from opensana.train.recipe import ParallelRecipe, TransformerRecipe
+from opensana.transformer.model import Transformer, TransformerConfig
+
+# The longest text (paper 2.3): what is found with it is an upper bound.
+TEXT_TOKENS = 300
+# Dense bfloat16 products of well-known devices, in 10^12 operations a second.
+PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "L40S": 362.0, "B200": 2250.0, "4090": 165.0}
+# A layer's backward has two products, for its input and its weights, to the forward's one.
+BACKWARD = 2
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations of forward and backward, and bytes kept in between; `block` is one block's share.
+
+    `entry` is what enters a block: all that is kept of it when its inside is computed again.
+    """
+
+    flops: float
+    kept: int
+    block: int = 0
+    entry: int = 0
+    blocks: int = 0
+
+    @property
+    def kept_with_recomputing(self) -> int:
+        return self.kept - self.blocks * (self.block - self.entry) + self.block
+
+
+def transformer_cost(config: TransformerConfig, *, samples: int, dtype: torch.dtype) -> Cost:
+    """Of one micro-batch of native size with the longest texts."""
+    one, two = (_of_transformer(config, depth, samples, dtype) for depth in (1, 2))
+    more, block = config.num_layers - 1, two.kept - one.kept
+    return Cost(
+        flops=one.flops + more * (two.flops - one.flops),
+        kept=one.kept + more * block,
+        block=block,
+        entry=samples * image_tokens(config) * config.width * dtype.itemsize,
+        blocks=config.num_layers,
+    )
+
+
+def autoencoder_cost(model: Autoencoder, *, samples: int, crop: int) -> Cost:
+    """Of one batch of crops; `model` is on the meta device, and what it freezes costs less."""
+    pixels = torch.empty(samples, 3, crop, crop, device=META)
+    return measured(model, lambda: model(pixels))
+
+
+def image_tokens(config: TransformerConfig) -> int:
+    """Tokens of a picture of the native size."""
+    return (config.sample_size // config.patch_size) ** 2
+
+
+def _of_transformer(
+    config: TransformerConfig, depth: int, samples: int, dtype: torch.dtype
+) -> Cost:
+    with META:
+        model = Transformer(replace(config, num_layers=depth)).to(dtype)
+        latents = torch.empty(samples, config.in_channels, config.sample_size, config.sample_size)
+        states = torch.empty(samples, TEXT_TOKENS, config.caption_channels)
+        timesteps = torch.empty(samples)
+        guidance = torch.empty(samples) if config.guidance_embeds else None
+        return measured(model, lambda: model(latents, timesteps, states, guidance=guidance))
+
+
+def measured(model: nn.Module, forward: Callable[[], Tensor]) -> Cost:
+    """Run forward on shapes alone; torch miscounts the backward of grouped convolutions."""
+    weights = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        place = tensor.untyped_storage()._cdata
+        if place not in weights:
+            kept[place] = tensor
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda kept: kept):
+        forward()
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    return Cost(flops=float((1 + BACKWARD) * counter.get_total_flops()), kept=size)
+
+
+def known_peak(recipe: ParallelRecipe, device: torch.device) -> float:
+    """Operations a second of one device: as the recipe says, or of a known GPU; else 0."""
+    if recipe.peak_tflops is not None:
+        return recipe.peak_tflops * 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    found = [peak for label, peak in PEAKS.items() if re.search(rf"\b{label}\b", name)]
+    return found[0] * 1e12 if found else 0.0
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype, *, side: int = 1024) -> float:
+    """Operations a second of a matrix product, the best of a few."""
+    matrix = torch.ones(side, side, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        float((matrix @ matrix)[0, 0])
+        seconds.append(time.perf_counter() - begun)
+    return 2 * side**3 / min(seconds)
+
+
+def workload(
+    recipe: TransformerRecipe, config: TransformerConfig, processes: Processes
+) -> Workload:
+    """One step of all processes, for the metrics; operations are counted if the peak is known."""
+    samples = recipe.batch * recipe.data.repeat
+    peak = known_peak(recipe.parallel, processes.device) * processes.count
+    flops = transformer_cost(config, samples=1, dtype=torch.float32).flops if peak else 0.0
+    return Workload(samples, samples * image_tokens(config), samples * flops, peak)

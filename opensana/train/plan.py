@@ -1,0 +1,230 @@
+"""`opensana train RECIPE --dry-run`: every number that follows from a recipe, before any work."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.device import format_bytes
+from opensana.layout import autoencoder_config, transformer_config, transformer_folder
+from opensana.train.autoencoder import freeze_all_but, phase_prefixes
+from opensana.train.came import is_factored
+from opensana.train.cost import (
+    META,
+    TEXT_TOKENS,
+    Cost,
+    autoencoder_cost,
+    image_tokens,
+    known_peak,
+    measured_peak,
+    transformer_cost,
+)
+from opensana.train.optim import base_rate, is_matrix
+from opensana.train.parallel import Processes, blocks, training_device
+from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe, require
+from opensana.transformer.model import Transformer, TransformerConfig
+
+FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
+# The share of its peak that a device reaches in a training that is well set up.
+USUAL_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device; `gathered`: working copies of weights that are sharded or cast."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    gathered: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe in numbers. `tokens` and `flops` are of one step of all processes; 0 is unknown."""
+
+    recipe: Recipe
+    processes: int
+    samples: int
+    parameters: int
+    trained: int
+    memory: Memory
+    tokens: int
+    flops: float
+    peak: float
+    checkpoint: int
+
+    @property
+    def rate(self) -> float:
+        return base_rate(self.recipe)
+
+    @property
+    def seconds(self) -> float:
+        """Of one step at the usual share of the peak."""
+        return self.flops / (USUAL_SHARE * self.peak * self.processes)
+
+    @property
+    def checkpoints(self) -> int:
+        """How many are written in the whole run."""
+        return -(-self.recipe.steps // self.recipe.checkpoint.every)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:14} {text}" for name, text in self._lines())
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        recipe, memory, parallel = self.recipe, self.memory, self.recipe.parallel
+        mode = parallel.mode if self.processes > 1 else "alone"
+        again = ", blocks computed again" if parallel.checkpoint_activations else ""
+        yield "recipe", f"{recipe.name} ({recipe.kind}), in {recipe.run}"
+        yield "processes", f"{self.processes} ({mode}{again})"
+        yield "parameters", f"{self.parameters:,}, of which {self.trained:,} train"
+        yield (
+            "batch",
+            f"{recipe.batch:,} = {self.processes} processes x {recipe.accumulate} micro-batches"
+            f" x {self.samples} samples",
+        )
+        if self.tokens:
+            yield "tokens", f"{self.tokens:,} a step, texts of up to {TEXT_TOKENS}"
+        schedule = recipe.schedule
+        yield (
+            "learning rate",
+            f"{self.rate:.3g} ({recipe.optimizer.name}, lr {recipe.optimizer.lr:g},"
+            f" scale {recipe.optimizer.scale}), warm-up {schedule.warmup:,} steps,"
+            f" then {schedule.decay}",
+        )
+        yield "steps", f"{recipe.steps:,}, {recipe.steps * recipe.batch:,} samples"
+        for name, size in vars(memory).items():
+            yield f"  {name}", format_bytes(size)
+        yield "memory", f"{format_bytes(memory.total)} a device, the sum of these"
+        yield "operations", f"{self.flops:.3g} a step, forward and backward"
+        per_second = self.tokens / self.seconds if self.tokens else recipe.batch / self.seconds
+        yield (
+            "speed",
+            f"about {per_second:,.0f} {'tokens' if self.tokens else 'samples'}/s,"
+            f" {self.seconds:.3g} s a step, {self.seconds * recipe.steps / 3600:,.1f} h in all:"
+            f" {USUAL_SHARE:.0%} of {self.processes} x {self.peak / 1e12:,.3g} TFLOPS",
+        )
+        kept = min(recipe.checkpoint.keep, self.checkpoints)
+        yield (
+            "checkpoints",
+            f"{self.checkpoints:,} of {format_bytes(self.checkpoint)}, the last {kept} kept:"
+            f" {format_bytes(kept * self.checkpoint)}; exported weights"
+            f" {format_bytes(FLOAT * self.parameters)}",
+        )
+
+
+def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Plan:
+    """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
+    require(processes > 0, "processes", processes, "1 or more")
+    device = training_device(recipe.parallel.device)
+    fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
+    samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
+    half = isinstance(recipe, TransformerRecipe) and recipe.dtype == "bfloat16"
+    dtype = torch.bfloat16 if half else torch.float32
+    if isinstance(recipe, TransformerRecipe):
+        samples *= recipe.data.repeat
+        config = _transformer_config(recipe)
+        with META:
+            model: nn.Module = Transformer(config)
+        trained = dict(model.named_parameters())
+        cost = transformer_cost(config, samples=samples, dtype=dtype)
+        tokens = recipe.batch * recipe.data.repeat * image_tokens(config)
+    else:
+        with META:
+            model = autoencoder = Autoencoder(_autoencoder_config(recipe))
+        trained = freeze_all_but(autoencoder, phase_prefixes(recipe, autoencoder.config))
+        cost = autoencoder_cost(autoencoder, samples=samples, crop=recipe.data.crop)
+        tokens = 0
+    memory = _memory(recipe, model, trained, fellows, cost, dtype)
+    state = _optimizer_bytes(recipe, trained, Processes())
+    total = sum(p.numel() for p in model.parameters())
+    return Plan(
+        recipe=recipe,
+        processes=processes,
+        samples=samples,
+        parameters=total,
+        trained=sum(p.numel() for p in trained.values()),
+        memory=memory,
+        tokens=tokens,
+        flops=cost.flops * processes * recipe.accumulate,
+        peak=known_peak(recipe.parallel, device) or measured_peak(device, dtype),
+        checkpoint=2 * FLOAT * total + state,
+    )
+
+
+def held(shape: torch.Size, processes: Processes) -> int:
+    """The elements of a tensor that the first process holds: FSDP cuts rows as torch.chunk does."""
+    if not processes.sharded:
+        return prod(shape)
+    return -(-shape[0] // processes.count) * prod(shape[1:])
+
+
+def _memory(
+    recipe: Recipe,
+    model: nn.Module,
+    trained: dict[str, nn.Parameter],
+    processes: Processes,
+    cost: Cost,
+    dtype: torch.dtype,
+) -> Memory:
+    weights = FLOAT * sum(held(p.shape, processes) for p in model.parameters())
+    recomputing = recipe.parallel.checkpoint_activations
+    return Memory(
+        weights=weights,
+        gradients=FLOAT * sum(held(p.shape, processes) for p in trained.values()),
+        optimizer=_optimizer_bytes(recipe, trained, processes),
+        average=weights,
+        gathered=_gathered_bytes(model, processes, dtype),
+        activations=cost.kept_with_recomputing if recomputing else cost.kept,
+    )
+
+
+def _gathered_bytes(model: nn.Module, processes: Processes, dtype: torch.dtype) -> int:
+    """FSDP holds the current block, the next one and the root whole, and one block's gradients."""
+    total = sum(p.numel() for p in model.parameters())
+    if not processes.sharded:
+        return total * dtype.itemsize if dtype != torch.float32 else 0
+    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+    return (2 * max(sizes) + total - sum(sizes)) * dtype.itemsize + max(sizes) * FLOAT
+
+
+def _optimizer_bytes(recipe: Recipe, trained: dict[str, nn.Parameter], processes: Processes) -> int:
+    name = recipe.optimizer.name
+    return FLOAT * sum(
+        held(p.shape, processes) + _second_moment(name, key, p, processes)
+        for key, p in trained.items()
+    )
+
+
+def _second_moment(name: str, key: str, parameter: nn.Parameter, processes: Processes) -> int:
+    """The elements that an optimiser keeps of a parameter beside its running mean."""
+    if name == "muon" and is_matrix(key, parameter):
+        return 0
+    if name == "came" and is_factored(parameter):
+        rows, columns = parameter.shape[:2]
+        return 2 * (held(torch.Size([rows]), processes) + columns)
+    return held(parameter.shape, processes)
+
+
+def _transformer_config(recipe: TransformerRecipe) -> TransformerConfig:
+    if recipe.model is not None:
+        return TransformerConfig.from_dict(recipe.model)
+    assert recipe.initial is not None
+    return transformer_config(transformer_folder(Path(recipe.initial)))
+
+
+def _autoencoder_config(recipe: AutoencoderRecipe) -> AutoencoderConfig:
+    if recipe.model is not None:
+        return AutoencoderConfig.from_dict(recipe.model)
+    assert recipe.initial is not None
+    return autoencoder_config(Path(recipe.initial))

@@ -1,0 +1,52 @@
+"""Saving while the training goes on: copies are made first, a thread writes them."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from opensana.weights.files import write_json, write_safetensors
+
+
+@dataclass(frozen=True)
+class Export:
+    """Weights in the published layout, ready to be written."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+    def write(self) -> None:
+        """Each file appears whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", self.config)
+        write_safetensors(dict(sorted(self.state.items())), self.folder)
+
+
+class Saver:
+    """Writes at once or, `asynchronous`, in the background; one write waits for the one before."""
+
+    def __init__(self, *, asynchronous: bool) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1) if asynchronous else None
+        self._waiting: Future[None] | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        self.wait()
+        if self._pool is None:
+            write()
+        else:
+            self._waiting = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Until the last write is on disk; its failure is raised here."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.result()
+
+    def close(self) -> None:
+        """Let a write end, whatever becomes of the training: the run folder is still held."""
+        if self._pool is not None:
+            self._pool.shutdown()

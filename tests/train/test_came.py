@@ -1,0 +1,103 @@
+"""CAME against its equations, written here as the paper writes them, one matrix at a time."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from opensana.train.came import Came, is_factored
+from opensana.train.optim import Optimizers
+from opensana.train.recipe import OptimizerRecipe
+
+BETAS, EPS, CLIP, RATE = (0.9, 0.999, 0.9999), (1e-30, 1e-16), 1.0, 0.1
+
+
+def rank_one(rows: Tensor, columns: Tensor) -> Tensor:
+    """V = R C / (1^T R), of the sums of rows and columns (equation 4)."""
+    return torch.outer(rows, columns) / rows.sum()
+
+
+def reference(weight: Tensor, gradients: list[Tensor], decay: float = 0.0) -> Tensor:
+    """Algorithm 2 for one matrix [n, m], in float64; CLIP is the paper's d."""
+    (b1, b2, b3), (e1, e2) = BETAS, EPS
+    theta, (n, m) = weight.double().clone(), weight.shape
+    r, s = (torch.zeros(n, dtype=torch.float64) for _ in range(2))
+    c, t = (torch.zeros(m, dtype=torch.float64) for _ in range(2))
+    mean = torch.zeros_like(theta)
+    for gradient in gradients:
+        g = gradient.double()
+        r = b2 * r + (1 - b2) * (g**2 + e1).sum(1)
+        c = b2 * c + (1 - b2) * (g**2 + e1).sum(0)
+        u = g / rank_one(r, c).sqrt()
+        u = u / max(1.0, float(u.pow(2).mean().sqrt()) / CLIP)
+        mean = b1 * mean + (1 - b1) * u
+        instability = (u - mean) ** 2 + e2
+        s = b3 * s + (1 - b3) * instability.sum(1)
+        t = b3 * t + (1 - b3) * instability.sum(0)
+        theta = theta - RATE * decay * theta - RATE * mean / rank_one(s, t).sqrt()
+    return theta
+
+
+def draws(shape: tuple[int, ...], count: int = 4) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def trained(weight: Tensor, gradients: list[Tensor], decay: float = 0.0) -> Tensor:
+    parameter = nn.Parameter(weight.clone())
+    optimizer = Came([parameter], lr=RATE, betas=BETAS, eps=EPS, clip=CLIP, weight_decay=decay)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 7), (1, 4)])
+def test_a_matrix_follows_the_equations(shape, decay: float):
+    weight, *gradients = draws(shape, 5)
+    expected = reference(weight, gradients, decay)
+    torch.testing.assert_close(
+        trained(weight, gradients, decay).double(), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_1x1_convolution_is_its_matrix():
+    weight, *gradients = draws((5, 3), 4)
+    window = trained(weight[:, :, None, None], [g[:, :, None, None] for g in gradients])
+    assert torch.equal(window[:, :, 0, 0], trained(weight, gradients))
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 1, 3, 3)])
+def test_others_are_adam_without_correction_or_confidence(shape):
+    weight, *gradients = draws(shape, 4)
+    (b1, b2, _), (e1, _) = BETAS, EPS
+    theta, mean, square = weight.clone(), torch.zeros(shape), torch.zeros(shape)
+    for g in gradients:
+        square = b2 * square + (1 - b2) * (g**2 + e1)
+        u = g / square.sqrt()
+        mean = b1 * mean + (1 - b1) * u / max(1.0, float(u.pow(2).mean().sqrt()))
+        theta = theta - RATE * mean
+    torch.testing.assert_close(trained(weight, gradients), theta, rtol=1e-4, atol=1e-5)
+
+
+def test_memory_is_that_of_one_momentum_and_a_few_rows():
+    layer = nn.Linear(64, 32, bias=False)
+    optimizer = Optimizers(dict(layer.named_parameters()), OptimizerRecipe(name="came"))
+    layer(torch.ones(1, 64)).sum().backward()
+    optimizer.step(lr=1e-3)
+    assert sum(t.numel() for t in optimizer.state_tensors().values()) == 64 * 32 + 2 * (64 + 32)
+    assert is_factored(layer.weight)
+
+
+def test_it_learns():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1)), torch.randn(32, 4)
+    optimizer = Optimizers(dict(model.named_parameters()), OptimizerRecipe(name="came"))
+    wanted, first, loss = x.prod(1, keepdim=True), None, torch.zeros(())
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = (model(x) - wanted).square().mean()
+        first = float(loss.detach()) if first is None else first
+        loss.backward()
+        optimizer.step(lr=3e-3)
+    assert first is not None and float(loss.detach()) < 0.5 * first
