@@ -82,7 +82,8 @@ class TransformerTask:
         self.recipe, self.processes = recipe, processes
         self.slots = processes.slots(recipe.batch, recipe.accumulate)
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
-        check_dtype(recipe, processes.device)
+        half, device = recipe.dtype == "bfloat16", processes.device
+        check_dtype(recipe, device)
         self.features = Features.open(recipe.data.folder, expect=recipe.data.expect)
         self.rule = recipe.data.rule
         if not len(self.features):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.features import TEXT_KEYS, Sample, write_features, write_text
+from opensana.data.features import Sample, write_features
 from opensana.data.pictures import PictureSource, stacked
+from opensana.data.texts import TEXT_KEYS, write_text
 from opensana.layout import load_autoencoder
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.samples import to_pixels
@@ -65,7 +66,7 @@ def encoded(pictures: Path, autoencoder: Path, folder: Path) -> Path:
     with torch.no_grad():
         latents = load_autoencoder(autoencoder).encode(to_pixels(originals(pictures)))
     with write_features(folder / "all", keys={}, text=folder / "text") as cache:
-        cache.add(latents, [Sample({}, (i,), (1.0,)) for i in range(8)])
+        cache.add(latents, [Sample(str(i), (i,), (1.0,)) for i in range(8)])
     return folder / "all"
 
 
