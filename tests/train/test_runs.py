@@ -40,7 +40,8 @@ def test_a_run_is_told_from_its_files(run: Path) -> None:
     assert (found.kind, found.name, found.state) == ("autoencoder", "tiny", "stopped")
     assert (found.step, found.steps, found.checkpoint) == (10, 20, 10)
     assert found.loss == [line["loss"] for line in lines if "loss" in line][-1]
-    assert found.samples_per_second is None and found.problem is None
+    assert found.samples_per_second is not None and found.samples_per_second > 0
+    assert found.problem is None
 
 
 def test_states(run: Path) -> None:
