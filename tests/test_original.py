@@ -197,4 +197,4 @@ def test_nothing_given_is_no_original() -> None:
 )
 def test_what_cannot_be_edited_is_refused(options: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        read_original(**{"image": None, "mask": None} | options)
+        read_original(options.get("image"), options.get("mask"), strength=options.get("strength"))
