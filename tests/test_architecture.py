@@ -37,6 +37,7 @@ LONG_FOR_A_REASON = {
     "layout.py": "reads, writes and describes one folder layout; the three must agree",
     "train/autoencoder.py": "a training loop is allowed to be long and straight",
     "train/transformer.py": "the other of the two",
+    "train/recipe.py": "every table of a recipe, as its reader meets them",
     "weights/files.py": "one file format, with every way in which a file can be broken",
 }
 HEAVY = {"torch", "transformers", "numpy", "PIL", "pydantic", "huggingface_hub", "safetensors"}
