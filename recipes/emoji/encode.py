@@ -20,7 +20,7 @@ import torch
 
 from opensana.data.emoji.compose import SIZE, Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import Prompt, prompts_of, scenes_of
+from opensana.data.emoji.prompts import Prompt, pair_scenes, prompts_of, scenes_of
 from opensana.data.features import Features, Sample, write_features
 from opensana.data.texts import Texts, write_text
 from opensana.encode.encoders import (
@@ -50,12 +50,15 @@ def main() -> int:
     parser.add_argument("--autoencoder", type=Path, help="a folder; without it only text is made")
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
-    parser.add_argument("--backgrounds", type=int, default=4, help="coloured scenes of each emoji")
+    parser.add_argument("--backgrounds", type=int, default=6, help="coloured scenes of each emoji")
     parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
+    parser.add_argument("--pairs", type=int, default=24, help="scenes of each emoji with another")
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
     try:
-        scenes = described(EmojiData.open(arguments.data), backgrounds=arguments.backgrounds)
+        data = EmojiData.open(arguments.data)
+        scenes = described(data, backgrounds=arguments.backgrounds)
+        scenes += pair_scenes(data.vocabulary, rounds=arguments.pairs)
         encode_text(text, scenes)
         if arguments.autoencoder is not None:
             encode_latents(arguments, scenes, text)
@@ -66,7 +69,7 @@ def main() -> int:
 
 
 def described(data: EmojiData, *, backgrounds: int) -> list[Described]:
-    """Every scene of the vocabulary with its prompts."""
+    """Every scene of one emoji of the vocabulary, with its prompts."""
     return [
         (scene, prompts_of(record, scene))
         for record in data.vocabulary
@@ -128,13 +131,13 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
             for latent, entry, described in zip(
                 encode_pixels(model, pixels), samples, batch, strict=True
             ):
-                count = arguments.white if is_white(described) else 1
+                count = arguments.white if is_single_on_white(described) else 1
                 writer.add(np.stack([latent] * count), [entry] * count)
     report(arguments.to)
 
 
-def is_white(scene: Described) -> bool:
-    return scene[0].background == "white"
+def is_single_on_white(scene: Described) -> bool:
+    return scene[0].background == "white" and len(scene[0].emoji) == 1
 
 
 def sample(scene: Scene, prompts: Sequence[Prompt], ids: dict[str, int]) -> Sample:
@@ -148,8 +151,8 @@ def sample(scene: Scene, prompts: Sequence[Prompt], ids: dict[str, int]) -> Samp
 
 
 def key_of(scene: Scene) -> str:
-    """`3+14/sky blue`: the numbers of the emoji and the background."""
-    return f"{'+'.join(map(str, scene.emoji))}/{scene.background}"
+    """`3/light blue`, `3 left of 14/white`: the emoji's numbers, how they stand, the background."""
+    return f"{f' {scene.position} '.join(map(str, scene.emoji))}/{scene.background}"
 
 
 def report(folder: Path) -> None:

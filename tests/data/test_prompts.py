@@ -5,7 +5,7 @@ import pytest
 
 from opensana.data.emoji.dataset import Record
 from opensana.data.emoji.preparation import build
-from opensana.data.emoji.prompts import prompts_of, scenes_of
+from opensana.data.emoji.prompts import is_held_out_pair, pair_scenes, prompts_of, scenes_of
 
 Members = dict[str, bytes]
 
@@ -34,3 +34,39 @@ def test_the_label_has_half_of_the_mass_or_more(apple: Record) -> None:
         assert not any("rosy" in text for text in weights)  # held out
         named = [text for text in weights if f"{scene.background} background" in text]
         assert len(named) == (1 if scene.background == "white" else len(weights))
+
+
+def test_tags_stand_for_the_white_scene_alone(apple: Record) -> None:
+    white, coloured = scenes_of(apple, backgrounds=1)
+    tags = {prompt.text for prompt in prompts_of(apple, white)} & set(apple.tags)
+    assert tags
+    assert not tags & {prompt.text for prompt in prompts_of(apple, coloured)}
+
+
+def many(apple: Record, count: int) -> list[Record]:
+    return [replace(apple, index=i, hexcode=f"{i:04X}", label=f"thing {i}") for i in range(count)]
+
+
+def test_pairs_leave_one_in_ten_out_in_both_orders(apple: Record) -> None:
+    records = many(apple, 40)
+    known = {record.index: record for record in records}
+    held_out = {(a.index, b.index) for a in records for b in records if is_held_out_pair(a, b)}
+    assert 0.05 < len(held_out) / len(records) ** 2 < 0.15
+    assert {(b, a) for a, b in held_out} == held_out
+    scenes = pair_scenes(records, rounds=20)
+    assert 20 * 20 * 0.8 < len(scenes) < 20 * 20
+    assert not any(is_held_out_pair(*(known[i] for i in scene.emoji)) for scene, _ in scenes)
+    assert scenes == pair_scenes(records, rounds=20)
+
+
+def test_a_pairs_prompt_says_who_stands_where(apple: Record) -> None:
+    opposite = {"left of": "right of", "above": "below"}
+    said = set()
+    for scene, (prompt,) in pair_scenes(many(apple, 40), rounds=8):
+        one, other = (f"a thing {index}" for index in scene.emoji)
+        reversed_ = f"{other} {opposite[scene.position]} {one}"
+        told = [prompt.text.startswith(f"{one} {scene.position} {other}")]
+        told.append(prompt.text.startswith(reversed_))
+        assert sum(told) == 1
+        said.add((scene.position, told[0], scene.background == "white"))
+    assert len(said) == 8

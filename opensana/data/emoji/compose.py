@@ -45,6 +45,8 @@ PAIRS: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "above": ((0.5, 0.0), (0.5, 1.0)),
 }
 PAIR_SCALE = 0.5
+# The same relation told from the other side.
+REVERSED = {"left of": "right of", "above": "below"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,16 @@ def describe(scene: Scene, *captions: str, mention_white: bool = False) -> str:
         subject = f"{with_article(captions[0])} {scene.position} {with_article(captions[1])}"
     else:
         subject = _single(scene, captions[0])
+    return _on_ground(scene, subject, mention_white=mention_white)
+
+
+def describe_reversed(scene: Scene, one: str, other: str) -> str:
+    """A pair told from its second emoji: "a dog right of a cat"."""
+    subject = f"{with_article(other)} {REVERSED[scene.position]} {with_article(one)}"
+    return _on_ground(scene, subject)
+
+
+def _on_ground(scene: Scene, subject: str, *, mention_white: bool = False) -> str:
     if scene.background == "white" and not mention_white:
         return subject
     if "," in subject:

@@ -1,18 +1,24 @@
-"""The prompts of a scene: which words may stand for it in training, and how often.
+"""The scenes of the vocabulary and the prompts of each: which words stand for it, and how often.
 
-Half of the mass belongs to the label and its forms, more where there is only one other caption.
+Half of a single emoji's mass belongs to the label and its forms, more where there is only one other
+caption. A pair has one prompt, made of two labels.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opensana.data.emoji.captions import phrases
-from opensana.data.emoji.compose import COLOURS, Scene, describe
+from opensana.data.emoji.compose import COLOURS, PAIRS, Scene, describe, describe_reversed
 from opensana.data.emoji.dataset import Record
 
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
+COLOURED_PAIRS = 4
+"""One pair in so many stands on a colour, the others on white."""
+HELD_OUT_PAIRS = 10
+"""One in so many pairs of emoji is never trained on, in neither order."""
 
 
 @dataclass(frozen=True)
@@ -25,23 +31,64 @@ class Prompt:
 
 def scenes_of(record: Record, *, backgrounds: int) -> list[Scene]:
     """The white scene and scenes on different colours, chosen by a hash of the emoji."""
-    colours = sorted(
-        (name for name in COLOURS if name != "white"),
-        key=lambda name: hashlib.sha256(f"{record.hexcode}/{name}".encode()).digest(),
+    colours = _coloured(record.hexcode)[:backgrounds]
+    return [Scene(emoji=(record.index,), background=ground) for ground in ("white", *colours)]
+
+
+def pair_scenes(records: Sequence[Record], *, rounds: int) -> list[tuple[Scene, list[Prompt]]]:
+    """Two emoji side by side or one above the other: each record meets another in every round.
+
+    The prompt tells the relation from either side: "A left of B" or "B right of A".
+    """
+    scenes: list[tuple[Scene, list[Prompt]]] = []
+    for turn in range(rounds):
+        order = sorted(records, key=lambda record: _digest(f"{turn}/{record.hexcode}"))
+        for one, other in zip(order[::2], order[1::2], strict=False):
+            if not is_held_out_pair(one, other):
+                scenes.append(_pair(one, other, turn))
+    return scenes
+
+
+def is_held_out_pair(one: Record, other: Record) -> bool:
+    """Whether the two are never trained on together; the order does not matter."""
+    first, second = sorted((one.hexcode, other.hexcode))
+    return _digest(f"pair/{first}/{second}")[0] % HELD_OUT_PAIRS == 0
+
+
+def _pair(one: Record, other: Record, turn: int) -> tuple[Scene, list[Prompt]]:
+    dice = _digest(f"{turn}/{one.hexcode}/{other.hexcode}")
+    names = list(PAIRS)
+    scene = Scene(
+        emoji=(one.index, other.index),
+        position=names[dice[0] % len(names)],
+        background="white" if dice[1] % COLOURED_PAIRS else _coloured(dice.hex())[0],
     )
-    grounds = ["white", *colours[:backgrounds]]
-    return [Scene(emoji=(record.index,), background=ground) for ground in grounds]
+    say = describe_reversed if dice[2] % 2 else describe
+    return scene, [Prompt(say(scene, one.label, other.label), 1.0)]
+
+
+def _coloured(key: str) -> list[str]:
+    """All colours but white, in an order that the key decides."""
+    return sorted(set(COLOURS) - {"white"}, key=lambda name: _digest(f"{key}/{name}"))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def prompts_of(record: Record, scene: Scene) -> list[Prompt]:
-    """All training prompts of a scene; the weights sum to one."""
+    """All training prompts of a scene with one emoji; the weights sum to one."""
     label, *others = [caption.text for caption in record.training_captions]
-    if scene.background != "white":
+    white = scene.background == "white"
+    tags = _tags(record) if white else []
+    if not white:
         others = others[:1]
     mine, theirs = _forms(label, scene, count=len(FORM_WEIGHTS)), []
     for text in others:
         theirs += _forms(text, scene, count=1)
-    share = 1 - min(0.5, 0.25 * len(others))
+    # All tags together count as one caption.
+    theirs += [Prompt(tag, FORM_WEIGHTS[0] / len(tags)) for tag in tags]
+    share = 1 - min(0.5, 0.25 * (len(others) + bool(tags)))
     weights: dict[str, float] = {}
     for prompts, mass in ((mine, share), (theirs, 1 - share)):
         total = sum(prompt.weight for prompt in prompts)
@@ -49,6 +96,12 @@ def prompts_of(record: Record, scene: Scene) -> list[Prompt]:
             # Two forms may be one text: "grapes" takes no article.
             weights[prompt.text] = weights.get(prompt.text, 0.0) + mass * prompt.weight / total
     return [Prompt(text, weight) for text, weight in weights.items()]
+
+
+def _tags(record: Record) -> list[str]:
+    """Tags that are not captions already; the held-out caption is none of them."""
+    known = {caption.text.lower() for caption in record.captions}
+    return [tag for tag in record.tags if tag.lower() not in known]
 
 
 def _forms(text: str, scene: Scene, *, count: int) -> list[Prompt]:
