@@ -69,6 +69,7 @@ class Label(Command):
 
     def plan(self) -> "Plan":
         """What to do, checked before anything is opened."""
+        from opensana.data.rejects import share_of
         from opensana.label.captioners import DEFAULT_PROMPT, Settings, read_prompt
         from opensana.label.run import Plan
 
@@ -87,7 +88,7 @@ class Label(Command):
             clip=self.clip,
             facts=self.facts,
             settings=settings,
-            max_bad=parse_share(self.max_bad),
+            max_bad=share_of(self.max_bad),
             ray=self.ray,
             workers=self.workers,
         )
@@ -106,14 +107,3 @@ def open_pictures(path: str, limit: int | None) -> "PictureSet":
         first = source.rejects[0]
         say(f"{path}: {len(source.rejects)} refused, such as {first.path}: {first.reason}")
     return PictureSet(source, lambda data: Image.fromarray(decode(data)), limit=limit)
-
-
-def parse_share(text: str) -> float:
-    """`1%` or `0.01`."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise RequestError(f"{text!r} is no share; write it as 1% or 0.01")
-    return share

@@ -258,7 +258,6 @@ def test_little_is_read_ahead():
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    pytest.importorskip("opensana.data.sources")
     model, to = tiny.sana(instruction="none").save(tmp_path / "model"), tmp_path / "features"
     source, folder = PaintedSource(), tmp_path / "pictures"
     folder.mkdir()

@@ -1,19 +1,13 @@
 """Tiny random models of transformers, made and saved without any download."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers as typed_transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-
-from tests.label import folders
 
 transformers: Any = typed_transformers  # its types know neither sizes nor saving
 IMAGE = "<image>"
@@ -107,15 +101,3 @@ def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     transformers.CLIPProcessor(image_processor(), words).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`opensana.data.sources`, or as long as it is not there a stand-in for folders of PNGs."""
-    if importlib.util.find_spec("opensana.data.sources"):
-        return
-    opening, decoding = ModuleType("opensana.data.sources"), ModuleType("opensana.data.images")
-    opening.open_source = folders.FolderSource  # type: ignore[attr-defined]
-    decoding.decode = lambda data: np.asarray(folders.decode(data))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, opening.__name__, opening)
-    monkeypatch.setitem(sys.modules, decoding.__name__, decoding)

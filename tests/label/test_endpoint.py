@@ -207,7 +207,7 @@ def test_a_wrong_spec_is_refused(
 
 
 def test_the_command_asks_two_endpoints_and_stops_at_too_many_failures(
-    tmp_path: Path, sources: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = draw(tmp_path / "pictures", 10)
     arguments = ["label", str(folder), "--to", str(tmp_path / "labels"), "--batch", "1"]

@@ -93,7 +93,7 @@ def test_a_picture_that_breaks_its_batch_fails_alone(
 
 
 def test_the_command_captions_200_pictures(
-    vision_model: Path, tmp_path: Path, sources: None, capsys: pytest.CaptureFixture[str]
+    vision_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, labels = draw(tmp_path / "pictures", 200), tmp_path / "labels"
     arguments = ["label", str(folder), "--to", str(labels), "--max-tokens", "4", "--device", "cpu"]

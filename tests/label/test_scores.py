@@ -102,7 +102,7 @@ def test_siglip_pads_its_texts(tmp_path: Path, clip_model: Path) -> None:
 
 
 def test_the_command_scores_own_captions_too_and_only_once(
-    clip_model: Path, tmp_path: Path, sources: None
+    clip_model: Path, tmp_path: Path
 ) -> None:
     folder, labels = draw(tmp_path / "pictures", 20), tmp_path / "labels"
     for path in folder.glob("*.png"):
