@@ -16,6 +16,7 @@ from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
 from torch import Tensor
 
 from benchmarks.timing import machine, medians
+from opensana.layout import ready
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.text.gemma import gemma3_270m_folder
 
@@ -29,9 +30,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Text encoding against diffusers.")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    encoder = TextEncoder.load(gemma3_270m_folder(), dtype=torch.float32)
+    encoder, reference = (
+        TextEncoder.load(gemma3_270m_folder(), dtype=torch.float32) for _ in range(2)
+    )
+    ready(encoder.model, torch.device("cpu"), torch.float32)
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline: Any = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
+    pipeline: Any = SanaPipeline(reference.tokenizer, reference.model, **parts)
     lines = encoder.instruction.split("\n")
 
     def fast() -> tuple[TextStates, TextStates]:

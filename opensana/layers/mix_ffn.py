@@ -21,13 +21,14 @@ class MixFFN(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_inverted = nn.Conv2d(channels, 2 * hidden, 1)
+        self.activation: nn.Module = nn.SiLU()
         self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
         self.conv_point = nn.Conv2d(hidden, channels, 1, bias=False)
         self.norm = RMSNorm2d(channels) if norm else None
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden, gate = self.conv_depth(F.silu(self.conv_inverted(x))).chunk(2, dim=1)
+        hidden, gate = self.conv_depth(self.activation(self.conv_inverted(x))).chunk(2, dim=1)
         out = self.conv_point(hidden * F.silu(gate))
         if self.norm is not None:
             out = self.norm(out)

@@ -10,16 +10,21 @@ C channels in, O out.
 
 import platform
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from opensana.layers.mix_ffn import MixFFN
 
 X86 = ("x86_64", "amd64")
 
 
 class PackedLinear(nn.Module):
     """A linear layer [..., C] to [..., O] for inference, float32, on a CPU."""
+
+    then: str = "none"
+    """What is applied to each number on its way out, by oneDNN's name."""
 
     def __init__(self, plain: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
@@ -37,7 +42,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.requires_grad:
             raise RuntimeError("a packed layer has no gradient; train the plain model")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.then, [], "")
 
     def _save_to_state_dict(
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
@@ -76,6 +81,9 @@ def pack(module: nn.Module) -> None:
             setattr(module, name, PackedPointwise(child))
         else:
             pack(child)
+    if isinstance(module, MixFFN):
+        inverted = cast(PackedPointwise, module.conv_inverted)
+        inverted.then, module.activation = "swish", nn.Identity()
 
 
 def _is_pointwise(layer: nn.Conv2d) -> bool:
