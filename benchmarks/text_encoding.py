@@ -4,7 +4,8 @@
 
 The real Gemma 3 270M of the `demo` extra on both sides, float32. diffusers pads prompt and
 instruction to 507 tokens and the negative prompt to 300, as its pipeline does; here padding is not
-computed and the instruction's keys and values are kept. The last line is JSON.
+computed, and the instruction's keys and values and the empty prompt's states are kept. The last
+line is JSON.
 """
 
 import argparse

@@ -92,6 +92,7 @@ class TextEncoder:
         self._plain = _Window(limit=max_tokens, tail=1)
         self._window = self._instructed_window(max_tokens) if self.instruction else self._plain
         self._prefix: _Prefix | None = None
+        self._empty: TextStates | None = None
 
     @classmethod
     def load(
@@ -121,8 +122,16 @@ class TextEncoder:
         return self._encode([self.instruction + _clean(p) for p in prompts], self._window)
 
     def encode_plain(self, prompts: Sequence[str]) -> TextStates:
-        """States of negative and null prompts, which are read without the instruction."""
-        return self._encode([_clean(p) for p in prompts], self._plain)
+        """States of negative and null prompts, which are read without the instruction.
+
+        Those of the empty prompt belong to the model as the instruction does, and are kept.
+        """
+        if not prompts or any(prompts):
+            return self._encode([_clean(p) for p in prompts], self._plain)
+        if self._empty is None:
+            self._empty = self._encode([""], self._plain)
+        states, mask = self._empty.states, self._empty.mask
+        return TextStates(states.expand(len(prompts), -1, -1), mask.expand(len(prompts), -1))
 
     def truncated(self, prompt: str, *, plain: bool = False) -> str | None:
         """The end of the (lower-cased) prompt that is not read because it is too long, or None."""

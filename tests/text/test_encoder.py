@@ -185,6 +185,16 @@ def test_the_empty_negative_prompt_is_bos_alone() -> None:
     assert encoder.encode_plain([""]).states.shape == (1, 1, 16)
 
 
+def test_the_empty_prompt_is_read_once() -> None:
+    encoder = TextEncoder(build("gemma2"), tokenizer())
+    _, negative = published(encoder, ["", ""])
+    assert_same(encoder.encode_plain(["", ""]), negative)
+    encoder.model.forward = None
+    assert_same(encoder.encode_plain(["", ""]), negative)
+    with pytest.raises(TypeError):
+        encoder.encode_plain(["a cat"])
+
+
 def test_the_instruction_is_read_once_and_merges_are_respected() -> None:
     encoder = TextEncoder(build("gemma2"), tokenizer())
     instructed = len(encoder.tokenizer(encoder.instruction)["input_ids"])
