@@ -3,7 +3,7 @@
 python recipes/emoji/lora_pictures.py --to data/flat
 python recipes/emoji/lora_pictures.py --to data/flat --archives FOLDER   # an already packed .tgz
 
-The pictures are Fluent Emoji (MIT). Their SVG files consist of filled paths, drawn here with Pillow.
+The pictures are Fluent Emoji (MIT): SVG files of filled paths, which are drawn here with Pillow.
 """
 
 import argparse
@@ -117,8 +117,13 @@ def outlines(path: str) -> list[np.ndarray]:
             points.extend(curve(points[-1], *np.reshape(numbers, (3, 2))))
         elif command != "Z":
             x, y = points[-1]
-            ends = {"H": lambda: (numbers[0], y), "V": lambda: (x, numbers[0])}
-            points.append(np.array(ends.get(command, lambda: numbers)()))
+            if command == "H":
+                x = numbers[0]
+            elif command == "V":
+                y = numbers[0]
+            else:
+                x, y = numbers
+            points.append(np.array([x, y]))
     return [np.array(outline) for outline in found]
 
 
