@@ -94,8 +94,9 @@ def test_resuming_is_exact(lora_recipe, classes: Path, tmp_path: Path, lora):
     train_transformer(lora_recipe(run=str(parts), steps=4, **options))
     train_transformer(lora_recipe(run=str(parts), **options))
     assert bits(whole, 10) == bits(parts, 10)
-    files = [run / "export" / FILE for run in (whole, parts)]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    # safetensors writes the texts of a header in any order, so that files may differ in theirs.
+    first, second = (read_safetensors(run / "export" / FILE) for run in (whole, parts))
+    assert first and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_the_export_is_the_average(lora_recipe, base: str, tmp_path: Path):
