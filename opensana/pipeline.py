@@ -4,8 +4,8 @@ A model folder has the published layout; `Sana.load` reads it and `Sana.save` wr
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.model import PreparedText, Transformer
 from opensana.weights.locate import locate
+from opensana.weights.lora import apply_lora
 
 __all__ = ["Picture", "Sana", "read_request"]
 
@@ -60,6 +61,8 @@ class Sana:
     info: ModelInfo
     memory: int | None = None
     """Bytes that decoding may take beside the weights; None is what is free."""
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a picture records of the model beside its name: the LoRA merged into it."""
 
     @classmethod
     def load(
@@ -72,12 +75,15 @@ class Sana:
         variant: str | None = None,
         memory: int | str | None = None,
         compile: bool = False,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
 
         `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
         `compile` has torch.compile make faster steps, after a minute or more for the first.
+        `lora`, a file or its folder, is merged into the transformer `lora_scale` times.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -87,13 +93,14 @@ class Sana:
         others = part_dtype(place, main)
         # The text encoder, the largest part, comes last: faults of the others show at once.
         transformer = load_transformer(folder, variant=variant)
+        facts = {} if lora is None else apply_lora(transformer, lora, scale=lora_scale)
         if compile:
             compile_blocks(settle(transformer, place, main))
         else:
             ready(transformer, place, main)
         autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
         text = load_text(folder, info, device=place, dtype=others)
-        return cls(text, transformer, autoencoder, info, memory)
+        return cls(text, transformer, autoencoder, info, memory, facts)
 
     @property
     def device(self) -> torch.device:
@@ -262,7 +269,7 @@ class Sana:
         self, image: Image.Image, request: Request, seed: int, source: Original | None
     ) -> Picture:
         own = replace(request, seed=seed, images=1)
-        facts = {"dtype": str(self.transformer.dtype).removeprefix("torch.")}
+        facts = {"dtype": str(self.transformer.dtype).removeprefix("torch."), **self.facts}
         facts |= source.facts if source else {}
         return Picture(image, own, model=self.info.name, facts=facts)
 

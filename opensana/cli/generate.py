@@ -47,6 +47,10 @@ class Generate(Request, Command):
     """Branch, tag or commit of a model on the hub."""
     variant: Annotated[str | None, arg(metavar="NAME")] = None
     """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
+    lora: Annotated[str | None, arg(metavar="PATH")] = None
+    """A LoRA file or its folder, merged into the transformer."""
+    lora_scale: Annotated[float | None, arg(metavar="FACTOR")] = None
+    """How much of the LoRA: 0 is none, 1 (the default) all of it."""
     prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
     """Draw one prompt a line of this file; - reads standard input."""
     image: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -80,6 +84,7 @@ class Generate(Request, Command):
     def run(self) -> None:
         requests = self.requests()
         original = self._original()
+        self._check_lora()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         sana = self._load()
         index = 0
@@ -106,6 +111,8 @@ class Generate(Request, Command):
                 variant=self.variant,
                 memory=memory,
                 compile=self.compile,
+                lora=self.lora,
+                lora_scale=1.0 if self.lora_scale is None else self.lora_scale,
             )
         finally:
             gc.enable()
@@ -128,6 +135,21 @@ class Generate(Request, Command):
                     f"{self.from_png} was drawn with"
                 )
         return original
+
+    def _check_lora(self) -> None:
+        """A scale needs a LoRA, and a picture that was drawn with one the same again."""
+        from opensana.picture import read_note
+        from opensana.weights.lora import read_lora
+
+        note = {} if self.from_png is None else read_note(self.from_png)
+        drawn = note.get("lora_sha256")
+        if self.lora is not None:
+            if drawn not in (None, read_lora(self.lora).sha256):
+                raise RequestError(f"{self.from_png} was drawn with another --lora: {self.lora}")
+        elif drawn is not None:
+            raise RequestError(f"{self.from_png} was drawn with --lora; give it again")
+        elif self.lora_scale is not None:
+            raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""
@@ -157,8 +179,13 @@ def recorded(path: Path) -> dict[str, Any]:
     """Model and request that a PNG drawn by opensana records."""
     from opensana.picture import read_note, read_request
 
-    model = read_note(path).get("model") or DEFAULT_MODEL
-    return asdict(read_request(path)) | {"model": model}
+    note = read_note(path)
+    scale = note.get("lora_scale")
+    own = {
+        "model": note.get("model") or DEFAULT_MODEL,
+        "lora_scale": scale if isinstance(scale, float) else None,
+    }
+    return asdict(read_request(path)) | own
 
 
 def _checked(values: dict[str, Any], *, where: str) -> Request:

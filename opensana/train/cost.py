@@ -124,7 +124,7 @@ def workload(
     recipe: TransformerRecipe, config: TransformerConfig, processes: Processes
 ) -> Workload:
     """One step of all processes, for the metrics; operations are counted if the peak is known."""
-    samples = recipe.batch * recipe.data.repeat
+    samples = recipe.samples_a_step
     peak = known_peak(recipe.parallel, processes.device) * processes.count
     flops = transformer_cost(config, samples=1, dtype=torch.float32).flops if peak else 0.0
     return Workload(samples, samples * image_tokens(config), samples * flops, peak)

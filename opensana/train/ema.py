@@ -7,13 +7,14 @@ from torch import nn
 
 
 class Average:
-    """A second module whose parameters follow the trained one's.
+    """A second module whose parameters follow the trained one's; frozen ones are shared.
 
     The decay warms up as (1 + t) / (10 + t), so that early averages forget the random start.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        self.module = copy.deepcopy(model).requires_grad_(False).eval()
+        frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
+        self.module = copy.deepcopy(model, frozen).requires_grad_(False).eval()
         self.decay = decay
 
     def decay_at(self, step: int) -> float:
@@ -23,6 +24,7 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         weight = 1 - self.decay_at(step)
         for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
-            average.lerp_(value, weight)
+            if average is not value:
+                average.lerp_(value, weight)
         for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(value)

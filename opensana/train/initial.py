@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,11 +11,19 @@ from torch import nn
 
 from opensana.data.features import Features
 from opensana.errors import ConfigError
-from opensana.layout import load_transformer, settle
+from opensana.layout import (
+    load_transformer,
+    main_dtype,
+    settle,
+    transformer_config,
+    transformer_folder,
+)
+from opensana.presets import TRANSFORMERS, facts
 from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
+from opensana.weights.files import available_variants, read_headers
 from opensana.weights.locate import locate
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -26,7 +35,9 @@ def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     Given both, the weights go on in a model of [model]: another size of picture, or positions.
     """
     if recipe.initial is not None:
-        model = trainable(load_transformer(locate(recipe.initial)))
+        folder = locate(recipe.initial)
+        check_trainable(recipe.initial, transformer_folder(folder))
+        model = trainable(load_transformer(folder))
         return model if recipe.model is None else _continued(model, recipe.model)
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
@@ -52,6 +63,26 @@ def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:
         continued = Transformer(config)
     continued.load_state_dict(model.state_dict(), assign=True)
     return continued.requires_grad_(True).train()
+
+
+def check_trainable(initial: str, part: Path) -> None:
+    """Raise ConfigError for weights that are known to draw in float16 only.
+
+    The published float16 models have activations up to a million and lean on a clamp at float16's
+    limit, which neither float32 nor bfloat16 has: fine-tuned, they collapse. An own model in
+    float16, such as emoji-256, is only a rounding of float32 weights that trained well.
+    """
+    path = Path(initial)
+    known = facts(path.parent.name if path.name == "transformer" else initial)
+    half = main_dtype(read_headers(part)) == "F16"
+    foreign = transformer_config(part) in TRANSFORMERS.values()
+    rounded = half and (foreign or available_variants(part) == ["fp16"])
+    if rounded or (known is not None and known.dtype == "fp16"):
+        raise ConfigError(
+            f"`initial` is {initial!r}, whose weights are made for float16, to draw with: they lean"
+            " on its clamp and collapse in training; start from a model published in bfloat16,"
+            " such as Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers, without a variant"
+        )
 
 
 def trainable(model: Module) -> Module:

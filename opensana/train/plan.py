@@ -23,10 +23,12 @@ from opensana.train.cost import (
     measured_peak,
     transformer_cost,
 )
+from opensana.train.lora import add_adapters, trained_parameters
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
 from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe, require
 from opensana.transformer.model import Transformer, TransformerConfig
+from opensana.weights.locate import locate
 
 FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
 # The share of its peak that a device reaches in a training that is well set up.
@@ -51,13 +53,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe in numbers. `tokens` and `flops` are of one step of all processes; 0 is unknown."""
+    """A recipe in numbers. `tokens` and `flops` are of one step of all processes; 0 is unknown.
+
+    `saved` parameters are in a checkpoint, twice, and in the export.
+    """
 
     recipe: Recipe
     processes: int
     samples: int
     parameters: int
     trained: int
+    saved: int
     memory: Memory
     tokens: int
     flops: float
@@ -119,7 +125,7 @@ class Plan:
             "checkpoints",
             f"{self.checkpoints:,} of {format_bytes(self.checkpoint)}, the last {kept} kept:"
             f" {format_bytes(kept * self.checkpoint)}; exported weights"
-            f" {format_bytes(FLOAT * self.parameters)}",
+            f" {format_bytes(FLOAT * self.saved)}",
         )
 
 
@@ -136,9 +142,11 @@ def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Pl
         config = _transformer_config(recipe)
         with META:
             model: nn.Module = Transformer(config)
-        trained = dict(model.named_parameters())
+            if recipe.lora is not None:
+                add_adapters(model, recipe.lora, seed=recipe.seed)
+        trained = trained_parameters(model)
         cost = transformer_cost(config, samples=samples, dtype=dtype)
-        tokens = recipe.batch * recipe.data.repeat * image_tokens(config)
+        tokens = recipe.samples_a_step * image_tokens(config)
     else:
         with META:
             model = autoencoder = Autoencoder(_autoencoder_config(recipe))
@@ -148,17 +156,22 @@ def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Pl
     memory = _memory(recipe, model, trained, fellows, cost, dtype)
     state = _optimizer_bytes(recipe, trained, Processes())
     total = sum(p.numel() for p in model.parameters())
+    learnt = sum(p.numel() for p in trained.values())
+    adapters = isinstance(recipe, TransformerRecipe) and recipe.lora is not None
+    saved = learnt if adapters else total
+    prior = isinstance(recipe, TransformerRecipe) and recipe.prior is not None
     return Plan(
         recipe=recipe,
         processes=processes,
         samples=samples,
         parameters=total,
-        trained=sum(p.numel() for p in trained.values()),
+        trained=learnt,
+        saved=saved,
         memory=memory,
         tokens=tokens,
-        flops=cost.flops * processes * recipe.accumulate,
+        flops=cost.flops * processes * recipe.accumulate * (2 if prior else 1),
         peak=known_peak(recipe.parallel, device) or measured_peak(device, dtype),
-        checkpoint=2 * FLOAT * total + state,
+        checkpoint=2 * FLOAT * saved + state,
     )
 
 
@@ -183,7 +196,7 @@ def _memory(
         weights=weights,
         gradients=FLOAT * sum(held(p.shape, processes) for p in trained.values()),
         optimizer=_optimizer_bytes(recipe, trained, processes),
-        average=weights,
+        average=FLOAT * sum(held(p.shape, processes) for p in trained.values()),
         gathered=_gathered_bytes(model, processes, dtype),
         activations=cost.kept_with_recomputing if recomputing else cost.kept,
     )
@@ -220,7 +233,7 @@ def _transformer_config(recipe: TransformerRecipe) -> TransformerConfig:
     if recipe.model is not None:
         return TransformerConfig.from_dict(recipe.model)
     assert recipe.initial is not None
-    return transformer_config(transformer_folder(Path(recipe.initial)))
+    return transformer_config(transformer_folder(locate(recipe.initial)))
 
 
 def _autoencoder_config(recipe: AutoencoderRecipe) -> AutoencoderConfig:

@@ -7,6 +7,7 @@ default filled in, is written beside every checkpoint.
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -261,6 +262,27 @@ class TransformerSamplesRecipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Adapters of `rank` on the layers whose names end in a target; all other weights are frozen.
+
+    They add alpha / rank times their product.
+    """
+
+    rank: int = 16
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    """Cached features of class pictures, as many a step as of one's own (DreamBooth 3.2)."""
+
+    folder: str
+    weight: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransformerRecipe(Recipe):
     """Flow matching on cached features."""
@@ -271,6 +293,28 @@ class TransformerRecipe(Recipe):
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     samples: TransformerSamplesRecipe = field(default_factory=TransformerSamplesRecipe)
+    lora: LoraRecipe | None = None
+    prior: PriorRecipe | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior is not None:
+            weight = self.prior.weight
+            require(0 < weight < inf, "prior.weight", weight, "a positive number")
+        if self.lora is not None:
+            rank, alpha, dropout = self.lora.rank, self.lora.alpha, self.lora.dropout
+            require(rank > 0, "lora.rank", rank, "1 or more")
+            require(0 < alpha < inf, "lora.alpha", alpha, "a positive number")
+            require(0 <= dropout < 1, "lora.dropout", dropout, "a number in [0, 1)")
+            require(len(self.lora.targets) > 0, "lora.targets", [], "names such as to_q and to_v")
+            require(self.initial is not None, "initial", None, "the model that the LoRA adapts")
+            mode = self.parallel.mode
+            require(mode == "ddp", "parallel.mode", mode, "ddp for a LoRA, which is small")
+
+    @property
+    def samples_a_step(self) -> int:
+        """Samples times timesteps of all processes; with a prior its class samples too."""
+        return self.batch * self.data.repeat * (1 if self.prior is None else 2)
 
 
 KINDS: dict[str, type[AutoencoderRecipe] | type[TransformerRecipe]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,21 @@ from opensana.weights.files import write_json, write_safetensors
 
 @dataclass(frozen=True)
 class Export:
-    """Weights in the published layout, ready to be written."""
+    """Weights in the published layout, ready to be written; adapters have no configuration."""
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] | None
     state: Mapping[str, Tensor]
+    name: str = "diffusion_pytorch_model"
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def write(self) -> None:
         """Each file appears whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "config.json", self.config)
-        write_safetensors(dict(sorted(self.state.items())), self.folder)
+        if self.config is not None:
+            write_json(self.folder / "config.json", self.config)
+        state = dict(sorted(self.state.items()))
+        write_safetensors(state, self.folder, name=self.name, metadata=self.metadata)
 
 
 class Saver:

@@ -31,6 +31,7 @@ from opensana.train.cost import workload
 from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_captions
 from opensana.train.loop import ModuleState, Part, drive, require_finite
+from opensana.train.lora import AdapterState, add_adapters, lora_export, trained_parameters
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.order import BucketOrder
 from opensana.train.parallel import (
@@ -63,11 +64,60 @@ class FlowBatch:
     noise: Tensor
     sigma: Tensor
     names: list[str]
+    weight: float = 1.0
+    """How much the loss of these samples counts."""
 
     def to(self, device: torch.device) -> "FlowBatch":
         """The same batch on another device."""
         tensors = {n: value for n, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Cached features and the order in which the steps of a recipe see them."""
+
+    recipe: TransformerRecipe
+    features: Features
+    order: BucketOrder
+    weight: float = 1.0
+
+    @classmethod
+    def open(cls, recipe: TransformerRecipe, *, weight: float = 1.0) -> "Stream":
+        features = Features.open(recipe.data.folder, expect=recipe.data.expect)
+        if not len(features):
+            raise DataError(f"{recipe.data.folder} has no samples; encode it again")
+        order = BucketOrder(features.buckets, batch=recipe.batch, seed=recipe.seed)
+        return cls(recipe, features, order, weight)
+
+    @classmethod
+    def of_prior(cls, recipe: TransformerRecipe) -> "Stream | None":
+        """The class samples of DreamBooth's prior preservation (arXiv 2208.12242, 3.2), if any.
+
+        They keep what the model knew of a class while it learns one subject of it, and are drawn
+        as the others are, by an order, captions and noises of their own.
+        """
+        if recipe.prior is None:
+            return None
+        data = replace(recipe.data, folder=recipe.prior.folder)
+        seed = seed_of(recipe.seed, "prior")
+        return cls.open(replace(recipe, data=data, seed=seed), weight=recipe.prior.weight)
+
+    def places(self, step: int, slots: range) -> FlowBatch:
+        """The samples at some places of a step's global batch: they depend on nothing else."""
+        recipe, features, rule = self.recipe, self.features, self.recipe.data.rule
+        chosen = self.order(step)[slots.start : slots.stop]
+        samples = [sample for _, sample in chosen]
+        captions = [
+            NULL
+            if drops(recipe, step, slot)
+            else choose_caption(features, rule, recipe.seed, *place)
+            for slot, place in zip(slots, chosen, strict=True)
+        ]
+        latents, states, mask = features.batch(samples, captions)
+        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
+        names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
+        return FlowBatch(latents, states, mask, noise, sigma, names, self.weight)
 
 
 def train_transformer(recipe: TransformerRecipe) -> None:
@@ -84,15 +134,16 @@ class TransformerTask:
         require(recipe.data.repeat > 0, "data.repeat", recipe.data.repeat, "1 or more")
         half, device = recipe.dtype == "bfloat16", processes.device
         check_dtype(recipe, device)
-        self.features = Features.open(recipe.data.folder, expect=recipe.data.expect)
-        self.rule = recipe.data.rule
-        if not len(self.features):
-            raise DataError(f"{recipe.data.folder} has no samples; encode it again")
-        self.order = BucketOrder(self.features.buckets, batch=recipe.batch, seed=recipe.seed)
+        self.own = Stream.open(recipe)
+        self.prior = Stream.of_prior(recipe)
+        self.features, self.rule = self.own.features, recipe.data.rule
         self.model = initial_transformer(recipe)
-        check_fit(self.model.config, self.features, recipe.data.folder)
+        for stream in self.streams:
+            check_fit(self.model.config, stream.features, stream.recipe.data.folder)
         if recipe.standardise_captions and recipe.initial is None:
             standardise_captions(self.model, self.features.texts.states)
+        if recipe.lora is not None:
+            add_adapters(self.model, recipe.lora, seed=recipe.seed)
         self.work = workload(recipe, self.model.config, processes)
         self.model.to(device)
         self.average = Average(self.model, decay=recipe.ema)
@@ -101,37 +152,26 @@ class TransformerTask:
         )
         if processes.sharded:
             shard(self.average.module)
-        self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
+        self.optimizer = Optimizers(trained_parameters(self.model), recipe.optimizer)
         self.velocity = (
             torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
         )
+        state = ModuleState if recipe.lora is None else AdapterState
         self.parts: dict[str, Part] = {
-            "model": ModuleState(self.model),
-            "ema": ModuleState(self.average.module),
+            "model": state(self.model),
+            "ema": state(self.average.module),
             "optimizer": self.optimizer,
         }
         self.fixed = fixed_batches(recipe, self.features)
         self.drawn = prompt_captions(recipe.samples.prompts, self.features, self.rule)
 
-    def prepare(self, step: int) -> list[FlowBatch]:
-        """This process's micro-batches."""
-        return [self.places(step, slots) for slots in self.slots]
+    @property
+    def streams(self) -> list["Stream"]:
+        return [self.own] if self.prior is None else [self.own, self.prior]
 
-    def places(self, step: int, slots: range) -> FlowBatch:
-        """The samples at some places of a step's global batch: they depend on nothing else."""
-        recipe, features = self.recipe, self.features
-        chosen = self.order(step)[slots.start : slots.stop]
-        samples = [sample for _, sample in chosen]
-        captions = [
-            NULL
-            if drops(recipe, step, slot)
-            else choose_caption(features, self.rule, recipe.seed, *place)
-            for slot, place in zip(slots, chosen, strict=True)
-        ]
-        latents, states, mask = features.batch(samples, captions)
-        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
-        names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
-        return FlowBatch(latents, states, mask, noise, sigma, names)
+    def prepare(self, step: int) -> list[FlowBatch]:
+        """This process's micro-batches; those of the prior come last."""
+        return [stream.places(step, slots) for stream in self.streams for slots in self.slots]
 
     def train(self, step: int, batch: list[FlowBatch]) -> dict[str, float]:
         recipe = self.recipe
@@ -145,15 +185,20 @@ class TransformerTask:
         for part in batch:
             with accumulating(self.engine, last=part is batch[-1]):
                 loss = self._losses(part.to(self.processes.device))
-                (loss.mean() / recipe.accumulate).backward()
+                (part.weight * loss.mean() / recipe.accumulate).backward()
             losses.append(loss.detach().cpu())
 
         # What all processes saw, in the order of the global batch
-        sigmas = torch.cat([part.sigma for part in batch])
-        loss, sigma = self.processes.gathered(torch.stack([torch.cat(losses), sigmas]))
+        own = slice(len(self.slots))
+        sigmas = torch.cat([part.sigma for part in batch[own]])
+        loss, sigma = self.processes.gathered(torch.stack([torch.cat(losses[own]), sigmas]))
         values = {"loss": float(loss.mean()), **by_band(loss, sigma)}
         if not isfinite(values["loss"]):
             require_finite(step, self._names(step, ~loss.isfinite()), loss=values["loss"])
+        if self.prior is not None:
+            of_prior = self.processes.gathered(torch.cat(losses[len(self.slots) :]))
+            values["prior_loss"] = float(of_prior.mean())
+            require_finite(step, ["those of the prior"], prior_loss=values["prior_loss"])
 
         # Update
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
@@ -184,7 +229,7 @@ class TransformerTask:
 
     def _names(self, step: int, chosen: Tensor) -> list[str]:
         """The samples of the global batch whose losses [B * R] are marked."""
-        names = self.places(step, range(self.recipe.batch)).names
+        names = self.own.places(step, range(self.recipe.batch)).names
         marked = chosen.view(len(names), -1).any(dim=1).tolist()
         return [name for name, mark in zip(names, marked, strict=True) if mark]
 
@@ -235,6 +280,8 @@ class TransformerTask:
         write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=GRID_COLUMNS)
 
     def export(self) -> Export:
+        if self.recipe.lora is not None:
+            return lora_export(self.recipe.lora, self.average.module, Path(self.recipe.run))
         folder = Path(self.recipe.run) / "export" / "transformer"
         state = whole(self.average.module.state_dict(), self.processes)
         return Export(folder, self.model.config.to_dict(), state)

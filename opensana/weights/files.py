@@ -86,12 +86,13 @@ def weight_files(folder_or_file: str | Path, *, variant: str | None = None) -> l
         wanted = f" of variant {variant!r}" if variant else ""
         raise WeightsError(
             f"{path} holds no safetensors weights{wanted} (looked for {', '.join(BASE_NAMES)})"
-            f"{_pickles(path)}"
+            f"{pickle_note(path)}"
         )
     return _shards(found) if found.suffix == ".json" else [found]
 
 
-def _pickles(folder: Path) -> str:
+def pickle_note(folder: Path) -> str:
+    """`; x.bin may hold code ...` where a folder has pickles instead, or nothing."""
     found = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
     if not found:
         return ""
@@ -169,6 +170,15 @@ def read_headers(
 ) -> dict[str, TensorInfo]:
     """Shapes and dtypes of one model part, without reading its weights."""
     return _gather(folder_or_file, variant, _tensor_info)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts in the header of one safetensors file."""
+    try:
+        with safe_open(file, framework="pt", device="cpu") as handle:
+            return dict(handle.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(f"{file} is damaged or incomplete ({error}): fetch it again") from error
 
 
 def _gather(
