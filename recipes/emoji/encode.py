@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 
 from opensana.data.emoji.compose import SIZE, Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
     parser.add_argument("--backgrounds", type=int, default=4, help="coloured scenes of each emoji")
+    parser.add_argument("--edges", action="store_true", help="cache edges of the scenes instead")
     parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
@@ -120,10 +122,13 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
         "resolution": SIZE,
         "pictures": data.manifest["sha256"]["pictures.npy"],
         "latent_version": LATENT_VERSION,
+        "edges": arguments.edges,
     }
     with write_features(arguments.to, keys=keys, text=text) as writer:
         for batch in progress(scenes, PICTURE_BATCH, what="scenes"):
             pixels = compose_batch([scene for scene, _ in batch], data.pictures)
+            if arguments.edges:
+                pixels = edges(pixels)
             samples = [sample(scene, prompts, ids) for scene, prompts in batch]
             for latent, entry, described in zip(
                 encode_pixels(model, pixels), samples, batch, strict=True
@@ -131,6 +136,12 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
                 count = arguments.white if is_white(described) else 1
                 writer.add(np.stack([latent] * count), [entry] * count)
     report(arguments.to)
+
+
+def edges(pixels: np.ndarray) -> np.ndarray:
+    """Pictures [B, H, W, 3] as white edges on black: the conditions of a ControlNet."""
+    maps = [Image.fromarray(one).convert("L").filter(ImageFilter.FIND_EDGES) for one in pixels]
+    return np.stack([np.asarray(one.convert("RGB")) for one in maps])
 
 
 def is_white(scene: Described) -> bool:
