@@ -98,7 +98,6 @@ def test_the_condition_is_followed_and_the_base_stays(recipe, base: Path, tmp_pa
     before = read_safetensors(base)
     train_controlnet(given)
     losses = fixed_losses(tmp_path / "run")
-    print(losses)
     assert losses[-1] < 0.5 * losses[0]
     assert all(torch.equal(value, before[n]) for n, value in read_safetensors(base).items())
 
@@ -114,7 +113,6 @@ def test_the_condition_is_followed_and_the_base_stays(recipe, base: Path, tmp_pa
         (network(x, timestep, batch.states, batch.mask, condition) - target).square().mean()
         for condition in (batch.condition, batch.condition.roll(1, 0))
     ]
-    print(errors)
     assert errors[0] < 0.5 * errors[1]
 
 
