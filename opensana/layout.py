@@ -34,6 +34,7 @@ from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.transformer.config import TransformerConfig
+from opensana.transformer.controlnet import ControlNet, ControlNetConfig, check_pair
 from opensana.transformer.model import Transformer
 from opensana.weights.files import (
     DTYPE_NAMES,
@@ -49,7 +50,7 @@ from opensana.weights.files import (
     write_json,
     write_safetensors,
 )
-from opensana.weights.locate import is_here, locate
+from opensana.weights.locate import HUB_ID, fetch, is_here, locate
 
 DIFFUSERS_VERSION = "0.32.0"
 INDEX = "model_index.json"
@@ -58,6 +59,10 @@ DPM, EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
 SCM = "SCMScheduler"
 PIPELINES = {"SanaPipeline": (DPM, EULER), "SanaSprintPipeline": (SCM,)}
 SPRINT_STEPS = 2
+CONTROLNET_FILES = (
+    *("config.json", "diffusion_pytorch_model*"),
+    *("controlnet/config.json", "controlnet/diffusion_pytorch_model*"),
+)
 ALIGNMENT = 64
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
 SCHEDULER: dict[str, Any] = {
@@ -240,6 +245,22 @@ def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder
     return module
 
 
+def load_controlnet(
+    source: str | Path, transformer: TransformerConfig, *, variant: str | None = None
+) -> ControlNet:
+    """The ControlNet in a folder, in its folder `controlnet`, or of a hub id, for inference.
+
+    ConfigError if it was made for another transformer.
+    """
+    part = controlnet_folder(source)
+    config = ControlNetConfig.from_dict(_config(part, "SanaControlNetModel"))
+    check_pair(transformer, config)
+    with torch.device("meta"):
+        module = ControlNet(config)
+    _load(module, part, variant)
+    return module
+
+
 def _load(module: nn.Module, part: Path, variant: str | None) -> None:
     load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
     module.eval().requires_grad_(False)
@@ -287,6 +308,20 @@ def transformer_folder(folder: Path) -> Path:
 
 def autoencoder_folder(folder: Path) -> Path:
     return folder / "vae" if (folder / "vae").is_dir() else folder
+
+
+def controlnet_folder(source: str | Path) -> Path:
+    """Where a ControlNet's config.json lies; of a hub id only the ControlNet is fetched."""
+    folder = Path(source).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(str(source)):
+        folder = fetch(str(source), CONTROLNET_FILES)
+    part = folder / "controlnet" if (folder / "controlnet").is_dir() else folder
+    if not (part / "config.json").is_file():
+        raise WeightsError(
+            f"{source} holds no ControlNet: name the folder with its config.json, the one above "
+            "its folder `controlnet`, or a hub id (owner/name)"
+        )
+    return part
 
 
 def _config(part: Path, kind: str) -> dict[str, Any]:
@@ -382,6 +417,11 @@ def write_model_without_text(
 
 def write_transformer(module: Transformer, part: Path, *, dtype: torch.dtype | None = None) -> None:
     """config.json and weights of one transformer, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def write_controlnet(module: ControlNet, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one ControlNet, stored in `dtype` if given."""
     _write_part(module, module.config.to_dict(), part, dtype)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.bins import Size, nearest_bin
+from opensana.control import Control, read_control
 from opensana.decoding import band_memory, decode_images, encode_image
 from opensana.device import parse_bytes, resolve_device, resolve_dtype
 from opensana.errors import RequestError
@@ -25,6 +26,7 @@ from opensana.image_input import ImageSource
 from opensana.layout import (
     ModelInfo,
     load_autoencoder,
+    load_controlnet,
     load_text,
     load_transformer,
     part_dtype,
@@ -38,10 +40,11 @@ from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
 from opensana.prompts import read_prompts, truncation_notes
 from opensana.request import Request
-from opensana.solving import solve
+from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.compilation import compile_blocks
-from opensana.transformer.model import PreparedText, Transformer
+from opensana.transformer.controlnet import ControlNet
+from opensana.transformer.model import Transformer
 from opensana.weights.locate import locate
 from opensana.weights.lora import apply_lora
 
@@ -63,6 +66,8 @@ class Sana:
     """Bytes that decoding may take beside the weights; None is what is free."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What a picture records of the model beside its name: the LoRA merged into it."""
+    controlnet: ControlNet | None = None
+    """What lets a control image steer the transformer."""
 
     @classmethod
     def load(
@@ -77,6 +82,7 @@ class Sana:
         compile: bool = False,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
+        controlnet: str | Path | None = None,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
 
@@ -84,6 +90,7 @@ class Sana:
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
         `compile` has torch.compile make faster steps, after a minute or more for the first.
         `lora`, a file or its folder, is merged into the transformer `lora_scale` times.
+        `controlnet` is a folder or a hub id; each request then needs a `control_image`.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -94,13 +101,17 @@ class Sana:
         # The text encoder, the largest part, comes last: faults of the others show at once.
         transformer = load_transformer(folder, variant=variant)
         facts = {} if lora is None else apply_lora(transformer, lora, scale=lora_scale)
-        if compile:
-            compile_blocks(settle(transformer, place, main))
-        else:
-            ready(transformer, place, main)
+        control = None
+        if controlnet is not None:
+            control = load_controlnet(controlnet, transformer.config, variant=variant)
+        for network in (transformer, *([control] if control else [])):
+            if compile:
+                compile_blocks(settle(network, place, main))
+            else:
+                ready(network, place, main)
         autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
         text = load_text(folder, info, device=place, dtype=others)
-        return cls(text, transformer, autoencoder, info, memory, facts)
+        return cls(text, transformer, autoencoder, info, memory, facts, control)
 
     @property
     def device(self) -> torch.device:
@@ -141,6 +152,8 @@ class Sana:
         *,
         image: ImageSource | None = None,
         mask: ImageSource | None = None,
+        control_image: ImageSource | None = None,
+        control_scale: float = 1.0,
         notice: Notice | None = None,
         **fields: Any,
     ) -> list[Picture]:
@@ -149,22 +162,27 @@ class Sana:
         With `image` they start from that picture instead of noise (`strength` says how far from
         it); with `mask`, of the same size, only its white part is drawn anew and outside it every
         pixel stays. The size is the picture's unless the request has one: see `Original`.
+        A model with a ControlNet needs a `control_image`, scaled and cut to the size that is drawn;
+        `control_scale` is how much it counts: see `Control`.
 
         `on_step` gets the step, the number of steps and the latent; `notice` gets one line for
         each thing the user should know, such as a prompt that is too long (default: a warning).
         """
         request, notice = _as_request(prompt, fields), notice or _warn
         source = read_original(image, mask, strength=request.strength, binned=request.binned)
+        control = read_control(control_image, control_scale, expected=self.controlnet is not None)
         request = self.complete(source.complete(request, self._size_unit) if source else request)
         for note in truncation_notes(self.text, request):
             notice(note)
         memory = self._band_memory(request, notice)
         original = source and source.fit(request, native=self.native_size, notice=notice)
         start = original and self._start(original, request, memory)
-        texts = self.encode(request)
+        condition = control and self._condition(control, request, memory, notice)
+        texts = self.encode(request, condition=condition)
         size = _asked_size(request) if request.binned else None
         many, all_seeds = IMAGES_AT_ONCE, request.seeds
         chunks = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
+        facts = (source.facts if source else {}) | (control.facts if control else {})
         pictures: list[Picture] = []
         for index, seeds in enumerate(chunks):
             step = _overall(on_step, index, len(chunks))
@@ -172,7 +190,7 @@ class Sana:
             images = decode_images(self.autoencoder, latent, memory=memory, size=size)
             for seed, drawn in zip(seeds, images, strict=True):
                 whole = original.paste(drawn) if original else drawn
-                pictures.append(self._picture(whole, request, seed, source))
+                pictures.append(self._picture(whole, request, seed, facts))
         return pictures
 
     @torch.inference_mode()
@@ -237,17 +255,23 @@ class Sana:
         x0 = encode_image(self.autoencoder, original.image, memory=memory)
         return Start(x0, request.strength, redrawn)
 
+    def _condition(
+        self, control: Control, request: Request, memory: int | None, notice: Notice
+    ) -> Condition:
+        image = control.fitted(*self._drawn_size(request), notice)
+        return Condition(encode_image(self.autoencoder, image, memory=memory), control.scale)
+
     def solve(
         self,
         request: Request,
-        texts: Sequence[PreparedText],
+        texts: Sequence[Prepared],
         noises: Iterable[Tensor],
         on_step: OnStep | None = None,
         start: Start | None = None,
     ) -> Tensor:
         """The latents [B, C, h, w] of a complete request, its texts from `encode`."""
         return solve(
-            self.transformer,
+            network_of(self.transformer, self.controlnet),
             request,
             texts,
             noises,
@@ -256,21 +280,31 @@ class Sana:
             start=start,
         )
 
-    def encode(self, request: Request, prompts: Sequence[str] | None = None) -> list[PreparedText]:
-        """What the transformer reads: the prompt, or `prompts`, and for guidance the negative."""
-        states = read_prompts(self.text, request, prompts)
-        return [self._prepare(state) for state in states]
+    def encode(
+        self,
+        request: Request,
+        prompts: Sequence[str] | None = None,
+        *,
+        condition: Condition | None = None,
+    ) -> list[Prepared]:
+        """What the network reads: the prompt, or `prompts`, and for guidance the negative.
 
-    def _prepare(self, text: TextStates) -> PreparedText:
+        With a ControlNet it reads the latent of a control image beside each, at some scale.
+        """
+        read_control(None, 1.0, expected=self.controlnet is not None and condition is None)
+        states = read_prompts(self.text, request, prompts)
+        return [self._prepare(state, condition) for state in states]
+
+    def _prepare(self, text: TextStates, condition: Condition | None) -> Prepared:
         states, mask = text.states.to(self.device), text.mask.to(self.device)
-        return self.transformer.fold(self.transformer.prepare_text(states, mask))
+        return prepare(self.transformer, self.controlnet, states, mask, condition)
 
     def _picture(
-        self, image: Image.Image, request: Request, seed: int, source: Original | None
+        self, image: Image.Image, request: Request, seed: int, facts: dict[str, Any]
     ) -> Picture:
         own = replace(request, seed=seed, images=1)
-        facts = {"dtype": str(self.transformer.dtype).removeprefix("torch."), **self.facts}
-        facts |= source.facts if source else {}
+        dtype = str(self.transformer.dtype).removeprefix("torch.")
+        facts = {"dtype": dtype, **self.facts, **facts}
         return Picture(image, own, model=self.info.name, facts=facts)
 
 

@@ -155,8 +155,8 @@ def test_a_model_is_loaded_with_its_lora(tmp_path: Path):
     whole = tiny.sana()
     whole.save(tmp_path / "model")
     written(tmp_path)
-    request = {"seed": 3, "steps": 2, "width": 64, "height": 64}
-    load = {"device": "cpu", "dtype": "float32"}
+    request: dict[str, Any] = {"seed": 3, "steps": 2, "width": 64, "height": 64}
+    load: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
     plain = Sana.load(tmp_path / "model", **load)
     with_lora = Sana.load(tmp_path / "model", lora=tmp_path / "export", lora_scale=0.8, **load)
     none = Sana.load(tmp_path / "model", lora=tmp_path / "export", lora_scale=0, **load)

@@ -22,10 +22,12 @@ from opensana.errors import RequestError
 from opensana.request import Request
 
 if TYPE_CHECKING:
+    from opensana.control import Control
     from opensana.original import Original
     from opensana.pipeline import Picture, Sana
 
 DEFAULT_MODEL = "emoji-256"
+CONTROL_DIGEST = "control_image_sha256"
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
 
@@ -57,6 +59,12 @@ class Generate(Request, Command):
     """Start from this picture instead of noise; its size is kept unless one is given."""
     mask: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw anew only where this picture is white; every other pixel of --image stays."""
+    controlnet: Annotated[str | None, arg(metavar="FOLDER")] = None
+    """A ControlNet that `opensana train` made for the model, or a hub id."""
+    control_image: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The picture that the ControlNet follows; it is scaled and cut to the size that is drawn."""
+    control_scale: Annotated[float, arg(metavar="FACTOR")] = 1.0
+    """How much the control image counts; 0 draws as without it."""
     from_png: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw a picture again from what its PNG records; flags given beside it change that."""
     no_metadata: bool = False
@@ -83,13 +91,13 @@ class Generate(Request, Command):
 
     def run(self) -> None:
         requests = self.requests()
-        original = self._original()
+        original, control = self._original(), self._control()
         self._check_lora()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         sana = self._load()
         index = 0
         for request in requests:
-            for picture in _draw(sana, request, original):
+            for picture in _draw(sana, request, original, control):
                 path = files.path(seed=picture.request.seed, index=index)
                 picture.save(path, metadata=not self.no_metadata)
                 self._report(path, picture)
@@ -113,6 +121,7 @@ class Generate(Request, Command):
                 compile=self.compile,
                 lora=self.lora,
                 lora_scale=1.0 if self.lora_scale is None else self.lora_scale,
+                controlnet=self.controlnet,
             )
         finally:
             gc.enable()
@@ -150,6 +159,23 @@ class Generate(Request, Command):
             raise RequestError(f"{self.from_png} was drawn with --lora; give it again")
         elif self.lora_scale is not None:
             raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
+
+    def _control(self) -> "Control | None":
+        """The picture that the ControlNet follows; that of --from-png must be given again."""
+        from opensana.control import read_control
+        from opensana.picture import read_note
+
+        note = {} if self.from_png is None else read_note(self.from_png)
+        if CONTROL_DIGEST in note and self.control_image is None:
+            raise RequestError(f"{self.from_png} was drawn with --control-image; give it again")
+        expected = self.controlnet is not None
+        control = read_control(self.control_image, self.control_scale, expected=expected)
+        if control and note.get(CONTROL_DIGEST, control.digest) != control.digest:
+            raise RequestError(
+                f"{self.control_image} has other pixels than the --control-image that "
+                f"{self.from_png} was drawn with"
+            )
+        return control
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""
@@ -213,10 +239,19 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
     return prompts
 
 
-def _draw(sana: "Sana", request: Request, original: "Original | None") -> "list[Picture]":
-    image, mask = (original.image, original.mask) if original else (None, None)
+def _draw(
+    sana: "Sana", request: Request, original: "Original | None", control: "Control | None"
+) -> "list[Picture]":
     with _progress(request) as on_step:
-        return sana.generate(request, on_step=on_step, notice=say, image=image, mask=mask)
+        return sana.generate(
+            request,
+            on_step=on_step,
+            notice=say,
+            image=original and original.image,
+            mask=original and original.mask,
+            control_image=control and control.image,
+            control_scale=control.scale if control else 1.0,
+        )
 
 
 @contextmanager

@@ -3,9 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
+from opensana.train.recipe import (
+    AutoencoderRecipe,
+    ControlNetRecipe,
+    TransformerRecipe,
+    load_recipe,
+)
 
-__all__ = ["AutoencoderRecipe", "TransformerRecipe", "load_recipe", "run", "work_out"]
+__all__ = [
+    "AutoencoderRecipe",
+    "ControlNetRecipe",
+    "TransformerRecipe",
+    "load_recipe",
+    "run",
+    "work_out",
+]
 
 
 def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
@@ -15,6 +27,10 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
         from opensana.train.autoencoder import train_autoencoder
 
         return train_autoencoder(recipe)
+    if isinstance(recipe, ControlNetRecipe):
+        from opensana.train.controlnet import train_controlnet
+
+        return train_controlnet(recipe)
     from opensana.train.transformer import train_transformer
 
     return train_transformer(recipe)

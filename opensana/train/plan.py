@@ -10,6 +10,7 @@ from torch import nn
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
+from opensana.errors import ConfigError
 from opensana.layout import autoencoder_config, transformer_config, transformer_folder
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.came import is_factored
@@ -26,7 +27,13 @@ from opensana.train.cost import (
 from opensana.train.lora import add_adapters, trained_parameters
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
-from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe, require
+from opensana.train.recipe import (
+    AutoencoderRecipe,
+    ControlNetRecipe,
+    Recipe,
+    TransformerRecipe,
+    require,
+)
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.locate import locate
 
@@ -131,6 +138,10 @@ class Plan:
 
 def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
+    if isinstance(recipe, ControlNetRecipe):
+        raise ConfigError(
+            "--dry-run cannot work out a controlnet yet; try its transformer's recipe"
+        )
     require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)

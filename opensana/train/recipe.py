@@ -1,7 +1,7 @@
 """Training recipes: complete TOML files as frozen dataclasses (paper 2.1, 3; DC-AE paper 3.3).
 
-A recipe's `kind` selects the loop: "autoencoder" or "transformer". The resolved recipe, with every
-default filled in, is written beside every checkpoint.
+A recipe's `kind` selects the loop: "autoencoder", "transformer" or "controlnet". The resolved
+recipe, with every default filled in, is written beside every checkpoint.
 """
 
 import tomllib
@@ -288,7 +288,7 @@ class TransformerRecipe(Recipe):
     """Flow matching on cached features."""
 
     data: FeaturesRecipe
-    kind: Literal["transformer"] = "transformer"
+    kind: Literal["transformer", "controlnet"] = "transformer"
     caption_norm: float = 0.01
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)
@@ -317,8 +317,41 @@ class TransformerRecipe(Recipe):
         return self.batch * self.data.repeat * (1 if self.prior is None else 2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConditionedFeaturesRecipe(FeaturesRecipe):
+    """Cached features, and in the folder `condition` a second cache with what to follow."""
+
+    condition: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlNetRecipe(TransformerRecipe):
+    """A ControlNet of the frozen transformer `initial`: copies of its first `blocks` train.
+
+    `control` names a ControlNet to go on from.
+    """
+
+    data: ConditionedFeaturesRecipe
+    kind: Literal["controlnet"] = "controlnet"
+    blocks: int = 7
+    control: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        initial, mode = self.initial, self.parallel.mode
+        require(initial is not None, "initial", initial, "the transformer that it steers")
+        require(self.model is None, "model", self.model, "left out: `initial` brings its own")
+        require(mode == "ddp", "parallel.mode", mode, "ddp for a controlnet, whose base is frozen")
+        for name in ("lora", "prior"):
+            require(getattr(self, name) is None, name, "a table", "left out for a controlnet")
+        prompts = self.samples.prompts
+        wanted = "left out: a controlnet draws samples of the cache, with their conditions"
+        require(not prompts, "samples.prompts", prompts, wanted)
+
+
 KINDS: dict[str, type[AutoencoderRecipe] | type[TransformerRecipe]] = {
     "autoencoder": AutoencoderRecipe,
+    "controlnet": ControlNetRecipe,
     "transformer": TransformerRecipe,
 }
 

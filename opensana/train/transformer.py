@@ -7,7 +7,7 @@ averaged weights.
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opensana.data.captions import CaptionRule, pick
@@ -48,8 +48,10 @@ from opensana.train.randomness import numpy_generator, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
 from opensana.train.saving import Export
-from opensana.transformer.model import PreparedText, Transformer
+from opensana.transformer.controlnet import Controlled
+from opensana.transformer.model import PreparedText, Stack, Transformer
 
+Network = Transformer | Controlled
 BANDS = 4
 GRID_COLUMNS = 8
 
@@ -64,8 +66,11 @@ class FlowBatch:
     noise: Tensor
     sigma: Tensor
     names: list[str]
+    samples: list[int]
     weight: float = 1.0
     """How much the loss of these samples counts."""
+    condition: Tensor | None = None
+    """Of each sample the latent that a ControlNet follows."""
 
     def to(self, device: torch.device) -> "FlowBatch":
         """The same batch on another device."""
@@ -117,7 +122,7 @@ class Stream:
         latents, states, mask = features.batch(samples, captions)
         noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
-        return FlowBatch(latents, states, mask, noise, sigma, names, self.weight)
+        return FlowBatch(latents, states, mask, noise, sigma, names, samples, self.weight)
 
 
 def train_transformer(recipe: TransformerRecipe) -> None:
@@ -128,6 +133,9 @@ def train_transformer(recipe: TransformerRecipe) -> None:
 class TransformerTask:
     """The model, its average, its optimisers and its cached features."""
 
+    part = "transformer"
+    """The folder of the exported weights."""
+
     def __init__(self, recipe: TransformerRecipe, processes: Processes = ALONE) -> None:
         self.recipe, self.processes = recipe, processes
         self.slots = processes.slots(recipe.batch, recipe.accumulate)
@@ -137,25 +145,18 @@ class TransformerTask:
         self.own = Stream.open(recipe)
         self.prior = Stream.of_prior(recipe)
         self.features, self.rule = self.own.features, recipe.data.rule
-        self.model = initial_transformer(recipe)
-        for stream in self.streams:
-            check_fit(self.model.config, stream.features, stream.recipe.data.folder)
-        if recipe.standardise_captions and recipe.initial is None:
-            standardise_captions(self.model, self.features.texts.states)
-        if recipe.lora is not None:
-            add_adapters(self.model, recipe.lora, seed=recipe.seed)
+        self.model = self.initial()
         self.work = workload(recipe, self.model.config, processes)
-        self.model.to(device)
         self.average = Average(self.model, decay=recipe.ema)
+        self.network = self.network_of(self.model)
         self.engine = distributed(
-            self.model, recipe.parallel, processes, half=half, compiled=recipe.compile
+            self.network, recipe.parallel, processes, half=half, compiled=recipe.compile
         )
         if processes.sharded:
             shard(self.average.module)
         self.optimizer = Optimizers(trained_parameters(self.model), recipe.optimizer)
-        self.velocity = (
-            torch.compile(self.model.velocity) if recipe.compile else self.model.velocity
-        )
+        step = self.network.velocity
+        self.velocity: Callable[..., Tensor] = torch.compile(step) if recipe.compile else step
         state = ModuleState if recipe.lora is None else AdapterState
         self.parts: dict[str, Part] = {
             "model": state(self.model),
@@ -168,6 +169,23 @@ class TransformerTask:
     @property
     def streams(self) -> list["Stream"]:
         return [self.own] if self.prior is None else [self.own, self.prior]
+
+    def initial(self) -> Stack:
+        """What trains, as it begins."""
+        recipe = self.recipe
+        model = initial_transformer(recipe)
+        for stream in self.streams:
+            check_fit(model.config, stream.features, stream.recipe.data.folder)
+        if recipe.standardise_captions and recipe.initial is None:
+            standardise_captions(model, self.features.texts.states)
+        if recipe.lora is not None:
+            add_adapters(model, recipe.lora, seed=recipe.seed)
+        return model.to(self.processes.device)
+
+    def network_of(self, model: nn.Module) -> Network:
+        """What gives velocities, with these weights of what trains."""
+        assert isinstance(model, Transformer)
+        return model
 
     def prepare(self, step: int) -> list[FlowBatch]:
         """This process's micro-batches; those of the prior come last."""
@@ -213,18 +231,21 @@ class TransformerTask:
         repeat = self.recipe.data.repeat
         x0 = batch.latents.repeat_interleave(repeat, dim=0)
         with self._products(x0.device):
-            velocity = self._towards(batch.states, batch.mask, repeat)
+            velocity = self.towards(batch)
             return flow_matching_loss(velocity, x0, batch.noise, batch.sigma)
 
-    def _towards(self, states: Tensor, mask: Tensor, repeat: int) -> Velocity:
+    def towards(self, batch: FlowBatch) -> Velocity:
         """The velocity in training. Alone, one look at the text serves all timesteps of a sample;
 
         spread over processes, a block can only be entered through the model's own `forward`.
         """
+        repeat = self.recipe.data.repeat
         if self.processes.alone:
-            text = repeated(self.model.prepare_text(states, mask), repeat)
+            text = repeated(self.model.prepare_text(batch.states, batch.mask), repeat)
             return lambda x, timestep: self.velocity(x, timestep, text)
-        states, mask = (part.repeat_interleave(repeat, dim=0) for part in (states, mask))
+        states, mask = (
+            part.repeat_interleave(repeat, dim=0) for part in (batch.states, batch.mask)
+        )
         return lambda x, timestep: self.engine(x, timestep, states, mask)
 
     def _names(self, step: int, chosen: Tensor) -> list[str]:
@@ -250,7 +271,7 @@ class TransformerTask:
         losses, sigmas = [], []
         for batch in self.fixed:
             batch = batch.to(self.processes.device)
-            velocity = self.averaged_towards(batch.states, batch.mask)
+            velocity = self.averaged_towards(batch.states, batch.mask, batch.condition)
             losses.append(flow_matching_loss(velocity, batch.latents, batch.noise, batch.sigma))
             sigmas.append(batch.sigma)
         loss = torch.cat(losses)
@@ -263,10 +284,11 @@ class TransformerTask:
         options = self.recipe.samples
         if options.autoencoder is None:
             return
-        count, device = len(self.drawn), self.processes.device
+        count, device, texts = len(self.drawn), self.processes.device, self.features.texts
+        condition = self.drawn_condition()
         prompts, null = (
-            self.averaged_towards(*(part.to(device) for part in self.features.texts.batch(chosen)))
-            for chosen in (self.drawn, [NULL])
+            self.averaged_towards(states.to(device), mask.to(device), condition)
+            for states, mask in (texts.batch(self.drawn), texts.batch([NULL]))
         )
         solver = SOLVERS["flow_dpm"]
         noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
@@ -279,14 +301,20 @@ class TransformerTask:
         pixels = autoencoder.decode(latents)
         write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=GRID_COLUMNS)
 
+    def drawn_condition(self) -> Tensor | None:
+        """What the drawn pictures follow beside their prompts."""
+        return None
+
     def export(self) -> Export:
         if self.recipe.lora is not None:
             return lora_export(self.recipe.lora, self.average.module, Path(self.recipe.run))
-        folder = Path(self.recipe.run) / "export" / "transformer"
+        folder = Path(self.recipe.run) / "export" / self.part
         state = whole(self.average.module.state_dict(), self.processes)
         return Export(folder, self.model.config.to_dict(), state)
 
-    def averaged_towards(self, states: Tensor, mask: Tensor) -> Velocity:
+    def averaged_towards(
+        self, states: Tensor, mask: Tensor, condition: Tensor | None = None
+    ) -> Velocity:
         """The averaged weights' velocity towards texts; all processes compute the same."""
         model = self.average.module
         assert isinstance(model, Transformer)
@@ -342,7 +370,8 @@ def fixed_batches(recipe: TransformerRecipe, features: Features) -> list[FlowBat
         captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
         shape = features.shape_of(samples[0])
         noise = noise_for([seed_of("fixed", int(slot)) for slot in slots], shape)
-        batches.append(FlowBatch(*features.batch(samples, captions), noise, sigma[slots], []))
+        known = features.batch(samples, captions)
+        batches.append(FlowBatch(*known, noise, sigma[slots], [], samples))
     return batches
 
 

@@ -5,10 +5,10 @@ import shutil
 import sys
 
 from opensana.errors import ConfigError
-from opensana.transformer.model import Transformer
+from opensana.transformer.model import Stack
 
 
-def compile_blocks(transformer: Transformer) -> None:
+def compile_blocks(transformer: Stack) -> None:
     """Have the blocks compiled, in place, when they first run (a minute or more on a CPU).
 
     ConfigError where the compiler that torch needs is missing.

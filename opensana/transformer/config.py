@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from opensana.config import build
 from opensana.errors import ConfigError, near
@@ -119,7 +119,7 @@ class TransformerConfig:
         return self.out_channels or self.in_channels
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read a published `config.json`; an unknown or ill-typed entry is a ConfigError."""
         given = {name: value for name, value in values.items() if not name.startswith("_")}
         known = [field.name for field in fields(cls)]

@@ -27,7 +27,10 @@ from opensana.transformer.conditioning import (
 )
 from opensana.transformer.config import TransformerConfig
 
-__all__ = ["PreparedText", "Transformer", "TransformerConfig"]
+__all__ = ["PreparedText", "Stack", "Transformer", "TransformerConfig"]
+
+Residuals = Sequence[Tensor]
+"""Tokens [B, N, width] to add behind the second block, the third, and so on."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class PatchEmbedding(nn.Module):
         return self.proj(latent).flatten(2).transpose(1, 2)
 
 
-class Transformer(nn.Module):
-    """Linear DiT. A new one holds arbitrary weights: load a state, or `initialise` it to train."""
+class Stack(nn.Module):
+    """The embeddings and the blocks: what the transformer and a ControlNet have alike."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: TransformerConfig = config
         width = config.width
         self.patch_embed = PatchEmbedding(config.in_channels, width, config.patch_size)
         time_embedding = TimeGuidanceEmbedding if config.guidance_embeds else TimeEmbedding
@@ -65,9 +68,6 @@ class Transformer(nn.Module):
         self.caption_projection = CaptionProjection(config.caption_channels, width)
         self.caption_norm = RMSNorm(width)
         self.transformer_blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
-        self.norm_out = OutputNorm()
-        self.proj_out = nn.Linear(width, config.patch_size**2 * config.output_channels)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -78,25 +78,6 @@ class Transformer(nn.Module):
     def blocks(self) -> Sequence[Block]:
         """The blocks, first to last."""
         return cast(Sequence[Block], self.transformer_blocks)
-
-    def forward(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        text: Tensor,
-        mask: Tensor | None = None,
-        *,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity [B, C, H, W] from latent [B, C, H, W], timestep [B] in 0..1000 and text.
-
-        `text` is [B, N, D]; `mask` [B, N] is true at valid tokens (None: all). `guidance` [B] is
-        the scale itself, for models that embed it. Equal to `velocity` with `prepare_text`, but
-        each block makes its own keys and values, so that blocks can be sharded or recomputed.
-        """
-        captions, mask = self._captions(text, mask)
-        texts = [captions] * len(self.blocks)
-        return self._velocity(latent, timestep, texts, mask, guidance)
 
     def prepare_text(self, text: Tensor, mask: Tensor | None = None) -> PreparedText:
         """The work that a prompt [B, N, D] needs once, whatever the number of steps."""
@@ -112,36 +93,14 @@ class Transformer(nn.Module):
         )
         return PreparedText(tuple(folded), prepared.mask)
 
-    def velocity(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        prepared: PreparedText,
-        *,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """One step: as `forward`, with a text from `prepare_text`."""
-        return self._velocity(latent, timestep, prepared.blocks, prepared.mask, guidance)
-
     def _captions(self, text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         text, mask = pack(text.to(self.dtype), mask)
         return self.caption_norm(self.caption_projection(text)), mask
 
-    def _velocity(
-        self,
-        latent: Tensor,
-        timestep: Tensor,
-        texts: Sequence[Tensor | KeysValues | FoldedText],
-        mask: Tensor | None,
-        guidance: Tensor | None,
-    ) -> Tensor:
+    def _tokens(self, latent: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """A latent [B, C, H, W] as placed tokens [B, N, width], and their grid."""
         grid = self._grid(latent)
-        tokens = self._place(self.patch_embed(latent.to(self.dtype)), grid)
-        embedding, modulation = self._condition(timestep, guidance, tokens.dtype)
-        for block, text in zip(self.blocks, texts, strict=True):
-            tokens = block(tokens, modulation, text, mask, grid)
-        tokens = self.norm_out(tokens, embedding, self.scale_shift_table)
-        return self._unpatchify(self.proj_out(tokens), grid).to(latent.dtype)
+        return self._place(self.patch_embed(latent.to(self.dtype)), grid), grid
 
     def _grid(self, latent: Tensor) -> tuple[int, int]:
         patch, (height, width) = self.config.patch_size, latent.shape[-2:]
@@ -170,6 +129,69 @@ class Transformer(nn.Module):
             guidance = guidance.reshape(-1).float() * config.guidance_embeds_scale
         timestep = timestep.reshape(-1).float() * config.timestep_scale
         return self.time_embed(timestep, guidance, dtype)
+
+
+class Transformer(Stack):
+    """Linear DiT. A new one holds arbitrary weights: load a state, or `initialise` it to train."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        width = config.width
+        self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
+        self.norm_out = OutputNorm()
+        self.proj_out = nn.Linear(width, config.patch_size**2 * config.output_channels)
+
+    def forward(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        mask: Tensor | None = None,
+        *,
+        guidance: Tensor | None = None,
+        residuals: Residuals = (),
+    ) -> Tensor:
+        """Velocity [B, C, H, W] from latent [B, C, H, W], timestep [B] in 0..1000 and text.
+
+        `text` is [B, N, D]; `mask` [B, N] is true at valid tokens (None: all). `guidance` [B] is
+        the scale itself, for models that embed it; `residuals` are a ControlNet's. Equal to
+        `velocity` with `prepare_text`, but each block makes its own keys and values, so that
+        blocks can be sharded or recomputed.
+        """
+        captions, mask = self._captions(text, mask)
+        texts = [captions] * len(self.blocks)
+        return self._velocity(latent, timestep, texts, mask, guidance, residuals)
+
+    def velocity(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        prepared: PreparedText,
+        *,
+        guidance: Tensor | None = None,
+        residuals: Residuals = (),
+    ) -> Tensor:
+        """One step: as `forward`, with a text from `prepare_text`."""
+        texts, mask = prepared.blocks, prepared.mask
+        return self._velocity(latent, timestep, texts, mask, guidance, residuals)
+
+    def _velocity(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        texts: Sequence[Tensor | KeysValues | FoldedText],
+        mask: Tensor | None,
+        guidance: Tensor | None,
+        residuals: Residuals,
+    ) -> Tensor:
+        tokens, grid = self._tokens(latent)
+        embedding, modulation = self._condition(timestep, guidance, tokens.dtype)
+        for index, (block, text) in enumerate(zip(self.blocks, texts, strict=True)):
+            tokens = block(tokens, modulation, text, mask, grid)
+            if 0 < index <= len(residuals):
+                tokens = tokens + residuals[index - 1].to(tokens.dtype)
+        tokens = self.norm_out(tokens, embedding, self.scale_shift_table)
+        return self._unpatchify(self.proj_out(tokens), grid).to(latent.dtype)
 
     def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B, h * w, patch * patch * C] -> [B, C, H, W]."""

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 
 from opensana.data.emoji.compose import SIZE, Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
     parser.add_argument("--backgrounds", type=int, default=6, help="coloured scenes of each emoji")
+    parser.add_argument("--edges", action="store_true", help="cache edges of the scenes instead")
     parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
     parser.add_argument("--pairs", type=int, default=24, help="scenes of each emoji with another")
     arguments = parser.parse_args()
@@ -123,10 +125,13 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
         "resolution": SIZE,
         "pictures": data.manifest["sha256"]["pictures.npy"],
         "latent_version": LATENT_VERSION,
+        "edges": arguments.edges,
     }
     with write_features(arguments.to, keys=keys, text=text) as writer:
         for batch in progress(scenes, PICTURE_BATCH, what="scenes"):
             pixels = compose_batch([scene for scene, _ in batch], data.pictures)
+            if arguments.edges:
+                pixels = edges(pixels)
             samples = [sample(scene, prompts, ids) for scene, prompts in batch]
             for latent, entry, described in zip(
                 encode_pixels(model, pixels), samples, batch, strict=True
@@ -138,6 +143,12 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
 
 def is_single_on_white(scene: Described) -> bool:
     return scene[0].background == "white" and len(scene[0].emoji) == 1
+
+
+def edges(pixels: np.ndarray) -> np.ndarray:
+    """Pictures [B, H, W, 3] as white edges on black: the conditions of a ControlNet."""
+    maps = [Image.fromarray(one).convert("L").filter(ImageFilter.FIND_EDGES) for one in pixels]
+    return np.stack([np.asarray(one.convert("RGB")) for one in maps])
 
 
 def sample(scene: Scene, prompts: Sequence[Prompt], ids: dict[str, int]) -> Sample:

@@ -81,7 +81,7 @@ def main() -> int:
 
 def drawn(svg: str) -> Image.Image:
     """The filled paths of an SVG of 32 x 32 units on white; DataError for anything else."""
-    image = Image.new("RGB", (SIZE * FINER,) * 2, "white")
+    image = Image.new("RGB", (SIZE * FINER, SIZE * FINER), "white")
     rest = re.sub(r"</?svg[^>]*>", "", PATH.sub("", svg)).strip()
     if rest or f'viewBox="0 0 {UNITS} {UNITS}"' not in svg:
         raise DataError(f"an SVG with more than filled paths cannot be drawn: {rest[:60]!r}")

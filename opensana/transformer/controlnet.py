@@ -1,0 +1,214 @@
+"""ControlNet: a copy of the first blocks that lets a picture steer a frozen transformer.
+
+The condition is a picture's latent. It enters the copied blocks through a projection, and what they
+make of it enters the transformer through one projection a block. These projections begin at zero,
+so that training starts from the transformer as it is (arXiv 2302.05543; SANA's code, section on
+ControlNet). Names, config and the places of the residuals are those of diffusers.
+
+Shapes: B batch, C channels of the latent, H W its size, L image tokens, N text tokens, D channels
+of the text encoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from opensana.errors import ConfigError
+from opensana.transformer.attention import FoldedText, KeysValues
+from opensana.transformer.config import TransformerConfig
+from opensana.transformer.model import PreparedText, Stack, Transformer
+
+CLASS_NAME = "SanaControlNetModel"
+# Fields of a transformer that the published config of a ControlNet has no place for.
+UNKNOWN = ("guidance_embeds", "guidance_embeds_scale", "timestep_scale")
+# Fields that a ControlNet and its transformer must have alike.
+SHARED = (
+    *("in_channels", "num_attention_heads", "attention_head_dim", "caption_channels", "patch_size"),
+    *("num_cross_attention_heads", "cross_attention_head_dim", "mlp_ratio", "qk_norm"),
+)
+
+
+@dataclass(frozen=True)
+class ControlNetConfig(TransformerConfig):
+    """The published `controlnet/config.json`; `num_layers` counts the copied blocks.
+
+    `qk_norm` is written only where it is used: diffusers has no ControlNet with normed queries.
+    """
+
+    num_layers: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.guidance_embeds or self.timestep_scale != 1:
+            raise ConfigError(
+                "a ControlNet takes neither an embedded guidance nor a timestep_scale, got "
+                f"{self.guidance_embeds} and {self.timestep_scale:g}; Sprint models have none"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of the published `config.json`."""
+        absent = UNKNOWN if self.qk_norm else (*UNKNOWN, "qk_norm")
+        values = {name: value for name, value in super().to_dict().items() if name not in absent}
+        return values | {"_class_name": CLASS_NAME}
+
+
+class ControlNet(Stack):
+    """The copied blocks and their projections. A new one has no influence: `input_block` and
+
+    `controlnet_blocks` are zero.
+    """
+
+    def __init__(self, config: ControlNetConfig) -> None:
+        super().__init__(config)
+        width, count = config.width, config.num_layers
+        self.input_block = nn.Linear(width, width)
+        self.controlnet_blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(count))
+        for layer in (self.input_block, *self.controlnet_blocks):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    @classmethod
+    def of(cls, transformer: Transformer, blocks: int) -> "ControlNet":
+        """The start of a training: a copy of the first blocks, and of all that feeds them."""
+        config = control_config(transformer.config, blocks)
+        control, state = cls(config), transformer.state_dict()
+        new = {name: value for name, value in control.state_dict().items() if name not in state}
+        copied = {name: state[name] for name in control.state_dict() if name in state}
+        control.load_state_dict(copied | new)
+        return control
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """What training changes; the embeddings stay those of the transformer, as published."""
+        return [self.transformer_blocks, self.input_block, self.controlnet_blocks]
+
+    def embed(self, condition: Tensor) -> Tensor:
+        """What the blocks are shown of a condition [B, C, H, W]: tokens [B, L, width]."""
+        return self.input_block(self._tokens(condition)[0])
+
+    def forward(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        mask: Tensor | None,
+        condition: Tensor,
+    ) -> list[Tensor]:
+        """The residuals [B, L, width], one a block, from inputs as the transformer's `forward`."""
+        captions, mask = self._captions(text, mask)
+        texts = [captions] * len(self.blocks)
+        return self._residuals(latent, timestep, texts, mask, self.embed(condition))
+
+    def residuals(
+        self, latent: Tensor, timestep: Tensor, prepared: PreparedText, embedded: Tensor
+    ) -> list[Tensor]:
+        """The same with a text from `prepare_text` and a condition from `embed`."""
+        return self._residuals(latent, timestep, prepared.blocks, prepared.mask, embedded)
+
+    def _residuals(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        texts: Sequence[Tensor | KeysValues | FoldedText],
+        mask: Tensor | None,
+        embedded: Tensor,
+    ) -> list[Tensor]:
+        tokens, grid = self._tokens(latent)
+        tokens, residuals = tokens + embedded, []
+        _, modulation = self._condition(timestep, None, tokens.dtype)
+        for block, text, project in zip(self.blocks, texts, self.controlnet_blocks, strict=True):
+            tokens = block(tokens, modulation, text, mask, grid)
+            residuals.append(project(tokens))
+        return residuals
+
+
+@dataclass(frozen=True)
+class ControlledText:
+    """What a controlled transformer needs once for all steps: a text as both networks see it,
+
+    the embedded condition [B or 1, L, width], and how much it counts.
+    """
+
+    text: PreparedText
+    control: PreparedText
+    embedded: Tensor
+    scale: float = 1.0
+
+
+class Controlled(nn.Module):
+    """A transformer with its ControlNet; ConfigError where the two do not fit."""
+
+    def __init__(self, transformer: Transformer, control: ControlNet) -> None:
+        super().__init__()
+        check_pair(transformer.config, control.config)
+        self.transformer, self.control = transformer, control
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.transformer.config
+
+    def forward(
+        self, latent: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None, condition: Tensor
+    ) -> Tensor:
+        """Velocity [B, C, H, W] from `Transformer.forward`'s inputs and a condition like latent."""
+        residuals = self.control(latent, timestep, text, mask, condition)
+        return self.transformer(latent, timestep, text, mask, residuals=residuals)
+
+    def prepare(
+        self, text: Tensor, mask: Tensor | None, condition: Tensor, *, scale: float = 1.0
+    ) -> ControlledText:
+        """All that does not depend on the step, from text [B, N, D] and condition [B, C, H, W]."""
+        return ControlledText(
+            self.transformer.prepare_text(text, mask),
+            self.control.prepare_text(text, mask),
+            self.control.embed(condition),
+            scale,
+        )
+
+    def fold(self, prepared: ControlledText) -> ControlledText:
+        """The same, cheaper to attend to over many steps; for inference."""
+        text, control = self.transformer.fold(prepared.text), self.control.fold(prepared.control)
+        return replace(prepared, text=text, control=control)
+
+    def velocity(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        prepared: ControlledText,
+        *,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """One step with what `prepare` made."""
+        found = self.control.residuals(latent, timestep, prepared.control, prepared.embedded)
+        residuals = [prepared.scale * residual for residual in found]
+        return self.transformer.velocity(
+            latent, timestep, prepared.text, guidance=guidance, residuals=residuals
+        )
+
+
+def control_config(config: TransformerConfig, blocks: int) -> ControlNetConfig:
+    """Of a ControlNet with copies of the first `blocks`; ConfigError if there cannot be one."""
+    if config.guidance_embeds or config.timestep_scale != 1:
+        raise ConfigError(
+            "a Sprint model takes no ControlNet: it embeds its guidance; use another transformer"
+        )
+    if not 1 <= blocks < config.num_layers:
+        raise ConfigError(
+            f"a ControlNet copies 1 to {config.num_layers - 1} blocks of this transformer, which "
+            f"has {config.num_layers}, got {blocks}"
+        )
+    return ControlNetConfig(**{**vars(config), "num_layers": blocks})
+
+
+def check_pair(transformer: TransformerConfig, control: TransformerConfig) -> None:
+    """ConfigError that names the first difference which keeps the two apart."""
+    control_config(transformer, control.num_layers)
+    for name in SHARED:
+        ours, theirs = getattr(transformer, name), getattr(control, name)
+        if ours != theirs:
+            raise ConfigError(
+                f"the ControlNet was made for another transformer: its {name} is {theirs}, the "
+                f"transformer's {ours}; name one that was trained with this model"
+            )
