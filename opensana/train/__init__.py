@@ -1,11 +1,18 @@
-"""Training: the autoencoder's three phases and flow matching, from complete TOML recipes."""
+"""Training: the autoencoder's three phases, flow matching, a CLIP, from complete TOML recipes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
+from opensana.train.recipe import AutoencoderRecipe, ClipRecipe, TransformerRecipe, load_recipe
 
-__all__ = ["AutoencoderRecipe", "TransformerRecipe", "load_recipe", "run", "work_out"]
+__all__ = [
+    "AutoencoderRecipe",
+    "ClipRecipe",
+    "TransformerRecipe",
+    "load_recipe",
+    "run",
+    "work_out",
+]
 
 
 def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
@@ -15,6 +22,10 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
         from opensana.train.autoencoder import train_autoencoder
 
         return train_autoencoder(recipe)
+    if isinstance(recipe, ClipRecipe):
+        from opensana.train.clip import train_clip
+
+        return train_clip(recipe)
     from opensana.train.transformer import train_transformer
 
     return train_transformer(recipe)

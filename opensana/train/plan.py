@@ -10,6 +10,7 @@ from torch import nn
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
+from opensana.errors import ConfigError
 from opensana.layout import autoencoder_config, transformer_config, transformer_folder
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.came import is_factored
@@ -25,7 +26,14 @@ from opensana.train.cost import (
 )
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
-from opensana.train.recipe import AutoencoderRecipe, Recipe, TransformerRecipe, require
+from opensana.train.recipe import (
+    AnyRecipe,
+    AutoencoderRecipe,
+    ClipRecipe,
+    Recipe,
+    TransformerRecipe,
+    require,
+)
 from opensana.transformer.model import Transformer, TransformerConfig
 
 FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
@@ -123,8 +131,10 @@ class Plan:
         )
 
 
-def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Plan:
+def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
+    if isinstance(recipe, ClipRecipe):
+        raise ConfigError("a clip recipe has no dry run: it takes minutes on one device")
     require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
