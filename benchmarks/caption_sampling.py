@@ -239,7 +239,7 @@ nearest true emoji is the one asked for.
 {table(results)}
 
 {where["cpu"]}, {where["threads"]} threads, torch {where["torch"]};
-`python -m benchmarks.caption_sampling --steps {arguments.steps} --emoji {arguments.emoji}`
+autoencoder `{arguments.autoencoder}`, `python -m benchmarks.caption_sampling`.
 """
 
 

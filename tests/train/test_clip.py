@@ -52,7 +52,7 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for source in ("label", "tags", "github"):
             texts.append(f"{source} {index}")
             states.append((meaning + 0.1 * draw.standard_normal((3, 16))).astype(np.float32))
-    keys: dict[str, str] = {name: "x" for name in TEXT_KEYS}
+    keys: dict[str, str] = dict.fromkeys(TEXT_KEYS, "x")
     with write_text(folder / "text", keys=keys, null=np.zeros((1, 16), np.float32)) as writer:
         writer.add(texts, states)
     return folder
@@ -142,7 +142,7 @@ def test_varied_pictures_stay_pictures() -> None:
 def test_missing_captions_and_wrong_recipes_are_named(
     clip_recipe: Callable[..., ClipRecipe], write_recipe: Callable[[Any], Path], tmp_path: Path
 ) -> None:
-    keys: dict[str, str] = {name: "x" for name in TEXT_KEYS}
+    keys: dict[str, str] = dict.fromkeys(TEXT_KEYS, "x")
     with write_text(tmp_path / "text", keys=keys, null=np.zeros((1, 16), np.float32)) as writer:
         writer.add(["label 0"], [np.zeros((1, 16), np.float32)])
     recipe = clip_recipe()
