@@ -24,7 +24,7 @@ LINES = (
     ("layout", "picture", "original", "control", "decoding", "solving", "prompts"),
     ("image_input", "pixels", "published"),
     ("presets", "memory"),
-    ("text", "transformer", "autoencoder", "flow", "quantize", "data"),
+    ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
     ("layers", "weights"),
     ("request", "config", "device", "bins"),
     ("errors",),

@@ -24,12 +24,14 @@ class Label(Command):
     to: Annotated[Path, arg(metavar="LABELS")]
     """The folder for the labels; the data set itself is not touched."""
     captioner: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="SPEC")] = ()
-    """hf:FOLDER or hf:owner/name for a model run here, or http://HOST:8000/v1#MODEL for an
-    OpenAI-compatible endpoint; may be given several times."""
+    """hf:FOLDER or hf:owner/name for a model run here, http://HOST:8000/v1#MODEL for an
+    OpenAI-compatible endpoint, or table:FILE#COLUMN for captions that are there already; may be
+    given several times."""
     prompt_file: Annotated[Path | None, arg(metavar="FILE")] = None
     """What to ask the captioners, instead of the built-in prompt."""
     clip: Annotated[str | None, arg(metavar="MODEL")] = None
-    """Score all captions with this CLIP or SigLIP model: a folder or a hub id."""
+    """Score all captions with this CLIP or SigLIP model: a folder or a hub id, or a folder that
+    `kind = "clip"` of `opensana train` made."""
     facts: bool = False
     """Measure sharpness, and report near-duplicates in duplicates.jsonl."""
     batch: int = 8

@@ -28,6 +28,7 @@ LONGEST_CAPTION = 4000
 """Characters; a longer answer comes from a model that repeats itself."""
 LONGEST_PROMPT = 16_384
 LOCAL = "hf:"
+TABLE = "table:"
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,15 @@ class Settings:
 
 
 def open_captioner(spec: str, settings: Settings) -> Captioner:
-    """The captioner of `hf:FOLDER-OR-HUB-ID` or `http://HOST/v1#MODEL`; models are loaded now."""
+    """The captioner of `hf:FOLDER-OR-HUB-ID`, `http://HOST/v1#MODEL` or `table:FILE#COLUMN`.
+
+    Models are loaded and tables read now.
+    """
     check_spec(spec)
+    if spec.startswith(TABLE):
+        from opensana.label.tables import TableCaptioner
+
+        return TableCaptioner(spec.removeprefix(TABLE))
     if spec.startswith(LOCAL):
         from opensana.label.local import LocalCaptioner
 
@@ -119,6 +127,8 @@ def check_spec(spec: str) -> None:
     """ConfigError unless `spec` names a captioner."""
     if spec.startswith(LOCAL) and spec != LOCAL:
         return
+    if spec.startswith(TABLE) and all(spec.removeprefix(TABLE).rpartition("#")[::2]):
+        return
     try:
         url = urlsplit(spec)
         good = url.scheme in ("http", "https") and url.hostname and url.fragment and not url.query
@@ -126,8 +136,8 @@ def check_spec(spec: str) -> None:
         good = False
     if not good:
         raise ConfigError(
-            f"{_without_password(spec)!r} is no captioner; try hf:FOLDER, hf:owner/name "
-            "or http://127.0.0.1:8000/v1#model-name"
+            f"{_without_password(spec)!r} is no captioner; try hf:FOLDER, hf:owner/name, "
+            "http://127.0.0.1:8000/v1#model-name or table:captions.csv#column"
         )
     if "@" in urlsplit(spec).netloc:
         raise ConfigError("a captioner's address holds a password; put keys in the environment")

@@ -86,6 +86,6 @@ def _caption_stage(spec: str, settings: Settings) -> Stage:
 
 
 def _score_stage(name: str, device: str) -> Stage:
-    from opensana.label.scores import ClipScorer
+    from opensana.label.scores import open_scorer
 
-    return ScoreStage(ClipScorer(name, device=device))
+    return ScoreStage(open_scorer(name, device=device))

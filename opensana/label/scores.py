@@ -7,16 +7,18 @@ the ends of sentences, and its score is the mean over them; every score records 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from opensana.clip.model import CLASS_NAME
 from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
 from opensana.label.models import fingerprint, load, locate, published_name
+from opensana.weights.files import read_json
 
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
 
@@ -29,6 +31,26 @@ class Score:
 
     value: float
     windows: int
+
+
+class Scorer(Protocol):
+    """Pictures and captions of each to scores; `name` says which weights gave them."""
+
+    name: str
+
+    def __call__(
+        self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]
+    ) -> list[list[Score]]: ...
+
+
+def open_scorer(name: str, *, device: str = "auto") -> Scorer:
+    """The model of a folder or hub id: a CLIP of transformers, or a small one trained here."""
+    folder = locate(name)
+    if read_json(folder / "config.json").get("_class_name") == CLASS_NAME:
+        from opensana.label.states import StateScorer
+
+        return StateScorer(name, device=device)
+    return ClipScorer(name, device=device)
 
 
 class ClipScorer:

@@ -1,10 +1,11 @@
-"""Training: the autoencoder's three phases and flow matching, from complete TOML recipes."""
+"""Training: the autoencoder's three phases, flow matching, a CLIP, from complete TOML recipes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from opensana.train.recipe import (
     AutoencoderRecipe,
+    ClipRecipe,
     ControlNetRecipe,
     TransformerRecipe,
     load_recipe,
@@ -12,6 +13,7 @@ from opensana.train.recipe import (
 
 __all__ = [
     "AutoencoderRecipe",
+    "ClipRecipe",
     "ControlNetRecipe",
     "TransformerRecipe",
     "load_recipe",
@@ -31,6 +33,10 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
         from opensana.train.controlnet import train_controlnet
 
         return train_controlnet(recipe)
+    if isinstance(recipe, ClipRecipe):
+        from opensana.train.clip import train_clip
+
+        return train_clip(recipe)
     from opensana.train.transformer import train_transformer
 
     return train_transformer(recipe)

@@ -90,8 +90,13 @@ def trainable(model: Module) -> Module:
     return settle(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
 
 
+def standardise_captions(model: Transformer, states: np.ndarray) -> None:
+    """Let the transformer start from standardised text states [T, D]."""
+    standardise_inputs(model.caption_projection.linear_1, states)
+
+
 @torch.no_grad()
-def standardise_captions(model: Transformer, states: np.ndarray, *, at_most: int = 20_000) -> None:
+def standardise_inputs(layer: nn.Linear, states: np.ndarray, *, at_most: int = 20_000) -> None:
     """Fold the mean and deviation of text states [T, D] into the first layer that reads them.
 
     A few channels of a language model are nearly constant and many times larger than all others;
@@ -100,7 +105,6 @@ def standardise_captions(model: Transformer, states: np.ndarray, *, at_most: int
     chosen = np.linspace(0, len(states) - 1, min(at_most, len(states))).astype(int)
     sample = torch.from_numpy(states[chosen].astype(np.float32))
     deviation, mean = torch.std_mean(sample, dim=0)
-    layer = model.caption_projection.linear_1
     layer.weight.div_(deviation.clamp(min=1e-3))
     layer.bias.sub_(layer.weight @ mean)
 

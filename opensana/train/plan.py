@@ -28,7 +28,9 @@ from opensana.train.lora import add_adapters, trained_parameters
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
 from opensana.train.recipe import (
+    AnyRecipe,
     AutoencoderRecipe,
+    ClipRecipe,
     ControlNetRecipe,
     Recipe,
     TransformerRecipe,
@@ -136,12 +138,14 @@ class Plan:
         )
 
 
-def plan(recipe: AutoencoderRecipe | TransformerRecipe, *, processes: int) -> Plan:
+def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
     if isinstance(recipe, ControlNetRecipe):
         raise ConfigError(
             "--dry-run cannot work out a controlnet yet; try its transformer's recipe"
         )
+    if isinstance(recipe, ClipRecipe):
+        raise ConfigError("a clip recipe has no dry run: it takes minutes on one device")
     require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)

@@ -1,7 +1,7 @@
 """Training recipes: complete TOML files as frozen dataclasses (paper 2.1, 3; DC-AE paper 3.3).
 
-A recipe's `kind` selects the loop: "autoencoder", "transformer" or "controlnet". The resolved
-recipe, with every default filled in, is written beside every checkpoint.
+A recipe's `kind` selects the loop: "autoencoder", "transformer", "controlnet" or "clip". The
+resolved recipe, with every default filled in, is written beside every checkpoint.
 """
 
 import tomllib
@@ -349,16 +349,47 @@ class ControlNetRecipe(TransformerRecipe):
         require(not prompts, "samples.prompts", prompts, wanted)
 
 
-KINDS: dict[str, type[AutoencoderRecipe] | type[TransformerRecipe]] = {
+@dataclass(frozen=True)
+class ClipDataRecipe:
+    """A prepared emoji folder, and cached text states of all its captions.
+
+    A picture is laid on white with the chance `white`, else on a random colour, made smaller or
+    larger by up to `zoom` and moved by up to `shift`, shares of its side. Each is met with
+    `captions` of its captions at once.
+    """
+
+    folder: str
+    text: str
+    captions: int = 2
+    white: float = 0.5
+    zoom: float = 0.15
+    shift: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe(Recipe):
+    """A small CLIP by symmetric InfoNCE."""
+
+    data: ClipDataRecipe
+    kind: Literal["clip"] = "clip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.initial is None, "initial", self.initial, "left out: a CLIP starts at random")
+        require(self.accumulate == 1, "accumulate", self.accumulate, "1: a batch is contrasted")
+        require(self.data.captions > 0, "data.captions", self.data.captions, "1 or more")
+
+
+AnyRecipe = AutoencoderRecipe | TransformerRecipe | ClipRecipe
+KINDS: dict[str, type[AnyRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "controlnet": ControlNetRecipe,
     "transformer": TransformerRecipe,
+    "clip": ClipRecipe,
 }
 
 
-def load_recipe(
-    path: Path | str, overrides: Sequence[str] = ()
-) -> AutoencoderRecipe | TransformerRecipe:
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe file and apply `a.b=value` overrides; ConfigError names what is wrong."""
     path = Path(path)
     kind = _kind(path)

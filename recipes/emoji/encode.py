@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,7 +61,7 @@ def main() -> int:
         data = EmojiData.open(arguments.data)
         scenes = described(data, backgrounds=arguments.backgrounds)
         scenes += pair_scenes(data.vocabulary, rounds=arguments.pairs)
-        encode_text(text, scenes)
+        encode_text(text, {prompt.text for _, prompts in scenes for prompt in prompts})
         if arguments.autoencoder is not None:
             encode_latents(arguments, scenes, text)
     except OpensanaError as error:
@@ -79,10 +79,10 @@ def described(data: EmojiData, *, backgrounds: int) -> list[Described]:
     ]
 
 
-def encode_text(folder: Path, scenes: Sequence[Described]) -> None:
-    """Write the text folder, unless it is there with the same keys and all prompts."""
+def encode_text(folder: Path, texts: Iterable[str]) -> None:
+    """Write the text folder, unless it is there with the same keys and all texts."""
     # Prompts of one length make batches without padding.
-    prompts = sorted({p.text for _, ps in scenes for p in ps}, key=lambda text: (len(text), text))
+    prompts = sorted(texts, key=lambda text: (len(text), text))
     source = gemma3_270m_folder()
     keys = text_keys(source)
     if (folder / "manifest.json").exists() and reusable(folder, keys, prompts):

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from opensana.data.emoji.captions import Caption
+from opensana.data.emoji.vocabulary import SKIN_TONES
 from opensana.errors import DataError
 
 VERSION = 1
@@ -87,6 +88,12 @@ class EmojiData:
     @cached_property
     def vocabulary(self) -> list[Record]:
         return [record for record in self.records if record.vocabulary]
+
+    @cached_property
+    def plain(self) -> list[Record]:
+        """All but the skin tones, which no caption tells apart well."""
+        tones = [any(tone in record.hexcode for tone in SKIN_TONES) for record in self.records]
+        return [record for record, tone in zip(self.records, tones, strict=True) if not tone]
 
     def find(self, label: str) -> Record:
         for record in self.records:

@@ -144,10 +144,9 @@ class FolderSource(Indexed):
 
     def _lines(self, table: str) -> Iterator[tuple[int, Row]]:
         """The rows of a table with their line numbers; what cannot be read is refused."""
-        read = _json_lines if table.endswith(".jsonl") else _csv_lines
         try:
             with open_inside(self._found[table], self.folder) as file:
-                for number, row in read(file):
+                for number, row in table_rows(file, table):
                     if isinstance(row, DataError):
                         self.reject(f"{table} line {number}", str(row))
                     else:
@@ -164,6 +163,11 @@ class FolderSource(Indexed):
         for name in names if isinstance(names, list) else []:
             if isinstance(name, str) and name not in self._stems:
                 self.reject(official.FOLDER_INDEX, f"names {tidy(name)!r}, which is not there")
+
+
+def table_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row | DataError]]:
+    """The rows of JSON lines (*.jsonl) or CSV with their line numbers, or why one is none."""
+    return _json_lines(file) if name.endswith(".jsonl") else _csv_lines(file)
 
 
 def _json_lines(file: BinaryIO) -> Iterator[tuple[int, Row | DataError]]:

@@ -1,0 +1,74 @@
+"""Captions that somebody has already: a column of a table as a captioner.
+
+The table is JSON lines or CSV. A row names its picture by `key`, or by `file_name` as the tables of
+a folder do. A picture without a row, or with an empty cell, has no caption by this column and is
+passed over; that is no failure, and how many there were is said in the end.
+"""
+
+import hashlib
+import sys
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from opensana.data.sources.folder import table_rows
+from opensana.errors import ConfigError, DataError, near
+from opensana.label.captioners import Answers, Maker, Pictures, clean
+
+KEYS = ("key", "file_name")
+
+
+class TableCaptioner:
+    """Gives each picture the text of its row; never looks at the picture."""
+
+    def __init__(self, spec: str) -> None:
+        """`spec` is FILE#COLUMN; DataError if the file cannot be read or lacks the column."""
+        file, _, column = spec.rpartition("#")
+        path = Path(file).expanduser()
+        self.texts = read_column(path, column)
+        # The words, not the file: other columns may change.
+        words = hashlib.sha256(repr(sorted(self.texts.items())).encode("utf-8", "replace"))
+        self.maker = Maker(column, f"sha256:{words.hexdigest()[:16]}", "", {})
+
+    def __call__(self, pictures: Pictures) -> Answers:
+        passed: list[str] = []
+        for key, _ in pictures:
+            if key in self.texts:
+                yield key, clean(self.texts[key])
+            else:
+                passed.append(key)
+        if passed:
+            print(
+                f"{self.maker.captioner}: no caption of {len(passed)} pictures, "
+                f"such as {passed[0]!r}",
+                file=sys.stderr,
+            )
+
+
+def read_column(path: Path, column: str) -> dict[str, str]:
+    """Key -> text of the rows that have some."""
+    texts: dict[str, str] = {}
+    columns: set[str] = set()
+    try:
+        with path.open("rb") as file:
+            for number, row in table_rows(file, path.name):
+                if isinstance(row, DataError):
+                    raise DataError(f"{path}, line {number}: {row}")
+                columns |= row.keys()
+                texts |= _cell(row, column, f"{path}, line {number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the captions in {path}: {error}") from error
+    if column not in columns:
+        raise ConfigError(f"{path} has no column {column!r}{near(column, columns)}")
+    return texts
+
+
+def _cell(row: Any, column: str, where: str) -> dict[str, str]:
+    """The key and the text of a row, or nothing."""
+    name = next((name for name in KEYS if isinstance(row.get(name), str) and row[name]), None)
+    if name is None:
+        raise DataError(f"{where} names no picture; expected {' or '.join(KEYS)}")
+    text = row.get(column)
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"{where}: {column!r} is {text!r:.40}, expected a text")
+    key = row[name] if name == "key" else str(PurePosixPath(row[name]).with_suffix(""))
+    return {key: text} if text and text.strip() else {}
