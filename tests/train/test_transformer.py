@@ -190,6 +190,7 @@ def test_a_slot_draws_the_same_in_any_batch(transformer_recipe):
 
 def test_sharing_the_text_changes_nothing(transformer_recipe):
     model = TransformerTask(transformer_recipe()).model
+    assert isinstance(model, Transformer)
     text, x = torch.randn(2, 3, 12), torch.randn(6, 4, 2, 2)
     mask = torch.tensor([[True, True, False], [True, True, True]])
     timestep = torch.linspace(10, 900, 6)
