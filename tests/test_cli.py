@@ -50,6 +50,8 @@ class PaintedSana:
         notice: Callable[[str], None],
         image: Image.Image | None,
         mask: Image.Image | None,
+        control_image: Image.Image | None = None,
+        control_scale: float = 1.0,
     ) -> list[Picture]:
         self.requests.append(request)
         original = read_original(image, mask)
@@ -135,7 +137,7 @@ def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     assert load.pop("memory") == 2 * 2**30
     assert load == {
         "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16",
-        "compile": True,
+        "compile": True, "lora": None, "lora_scale": 1.0, "controlnet": None,
     }  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def test_scores_are_a_hundred_cosines_and_long_captions_have_windows(small_clip:
 
 
 def test_the_command_takes_columns_beside_models(
-    captions: Path, tmp_path: Path, small_clip: Path, monkeypatch: pytest.MonkeyPatch, sources: None
+    captions: Path, tmp_path: Path, small_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = tiny.sana(instruction="none").text
     monkeypatch.setattr("opensana.label.states.gemma3_270m_folder", lambda: tmp_path)
