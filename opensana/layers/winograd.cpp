@@ -24,7 +24,9 @@ constexpr int64_t kLanes = 4, kRows = 12;
 constexpr int64_t kTile = 4, kReach = 6, kPlaces = 36, kTaps = 9;
 constexpr int64_t kPanel = 2 * kLanes;        // outputs that a thread works on
 constexpr int64_t kBlock = 8 * kRows;         // tiles whose products stay in the cache
-constexpr int64_t kBandFloats = 1 << 22;      // transformed inputs
+constexpr int64_t kBandFloats = 1 << 21;      // transformed inputs, which all threads read
+constexpr int64_t kLeastBlocks = 2;           // of a band, as weights are transformed once for each
+constexpr int64_t kSkew = 16;  // floats between places, lest all 36 meet in one set of the cache
 constexpr int64_t kAlignment = 64;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
@@ -98,7 +100,7 @@ void product(const float* a, const float* b, int64_t chunks, float* out) {
 }
 
 struct Convolution {
-  const float *x, *taps, *bias;  // [B, H, W, C] or half of H and W, [9, C, O], [O] or null
+  const float *x, *taps, *bias;  // [B, H, W, C] or half of H and W, [panels, C, 9, kPanel], [O] or null
   float* out;                    // [B, H, W, O]
   int64_t batch, height, width, channels, outs, doubled;
 
@@ -106,8 +108,11 @@ struct Convolution {
   int64_t tiles = batch * rows * columns, chunks = ceil_div(channels, kLanes);
   int64_t panels = ceil_div(outs, kPanel);
   int64_t group = chunks * kRows * kLanes;  // floats of kRows tiles at a place
-  int64_t fitting = std::max<int64_t>(1, kBandFloats / (kPlaces * group * kBlock / kRows));
+  int64_t kernel_place = chunks * kLanes * kPanel + kSkew;
+  int64_t fitting = std::max(kLeastBlocks, kBandFloats / (kPlaces * group * kBlock / kRows));
   int64_t band = std::min(fitting, ceil_div(tiles, kBlock)) * kBlock;  // tiles
+
+  int64_t input_place = band / kRows * group + kSkew, product_place = kBlock * kPanel + kSkew;
 
   bool skipped(int64_t place) const {
     return doubled && (place / kReach == 2 || place % kReach == 2);
@@ -142,7 +147,7 @@ struct Convolution {
       for (int64_t j = 0; j < kReach; ++j) input_transform(d + j, half + j, kReach);
       for (int64_t i = 0; i < kReach; ++i) input_transform(half + i * kReach, d + i * kReach, 1);
       float* to = inputs + slot / kRows * group + (chunk * kRows + slot % kRows) * kLanes;
-      for (int64_t p = 0; p < kPlaces; ++p) store(to + p * (band / kRows) * group, d[p]);
+      for (int64_t p = 0; p < kPlaces; ++p) if (!skipped(p)) store(to + p * input_place, d[p]);
     }
   }
 
@@ -150,17 +155,17 @@ struct Convolution {
   void transform_weights(int64_t panel, float* kernel) const {
     for (int64_t c = 0; c < chunks * kLanes; ++c) {
       for (int64_t lane = 0; lane < kPanel; lane += kLanes) {
-        const int64_t o = panel * kPanel + lane;
+        const float* from = taps + (panel * channels + c) * kTaps * kPanel + lane;
         Lanes w[kTaps], half[kReach * 3], u[kPlaces];
         for (int64_t t = 0; t < kTaps; ++t) {
-          w[t] = c < channels ? load(taps + (t * channels + c) * outs + o, outs - o) : Lanes{};
+          w[t] = c < channels ? load(from + t * kPanel) : Lanes{};
         }
         for (int64_t j = 0; j < 3; ++j) weight_transform(w[j], w[3 + j], w[6 + j], half + j, 3);
         for (int64_t i = 0; i < kReach; ++i) {
           weight_transform(half[3 * i], half[3 * i + 1], half[3 * i + 2], u + i * kReach, 1);
         }
         for (int64_t p = 0; p < kPlaces; ++p) {
-          store(kernel + (p * chunks * kLanes + c) * kPanel + lane, u[p]);
+          if (!skipped(p)) store(kernel + p * kernel_place + c * kPanel + lane, u[p]);
         }
       }
     }
@@ -172,8 +177,8 @@ struct Convolution {
     for (int64_t p = 0; p < kPlaces; ++p) {
       if (skipped(p)) continue;
       for (int64_t slot = begin; slot < end; slot += kRows) {
-        product(inputs + (p * band + slot) / kRows * group, kernel + p * chunks * kLanes * kPanel,
-                chunks, products + (p * kBlock + slot - begin) * kPanel);
+        product(inputs + p * input_place + slot / kRows * group, kernel + p * kernel_place, chunks,
+                products + p * product_place + (slot - begin) * kPanel);
       }
     }
   }
@@ -186,7 +191,7 @@ struct Convolution {
       const int64_t o = panel * kPanel + lane, left = outs - o;
       Lanes m[kPlaces], half[kTile * kReach], y[kTile * kTile];
       for (int64_t p = 0; p < kPlaces; ++p) {
-        m[p] = skipped(p) ? Lanes{} : load(products + (p * kBlock + slot) * kPanel + lane);
+        m[p] = skipped(p) ? Lanes{} : load(products + p * product_place + slot * kPanel + lane);
       }
       for (int64_t j = 0; j < kReach; ++j) output_transform(m + j, kReach, half + j, kReach);
       for (int64_t i = 0; i < kTile; ++i) {
@@ -202,9 +207,8 @@ struct Convolution {
 
   // false where there is no memory for the band and for what each thread keeps.
   bool run(int threads) const {
-    const int64_t kernel_size = kPlaces * chunks * kLanes * kPanel;
-    const int64_t own = kernel_size + kPlaces * kBlock * kPanel;
-    const int64_t shared = kPlaces * (band / kRows) * group;
+    const int64_t shared = kPlaces * input_place, kernel_size = kPlaces * kernel_place;
+    const int64_t own = kernel_size + kPlaces * product_place;
     const int64_t bytes = (shared + threads * own) * sizeof(float);
     float* const memory = static_cast<float*>(std::aligned_alloc(kAlignment, bytes));
     if (memory == nullptr) return false;
@@ -238,10 +242,14 @@ struct Convolution {
 
 }  // namespace
 
+// Outputs of a panel: taps are [panels, C, 9, panel], outputs that are not there zero.
+extern "C" int64_t winograd_panel() { return kPanel; }
+
+// 0, or 1 where memory ran out; width and height are those of the output.
 extern "C" int winograd_conv3x3(const float* x, const float* taps, const float* bias, float* out,
                                 int64_t batch, int64_t height, int64_t width, int64_t channels,
                                 int64_t outs, int doubled, int threads) {
   const Convolution convolution{x,     taps,     bias, out,    batch, height,
                                 width, channels, outs, doubled};
-  return convolution.run(threads);
+  return convolution.run(threads) ? 0 : 1;
 }
