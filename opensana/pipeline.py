@@ -22,6 +22,7 @@ from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
 from opensana.image_input import ImageSource
+from opensana.layers.compiled import compile_convolutions
 from opensana.layout import (
     ModelInfo,
     load_autoencoder,
@@ -40,6 +41,7 @@ from opensana.prompts import read_prompts, truncation_notes
 from opensana.request import Request
 from opensana.solving import solve
 from opensana.text.encoder import TextEncoder, TextStates
+from opensana.text.gemma import cache_folder
 from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.model import PreparedText, Transformer
 from opensana.weights.locate import locate
@@ -72,12 +74,15 @@ class Sana:
         variant: str | None = None,
         memory: int | str | None = None,
         compile: bool = False,
+        kernels: bool = False,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
 
         `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
         `compile` has torch.compile make faster steps, after a minute or more for the first.
+        `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
+        that in the user's cache folder; for float32 on a CPU.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -92,6 +97,8 @@ class Sana:
         else:
             ready(transformer, place, main)
         autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
+        if kernels:
+            compile_convolutions(autoencoder, cache_folder())
         text = load_text(folder, info, device=place, dtype=others)
         return cls(text, transformer, autoencoder, info, memory)
 

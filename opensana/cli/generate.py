@@ -68,6 +68,8 @@ class Generate(Request, Command):
     """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
     compile: bool = False
     """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
+    kernels: bool = False
+    """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
 
     def __post_init__(self) -> None:
         """Nothing: `requests` checks, once the prompts are known."""
@@ -106,6 +108,7 @@ class Generate(Request, Command):
                 variant=self.variant,
                 memory=memory,
                 compile=self.compile,
+                kernels=self.kernels,
             )
         finally:
             gc.enable()

@@ -102,13 +102,26 @@ class CompiledConv3x3(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
 
-def compile_convolutions(module: nn.Module, kernel: Kernel) -> None:
-    """Replace every Conv3x3 inside by its compiled form."""
+def compile_convolutions(module: nn.Module, folder: Path) -> None:
+    """Replace every Conv3x3 inside by its compiled form; the kernel is kept in `folder`.
+
+    ConfigError where the module is not in float32 on a CPU, and where nothing can be compiled.
+    """
+    first = next(module.parameters())
+    if first.dtype != torch.float32 or first.device.type != "cpu":
+        dtype = str(first.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"kernels are for float32 on a CPU, got {dtype} on {first.device}; leave kernels out"
+        )
+    _replace(module, build(folder))
+
+
+def _replace(module: nn.Module, kernel: Kernel) -> None:
     for name, child in module.named_children():
         if isinstance(child, Conv3x3):
             setattr(module, name, CompiledConv3x3(child, kernel))
         else:
-            compile_convolutions(child, kernel)
+            _replace(child, kernel)
 
 
 # ------------------------------------------------------------------ building
