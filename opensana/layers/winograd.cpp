@@ -59,12 +59,14 @@ inline void input_transform(const Lanes* d, Lanes* out, int64_t step) {
 
 // One dimension of G w, three values to six.
 inline void weight_transform(Lanes w0, Lanes w1, Lanes w2, Lanes* out, int64_t step) {
-  const Lanes ends = (w0 + w2) / -6, wide = w0 / 24 + w2 / 6;
-  out[0] = w0 / 4;
-  out[step] = ends - w1 / 6;
-  out[2 * step] = ends + w1 / 6;
-  out[3 * step] = wide + w1 / 12;
-  out[4 * step] = wide - w1 / 12;
+  constexpr float sixth = 1.0f / 6;
+  const Lanes ends = -sixth * (w0 + w2), middle = sixth * w1;
+  const Lanes wide = sixth * (0.25f * w0 + w2), half = 0.5f * middle;
+  out[0] = 0.25f * w0;
+  out[step] = ends - middle;
+  out[2 * step] = ends + middle;
+  out[3 * step] = wide + half;
+  out[4 * step] = wide - half;
   out[5 * step] = w2;
 }
 
@@ -100,19 +102,21 @@ void product(const float* a, const float* b, int64_t chunks, float* out) {
 }
 
 struct Convolution {
-  const float *x, *taps, *bias;  // [B, H, W, C] or half of H and W, [panels, C, 9, kPanel], [O] or null
-  float* out;                    // [B, H, W, O]
+  const float* x;     // [B, H, W, C], or half of H and W where doubled is 1
+  const float* taps;  // [panels, C, 9, kPanel], zero where there is no output
+  const float* bias;  // [O] or null
+  float* out;         // [B, H, W, O]
   int64_t batch, height, width, channels, outs, doubled;
 
   int64_t rows = ceil_div(height, kTile), columns = ceil_div(width, kTile);
   int64_t tiles = batch * rows * columns, chunks = ceil_div(channels, kLanes);
   int64_t panels = ceil_div(outs, kPanel);
   int64_t group = chunks * kRows * kLanes;  // floats of kRows tiles at a place
-  int64_t kernel_place = chunks * kLanes * kPanel + kSkew;
   int64_t fitting = std::max(kLeastBlocks, kBandFloats / (kPlaces * group * kBlock / kRows));
   int64_t band = std::min(fitting, ceil_div(tiles, kBlock)) * kBlock;  // tiles
-
+  // Floats from one place to the next.
   int64_t input_place = band / kRows * group + kSkew, product_place = kBlock * kPanel + kSkew;
+  int64_t kernel_place = chunks * kLanes * kPanel + kSkew;
 
   bool skipped(int64_t place) const {
     return doubled && (place / kReach == 2 || place % kReach == 2);
@@ -130,13 +134,13 @@ struct Convolution {
   // B^T d B of one tile to inputs [36, groups, chunks, kRows, kLanes].
   void read(int64_t tile, int64_t slot, float* inputs) const {
     const auto [image, row, column] = corner(tile);
-    const int64_t shift = doubled ? 1 : 0, line = width >> shift;
-    const float* map = x + image * (height >> shift) * line * channels;
+    const int64_t line = width >> doubled;
+    const float* map = x + image * (height >> doubled) * line * channels;
     const float* pixels[kPlaces];
     for (int64_t p = 0; p < kPlaces; ++p) {
       const int64_t i = row + p / kReach - 1, j = column + p % kReach - 1;
       const bool inside = i >= 0 && i < height && j >= 0 && j < width;
-      pixels[p] = inside ? map + ((i >> shift) * line + (j >> shift)) * channels : nullptr;
+      pixels[p] = inside ? map + ((i >> doubled) * line + (j >> doubled)) * channels : nullptr;
     }
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t first = chunk * kLanes, left = channels - first;
@@ -147,7 +151,9 @@ struct Convolution {
       for (int64_t j = 0; j < kReach; ++j) input_transform(d + j, half + j, kReach);
       for (int64_t i = 0; i < kReach; ++i) input_transform(half + i * kReach, d + i * kReach, 1);
       float* to = inputs + slot / kRows * group + (chunk * kRows + slot % kRows) * kLanes;
-      for (int64_t p = 0; p < kPlaces; ++p) if (!skipped(p)) store(to + p * input_place, d[p]);
+      for (int64_t p = 0; p < kPlaces; ++p) {
+        if (!skipped(p)) store(to + p * input_place, d[p]);
+      }
     }
   }
 
@@ -242,7 +248,7 @@ struct Convolution {
 
 }  // namespace
 
-// Outputs of a panel: taps are [panels, C, 9, panel], outputs that are not there zero.
+// Outputs of a panel, for those who bring weights into the order of `taps`.
 extern "C" int64_t winograd_panel() { return kPanel; }
 
 // 0, or 1 where memory ran out; width and height are those of the output.
