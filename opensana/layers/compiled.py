@@ -68,6 +68,9 @@ class Kernel:
 class CompiledConv3x3(nn.Module):
     """A Conv3x3 for inference, float32, on a CPU."""
 
+    packed: Tensor
+    bias: Tensor | None
+
     def __init__(self, plain: Conv3x3, kernel: Kernel) -> None:
         super().__init__()
         self.kernel = kernel
