@@ -2,31 +2,42 @@
 
     python -m benchmarks.decoding [--sides 512 1024] [--repeats 3]
 
-The same random float32 weights on both sides; decodings alternate in one process and the ratio is
-that of medians. The last line is JSON.
+The same random float32 weights on each side: opensana as it loads a model, opensana with compiled
+kernels, diffusers. Decodings alternate in one process; ratios are diffusers' median over ours, and
+errors the largest difference from diffusers over the largest value. The last line is JSON.
 """
 
 import argparse
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderDC  # pyright: ignore[reportPrivateImportUsage]
 
 from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
+from opensana.layers.compiled import compile_convolutions
+from opensana.layout import ready
 from opensana.presets import autoencoder_preset
 
 PRESET = "dc_ae_f32c32_sana_1_1"
 
 
-def pair() -> tuple[Autoencoder, AutoencoderDC]:
-    """The same random weights on both sides."""
+def sides() -> tuple[dict[str, Autoencoder], AutoencoderDC]:
+    """Ours, plain and compiled, and diffusers', with the same random weights."""
     torch.manual_seed(0)
     config = autoencoder_preset(PRESET)
     values = {k: v for k, v in config.to_dict().items() if not k.startswith("_")}
     theirs = AutoencoderDC(**values).eval().requires_grad_(False)
-    ours = Autoencoder(config).eval().requires_grad_(False)
-    ours.load_state_dict(theirs.state_dict())
+    ours = {}
+    for name in ("plain", "kernels"):
+        with torch.device("meta"):
+            ours[name] = Autoencoder(config).eval().requires_grad_(False)
+        ours[name].load_state_dict(theirs.state_dict(), assign=True)
+        ready(ours[name], torch.device("cpu"), torch.float32)
+    with TemporaryDirectory() as folder:
+        compile_convolutions(ours["kernels"], Path(folder))
     return ours, theirs
 
 
@@ -35,25 +46,31 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    ours, theirs = pair()
-    scale, results = ours.config.scaling_factor, {}
+    ours, theirs = sides()
+    results = {}
     for side in arguments.sides:
-        latent = torch.randn(1, ours.latent_channels, side // 32, side // 32)
-        with torch.inference_mode():
-            first, second = ours.decode(latent), theirs.decode(latent / scale, return_dict=False)[0]
-            error = float((first - second).abs().max() / second.abs().max())
-            mine, other = medians(
-                [lambda x=latent: ours.decode(x), lambda x=latent: theirs.decode(x / scale)],
-                arguments.repeats,
-            )
-        results[side] = {
-            "ratio": round(other / mine, 3),
-            "opensana_seconds": round(mine, 3),
-            "diffusers_seconds": round(other, 3),
-            "relative_error": error,
-        }
+        results[side] = compared(ours, theirs, side, arguments.repeats)
         print(side, results[side], flush=True)
     print(json.dumps({"machine": machine(), "results": results}))
+
+
+@torch.inference_mode()
+def compared(
+    ours: dict[str, Autoencoder], theirs: AutoencoderDC, side: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Seconds, ratios and errors of a picture of `side` pixels a side."""
+    first = next(iter(ours.values()))
+    latent = torch.randn(1, first.latent_channels, side // 32, side // 32)
+    unscaled = latent / first.config.scaling_factor
+    expected = theirs.decode(unscaled, return_dict=False)[0]
+    calls = [lambda model=model: model.decode(latent) for model in ours.values()]
+    *seconds, other = medians([*calls, lambda: theirs.decode(unscaled)], repeats)
+    found = {"diffusers": {"seconds": round(other, 3)}}
+    for (name, model), taken in zip(ours.items(), seconds, strict=True):
+        difference = (model.decode(latent) - expected).abs().max() / expected.abs().max()
+        ratio = round(other / taken, 3)
+        found[name] = {"seconds": round(taken, 3), "ratio": ratio, "error": float(difference)}
+    return found
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
 from opensana.image_input import ImageSource
+from opensana.layers.compiled import compile_convolutions
 from opensana.layout import (
     ModelInfo,
     load_autoencoder,
@@ -42,6 +43,7 @@ from opensana.prompts import read_prompts, truncation_notes
 from opensana.request import Request
 from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
+from opensana.text.gemma import cache_folder
 from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
@@ -83,6 +85,7 @@ class Sana:
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
         controlnet: str | Path | None = None,
+        kernels: bool = False,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
 
@@ -91,6 +94,8 @@ class Sana:
         `compile` has torch.compile make faster steps, after a minute or more for the first.
         `lora`, a file or its folder, is merged into the transformer `lora_scale` times.
         `controlnet` is a folder or a hub id; each request then needs a `control_image`.
+        `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
+        that in the user's cache folder; for float32 on a CPU.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -110,6 +115,8 @@ class Sana:
             else:
                 ready(network, place, main)
         autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
+        if kernels:
+            compile_convolutions(autoencoder, cache_folder())
         text = load_text(folder, info, device=place, dtype=others)
         return cls(text, transformer, autoencoder, info, memory, facts, control)
 

@@ -80,6 +80,8 @@ class Generate(Request, Command):
     """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
     compile: bool = False
     """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
+    kernels: bool = False
+    """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
 
     def __post_init__(self) -> None:
         """Nothing: `requests` checks, once the prompts are known."""
@@ -122,6 +124,7 @@ class Generate(Request, Command):
                 lora=self.lora,
                 lora_scale=1.0 if self.lora_scale is None else self.lora_scale,
                 controlnet=self.controlnet,
+                kernels=self.kernels,
             )
         finally:
             gc.enable()
