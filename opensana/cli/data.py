@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg, subcommand
 from opensana.cli.command import Command, emit, emit_json, say, table
 
 if TYPE_CHECKING:
+    from opensana.data.convert import Join
     from opensana.data.record import Reject
 
 SHOWN = 20
@@ -59,6 +60,8 @@ class Convert(Command):
     """The form to write."""
     split: Annotated[str, arg(metavar="NAME")] = "train"
     """Which split of a hub data set."""
+    labels: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Captions, scores and facts that `opensana label` made, to be written with the pictures."""
     shard_size: int = 1000
     """Samples in a shard of webdataset, parquet and official-tar."""
     max_bad: Annotated[str, arg(metavar="SHARE")] = "1%"
@@ -74,10 +77,22 @@ class Convert(Command):
         max_bad = share_of(self.max_bad)
         source = open_source(self.path, split=self.split)
         _keep(self.rejects, source.rejects)
-        done = convert(source, self.out, self.format, shard_size=self.shard_size, max_bad=max_bad)
+        done = convert(
+            source,
+            self.out,
+            self.format,
+            join=self.join(),
+            shard_size=self.shard_size,
+            max_bad=max_bad,
+        )
         _keep(self.rejects, done.rejects)
         say(f"{done.samples:,} samples written, {len(done.rejects):,} refused")
         emit(str(self.out))
+
+    def join(self) -> "Join | None":
+        from opensana.label.labels import Labels
+
+        return None if self.labels is None else Labels.open(self.labels).join
 
 
 def data(

@@ -1,5 +1,6 @@
 """A data set in another form: every picture as the bytes it was, every caption as it was."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +8,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from opensana.data.publish import published
-from opensana.data.record import Reject
+from opensana.data.record import Record, Reject
 from opensana.data.rejects import MAX_BAD, check_bad
 from opensana.data.sources.indexed import Indexed
 from opensana.data.writers import WRITERS
 from opensana.errors import ConfigError, DataError, near
 
 SHARD_SIZE = 1000
+
+Join = Callable[[Record], Record]
+"""What else is known of a sample, added to its record: `Labels.join` is one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ def convert(
     to: str | Path,
     form: str,
     *,
+    join: Join | None = None,
     shard_size: int = SHARD_SIZE,
     max_bad: float = MAX_BAD,
 ) -> Converted:
@@ -53,7 +58,7 @@ def convert(
                 except DataError as error:
                     rejects.append(Reject(source.paths[index], str(error)))
                 else:
-                    writer.add(record, picture)
+                    writer.add(join(record) if join else record, picture)
         written = len(source) - len(rejects) + len(source.rejects)
         check_bad(source.where, rejects, written, max_bad=max_bad)
     return Converted(written, tuple(rejects))
