@@ -254,3 +254,31 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert archive.getnames() == ["a.png", "a.txt", "a.json"]
     wrong = run(*words, "--max-bad", "2")
     assert wrong.code == 2 and "a share is" in wrong.error
+
+
+def test_filters(tmp_path: Path) -> None:
+    sizes = {"a": (48, 40), "b": (48, 40), "long": (90, 30), "small": (20, 20)}
+    hostile.write(tmp_path / "in", {f"{k}.png": encoded(plain(size=s)) for k, s in sizes.items()})
+    with writing(tmp_path / "labels") as labels:
+        for number, (key, dhash) in enumerate(zip(sizes, ("0", "0", "ff", "ff00"), strict=True)):
+            labels.add("facts", [{"key": key, "sharpness": 10.0 * number, "dhash": dhash}])
+    words = ("data", "convert", tmp_path / "in", "--format", "jsonl")
+    labelled = (*words, "--labels", tmp_path / "labels")
+
+    def kept(*more: object) -> list[str]:
+        out = tmp_path / "-".join(map(str, more))
+        done = run(*labelled, out, *more)
+        assert done.code == 0, done.error
+        assert f"{4 - len(open_source(out))} filtered out" in done.error
+        return [record.key for record in open_source(out).records]
+
+    assert kept("--min-side", 25) == ["a", "b", "long"]
+    assert kept("--max-aspect", 2) == ["a", "b", "small"]
+    assert kept("--min-sharpness", 10) == ["b", "long", "small"]
+    assert kept("--unique", "--max-aspect", 2) == ["a", "small"]
+    none = run(*labelled, tmp_path / "none", "--min-side", 100)
+    assert none.code == 1 and "'a.png' its shorter side has 40" in none.error
+    assert not (tmp_path / "none").exists()
+    lost = run(*words, tmp_path / "none", "--min-sharpness", 1)
+    assert lost.code == 1 and "has no sharpness" in lost.error
+    assert run(*words, tmp_path / "none", "--unique").code == 2
