@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
 from opensana.cli.command import Command, emit, emit_json, say, table
+from opensana.errors import RequestError
 
 if TYPE_CHECKING:
+    from opensana.data.filters import Filter
     from opensana.data.record import Reject
+    from opensana.label.labels import Labels
 
 SHOWN = 20
 DATA_COMMANDS = ("data", "data inspect", "data convert")
@@ -59,6 +63,16 @@ class Convert(Command):
     """The form to write."""
     split: Annotated[str, arg(metavar="NAME")] = "train"
     """Which split of a hub data set."""
+    labels: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Captions, scores and facts that `opensana label` made, to be written with the pictures."""
+    min_side: Annotated[int, arg(metavar="PIXELS")] = 0
+    """Leave out pictures whose shorter side has fewer pixels."""
+    max_aspect: Annotated[float, arg(metavar="TIMES")] = inf
+    """Leave out pictures whose sides differ more."""
+    min_sharpness: float | None = None
+    """Leave out pictures that are less sharp than this; needs --labels with facts."""
+    unique: bool = False
+    """Keep the first of each group of near-duplicates; needs --labels with facts."""
     shard_size: int = 1000
     """Samples in a shard of webdataset, parquet and official-tar."""
     max_bad: Annotated[str, arg(metavar="SHARE")] = "1%"
@@ -71,13 +85,30 @@ class Convert(Command):
         from opensana.data.rejects import share_of
         from opensana.data.sources import open_source
 
-        max_bad = share_of(self.max_bad)
+        max_bad, labels = share_of(self.max_bad), open_labels(self.labels)
         source = open_source(self.path, split=self.split)
         _keep(self.rejects, source.rejects)
-        done = convert(source, self.out, self.format, shard_size=self.shard_size, max_bad=max_bad)
+        done = convert(
+            source,
+            self.out,
+            self.format,
+            join=None if labels is None else labels.join,
+            wanted=self.wanted(labels),
+            shard_size=self.shard_size,
+            max_bad=max_bad,
+        )
         _keep(self.rejects, done.rejects)
-        say(f"{done.samples:,} samples written, {len(done.rejects):,} refused")
+        unwanted = f", {len(done.filtered):,} filtered out" if done.filtered else ""
+        say(f"{done.samples:,} samples written, {len(done.rejects):,} refused{unwanted}")
         emit(str(self.out))
+
+    def wanted(self, labels: "Labels | None") -> "Filter":
+        from opensana.data.filters import Filter
+
+        if self.unique and (labels is None or not labels.measured):
+            raise RequestError("--unique needs --labels LABELS made by: opensana label ... --facts")
+        repeats = labels.repeats() if self.unique and labels is not None else frozenset[str]()
+        return Filter(self.min_side, self.max_aspect, self.min_sharpness, repeats)
 
 
 def data(
@@ -89,6 +120,12 @@ def data(
 ) -> Command:
     """Look at picture sets, and bring them into another form."""
     return command
+
+
+def open_labels(folder: Path | None) -> "Labels | None":
+    from opensana.label.labels import Labels
+
+    return None if folder is None else Labels.open(folder)
 
 
 def _keep(path: Path | None, rejects: "Sequence[Reject]") -> None:

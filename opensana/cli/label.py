@@ -63,7 +63,8 @@ class Label(Command):
         plan = self.plan()
         from opensana.label.run import label
 
-        failed = label(partial(open_pictures, self.path, self.limit), self.to, plan)
+        pictures = partial(open_pictures, self.path, self.limit, plan.max_bad)
+        failed = label(pictures, self.to, plan)
         for name, count in failed.items():
             if count:
                 say(f"{count} pictures failed in {name}: {self.to / 'rejects.jsonl'} says why")
@@ -96,15 +97,17 @@ class Label(Command):
         )
 
 
-def open_pictures(path: str, limit: int | None) -> "PictureSet":
+def open_pictures(path: str, limit: int | None, max_bad: float) -> "PictureSet":
     """The pictures of a data set; a worker on another machine opens them anew."""
     from PIL import Image
 
     from opensana.data.images import decode
+    from opensana.data.rejects import check_bad
     from opensana.data.sources import open_source
     from opensana.label.stages import PictureSet
 
     source = open_source(path)
+    check_bad(path, source.rejects, len(source), max_bad=max_bad)
     if source.rejects:
         first = source.rejects[0]
         say(f"{path}: {len(source.rejects)} refused, such as {first.path}: {first.reason}")

@@ -2,8 +2,9 @@
 
     |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))    with means m and covariances C
 
-Published FIDs take InceptionV3's features. These are CLIP's image embeddings, from a folder that
-the user names: the figures compare with each other, not with a published FID.
+Published FIDs take InceptionV3's features. These are the image embeddings of a CLIP, published or
+trained here, from a folder that the user names: the figures compare with each other, not with a
+published FID.
 
 B batch, D features, H W size.
 """
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from opensana.clip import load_clip
+from opensana.clip.model import CLASS_NAME
 from opensana.errors import DataError, WeightsError
 from opensana.weights.files import read_json
 
@@ -66,14 +69,31 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def clip_features(folder: str | Path, device: torch.device) -> Extract:
-    """The image embeddings of a CLIP folder as transformers saves it."""
+    """The image embeddings of a CLIP folder: of transformers, or of `opensana train`."""
+    folder = Path(folder).expanduser()
+    config = read_json(folder / "config.json")
+    if config.get("_class_name") == CLASS_NAME:
+        return _small_clip(folder, device)
+    kind = config.get("model_type")
+    if kind not in CLIP_KINDS:
+        raise WeightsError(f"{folder} holds a {kind} model, expected CLIP: a folder of its weights")
+    return _published_clip(folder, device)
+
+
+def _small_clip(folder: Path, device: torch.device) -> Extract:
+    clip = load_clip(folder).to(device)
+
+    @torch.inference_mode()
+    def extract(pictures: Tensor) -> Tensor:
+        return clip.embed_images(pictures.to(device) * 2 - 1)
+
+    return extract
+
+
+def _published_clip(folder: Path, device: torch.device) -> Extract:
     from transformers import CLIPVisionModelWithProjection
     from transformers.utils import logging
 
-    folder = Path(folder).expanduser()
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in CLIP_KINDS:
-        raise WeightsError(f"{folder} holds a {kind} model, expected CLIP: a folder of its weights")
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # it lists CLIP's text half as unused
     try:

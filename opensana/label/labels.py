@@ -9,6 +9,7 @@ from typing import Any
 
 from opensana.data.record import Caption, Record, Reject, Source
 from opensana.errors import DataError
+from opensana.label.facts import duplicate_groups
 from opensana.label.journal import all_lines, read_makers
 
 MEASURED = ("sharpness",)
@@ -60,6 +61,11 @@ class Labels:
         """The measured numbers of a picture under their names."""
         line = self.measured.get(key, {})
         return {name: float(line[name]) for name in MEASURED if name in line}
+
+    def repeats(self) -> frozenset[str]:
+        """The keys that are near-duplicates of an earlier one."""
+        hashes = {key: int(line["dhash"], 16) for key, line in self.measured.items()}
+        return frozenset(key for group in duplicate_groups(hashes) for key in group[1:])
 
     def join(self, record: Record) -> Record:
         """The record with its own captions, scored, and those that were made of it."""

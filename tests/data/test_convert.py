@@ -14,6 +14,9 @@ from opensana.data.record import Caption, Record
 from opensana.data.sources import open_source
 from opensana.data.sources.indexed import Indexed
 from opensana.errors import ConfigError, DataError
+from opensana.label.captioners import Maker
+from opensana.label.journal import writing
+from opensana.label.labels import own_maker
 from tests.data import hostile
 from tests.data.hostile import encoded, plain
 from tests.data.measured import run
@@ -117,6 +120,25 @@ def test_files_of_the_released_folder(tmp_path: Path) -> None:
     assert json.loads(files["meta_data.json"]) == {"img_names": ["k", "lone"]}
     lone = open_source(tmp_path / "out").record(1)
     assert [(c.text, c.captioner) for c in lone.captions] == [("v", "VLM"), ("w", "VLM")]
+
+
+def test_labels_go_into_the_released_files(tmp_path: Path) -> None:
+    hostile.write(tmp_path / "in", {"a.png": encoded(plain())})
+    (tmp_path / "in" / "a.txt").write_text("own")
+    maker = Maker("org/eyes", "1", "What?", {"max_tokens": 3})
+    score = {"key": "a", "scorer": "clip@1", "windows": 1}
+    with writing(tmp_path / "labels") as labels:
+        labels.register(maker)
+        labels.add("captions", [{"key": "a", "maker": maker.id, "text": "seen"}])
+        labels.add("scores", [score | {"maker": own_maker("own"), "score": 21.5}])
+        labels.add("scores", [score | {"maker": maker.id, "score": 30.0}])
+    words = ("data", "convert", tmp_path / "in", tmp_path / "out", "--format", "official")
+    done = run(*words, "--labels", tmp_path / "labels")
+    assert done.code == 0, done.error
+    captions = open_source(tmp_path / "out").record(0).captions
+    assert [(c.text, c.score) for c in captions] == [("own", 21.5), ("seen", 30.0)]
+    assert (tmp_path / "out" / "a_prompt_clip_score.json").exists()
+    assert len(list((tmp_path / "out").glob("a_*eyes*_clip_score.json"))) == 1
 
 
 def test_files_of_the_released_shards(tmp_path: Path) -> None:
@@ -232,3 +254,31 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         assert archive.getnames() == ["a.png", "a.txt", "a.json"]
     wrong = run(*words, "--max-bad", "2")
     assert wrong.code == 2 and "a share is" in wrong.error
+
+
+def test_filters(tmp_path: Path) -> None:
+    sizes = {"a": (48, 40), "b": (48, 40), "long": (90, 30), "small": (20, 20)}
+    hostile.write(tmp_path / "in", {f"{k}.png": encoded(plain(size=s)) for k, s in sizes.items()})
+    with writing(tmp_path / "labels") as labels:
+        for number, (key, dhash) in enumerate(zip(sizes, ("0", "0", "ff", "ff00"), strict=True)):
+            labels.add("facts", [{"key": key, "sharpness": 10.0 * number, "dhash": dhash}])
+    words = ("data", "convert", tmp_path / "in", "--format", "jsonl")
+    labelled = (*words, "--labels", tmp_path / "labels")
+
+    def kept(*more: object) -> list[str]:
+        out = tmp_path / "-".join(map(str, more))
+        done = run(*labelled, out, *more)
+        assert done.code == 0, done.error
+        assert f"{4 - len(open_source(out))} filtered out" in done.error
+        return [record.key for record in open_source(out).records]
+
+    assert kept("--min-side", 25) == ["a", "b", "long"]
+    assert kept("--max-aspect", 2) == ["a", "b", "small"]
+    assert kept("--min-sharpness", 10) == ["b", "long", "small"]
+    assert kept("--unique", "--max-aspect", 2) == ["a", "small"]
+    none = run(*labelled, tmp_path / "none", "--min-side", 100)
+    assert none.code == 1 and "'a.png' its shorter side has 40" in none.error
+    assert not (tmp_path / "none").exists()
+    lost = run(*words, tmp_path / "none", "--min-sharpness", 1)
+    assert lost.code == 1 and "has no sharpness" in lost.error
+    assert run(*words, tmp_path / "none", "--unique").code == 2

@@ -203,30 +203,51 @@ def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
     return bytes(block)
 
 
-@pytest.mark.parametrize(
-    "block",
-    [
-        header("bomb.png", b"\x80" + (1 << 60).to_bytes(11, "big")),
-        header("back.png", b"\xff" * 4 + (-2048).to_bytes(8, "big", signed=True)),
-        header("pax", b"\x80" + (1 << 33).to_bytes(11, "big"), tarfile.XHDTYPE),
-        header("name", b"\x80" + (1 << 33).to_bytes(11, "big"), tarfile.GNUTYPE_LONGNAME),
-        header("global", b"77777777777\0", tarfile.XGLTYPE),
-    ],
-    ids=["huge", "negative", "pax", "longname", "global"],
-)
+LIES = {
+    "huge": header("bomb.png", b"\x80" + (1 << 60).to_bytes(11, "big")),
+    "negative": header("back.png", b"\xff" * 4 + (-2048).to_bytes(8, "big", signed=True)),
+    "pax": header("pax", b"\x80" + (1 << 33).to_bytes(11, "big"), tarfile.XHDTYPE),
+    "longname": header("name", b"\x80" + (1 << 33).to_bytes(11, "big"), tarfile.GNUTYPE_LONGNAME),
+    "global": header("global", b"77777777777\0", tarfile.XGLTYPE),
+}
+
+
+@pytest.mark.parametrize("block", LIES.values(), ids=LIES)
 def test_lying_sizes(tmp_path: Path, block: bytes) -> None:
-    path = shard(tmp_path / "s.tar", sample("a"))
-    with tarfile.open(path) as archive:
-        archive.getmembers()
-        end = archive.offset
-    path.write_bytes(path.read_bytes()[:end] + block + bytes(1024))
-    os.truncate(path, 1 << 34)  # the claimed bytes are there, as a hole
+    path = lying(tmp_path / "s.tar", block)
     source = open_source(path)
     assert [record.key for record in source.records] == ["a"]
     assert source.rejects[0].path == "s.tar"
 
 
+def lying(path: Path, block: bytes) -> Path:
+    """A shard of 16 GiB, a hole, with a good sample before the block."""
+    shard(path, sample("a"))
+    with tarfile.open(path) as archive:
+        archive.getmembers()
+        end = archive.offset
+    path.write_bytes(path.read_bytes()[:end] + block + bytes(1024))
+    os.truncate(path, 1 << 34)
+    return path
+
+
+def test_hostile_shards_stay_below_a_gibibyte(tmp_path: Path) -> None:
+    """In a process of its own, whose memory is measured."""
+    for number, block in enumerate(LIES.values()):
+        lying(tmp_path / f"{number}.tar", block)
+    sparse_bombs(tmp_path / "sparse.tar")
+    done = run("data", "inspect", tmp_path, "--full", "--json")
+    assert done.code == 0 and done.peak < 1 << 30, (done.error, done.peak)
+    assert json.loads(done.out)["pictures"] == len(LIES) + 1
+
+
 def test_sparse_bombs(tmp_path: Path) -> None:
+    source = open_source(sparse_bombs(tmp_path / "s.tar"))
+    assert [record.key for record in source.records] == ["a"]
+    assert [reject.reason for reject in source.rejects] == ["is a sparse file"] * 2
+
+
+def sparse_bombs(path: Path) -> Path:
     sparse = special("bomb.png", tarfile.GNUTYPE_SPARSE)
     pax = tarfile.TarInfo("pax.png")
     pax.pax_headers = {
@@ -236,16 +257,13 @@ def test_sparse_bombs(tmp_path: Path) -> None:
         "GNU.sparse.realsize": str(1 << 50),
     }
     pax.size = 512
-    path = tmp_path / "s.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(sparse)
         archive.addfile(pax, io.BytesIO(b"1\n0\n1125899906842624\n".ljust(512, b"\0")))
         info = tarfile.TarInfo("a.png")
         info.size = len(PICTURE)
         archive.addfile(info, io.BytesIO(PICTURE))
-    source = open_source(path)
-    assert [record.key for record in source.records] == ["a"]
-    assert [reject.reason for reject in source.rejects] == ["is a sparse file"] * 2
+    return path
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "A.TAR.GZ", "a.tar.zst"])

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from opensana.clip import Clip, ClipConfig
 from opensana.errors import DataError, WeightsError
 from opensana.evaluate.frechet import Moments, clip_features, frechet_distance
+from opensana.train.saving import Export
 
 
 def normal(count: int, *shape: int, seed: int) -> Tensor:
@@ -87,6 +89,16 @@ def test_clip_sees_differences_and_its_input_is_what_it_was_trained_on(clip: Pat
     torch.testing.assert_close(extract(pictures), expected)
     larger = pictures.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert extract(larger).shape == (3, 6)
+
+
+def test_a_small_clip_gives_its_embeddings_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    clip = Clip(ClipConfig(size=8, widths=(8,), text_channels=4, text_width=8, dim=4))
+    Export(tmp_path, clip.config.to_dict(), clip.state_dict()).write()
+    pictures = torch.rand(3, 3, 8, 8)
+    with torch.inference_mode():
+        expected = clip.eval().embed_images(2 * pictures - 1)
+    torch.testing.assert_close(clip_features(tmp_path, torch.device("cpu"))(pictures), expected)
 
 
 def test_what_is_not_clip_is_refused(clip: Path, tmp_path: Path) -> None:

@@ -147,3 +147,16 @@ def test_the_command_takes_columns_beside_models(
     assert all(c.score is not None and c.scorer.startswith("small@sha256:") for c in found)
     assert len((labels / "captions.jsonl").read_text().splitlines()) == 4
     assert {json.dumps(maker["settings"]) for maker in read_makers(labels).values()} == {"{}"}
+
+
+def test_a_set_that_is_mostly_bad_is_not_labelled(
+    captions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, labels = draw(tmp_path / "pictures", 3), tmp_path / "labels"
+    (folder / "bad.png").write_bytes(b"x")
+    arguments = ["label", str(folder), "--to", str(labels)]
+    arguments += ["--captioner", f"table:{captions}#label"]
+    assert main(arguments) == 1
+    assert "1 of 4 samples cannot be used" in capsys.readouterr().err
+    assert not labels.exists()
+    assert main([*arguments, "--max-bad", "25%"]) == 0
