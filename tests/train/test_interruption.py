@@ -130,7 +130,7 @@ def test_a_disk_that_fills_up_leaves_valid_checkpoints(
     disk.mkdir()
     recipe = transformer_recipe(steps=100, checkpoint={"every": 5, "keep": 20})
     command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK]
-    values = [sys.executable, str(disk), str(write_recipe(recipe)), "512k", str(kept)]
+    values = [sys.executable, str(disk), str(write_recipe(recipe)), "1m", str(kept)]
     if shutil.which("unshare") is None:
         pytest.skip("needs a file system of its own")
     done = subprocess.run([*command, *values], stderr=subprocess.PIPE, text=True, timeout=SECONDS)

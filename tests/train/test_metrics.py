@@ -67,8 +67,9 @@ def test_tensorboard_shows_the_same_numbers(tmp_path: Path):
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     shown = [(event.step, event.value) for event in board.Scalars("loss")]
     assert shown == [(1, 0.25), (2, 0.5), (3, 0.75)]
-    speeds = {"seconds", "samples_per_second", "tokens_per_second", "mfu", "peak_memory"}
-    assert {"loss_1of4", "lr", "gradient"} | speeds <= set(board.Tags()["scalars"])
+    speeds = ("seconds", "samples_per_second", "tokens_per_second", "mfu", "peak_memory")
+    names = {"loss_1of4", "lr", "gradient", *(f"speed/{name}" for name in speeds)}
+    assert names <= set(board.Tags()["scalars"])
 
 
 def test_tensorboard_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
