@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -102,7 +103,7 @@ def save(
             entries |= _write_texts(temporary, {"step": step, **state}, recipe)
             entries |= _entries_of_others(temporary, writer)
             _publish(temporary, final, entries)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _report(temporary, writer, {"problem": str(error)})
         if writer.count == 1:
             _discard(temporary)

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.lpips import Lpips
+from opensana.data.convert import convert
+from opensana.data.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
 from opensana.train import autoencoder as training
@@ -63,6 +66,34 @@ def test_resuming_is_exact(autoencoder_recipe, tmp_path: Path, changes):
     train_autoencoder(autoencoder_recipe(run=str(parts), steps=5, **changes))
     train_autoencoder(autoencoder_recipe(run=str(parts), **changes))
     assert bits(whole, 10) == bits(parts, 10)
+
+
+@pytest.mark.parametrize("form", ["folder", "webdataset", "parquet"])
+def test_every_form_of_data_resumes_exactly_amid_an_epoch(
+    autoencoder_recipe, tmp_path: Path, form: str
+):
+    """T3: six pictures in batches of four, so that every stop but each third is amid an epoch."""
+    source = as_form(tmp_path, form)
+    data = {"folder": str(source), "crop": 16}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_autoencoder(autoencoder_recipe(run=str(whole), steps=7, data=data))
+    for steps in (2, 4, 7):
+        train_autoencoder(autoencoder_recipe(run=str(parts), steps=steps, data=data))
+    assert bits(whole, 7) == bits(parts, 7)
+
+
+def as_form(folder: Path, form: str) -> Path:
+    """Six pictures of noise in a folder, a tar shard or a Parquet file."""
+    pictures, draw = folder / "pictures", np.random.default_rng(3)
+    pictures.mkdir()
+    for index in range(6):
+        pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{index}.png")
+        (pictures / f"{index}.txt").write_text(f"picture {index}")
+    if form == "folder":
+        return pictures
+    convert(open_source(pictures), folder / form, form)
+    return folder / form
 
 
 def test_each_phase_trains_its_layers_alone(autoencoder_recipe, tmp_path: Path):

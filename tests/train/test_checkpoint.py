@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from opensana.errors import CheckpointError
 from opensana.train import checkpoint
 from opensana.train.lock import locked
 from opensana.train.saving import Saver
+
+# What safetensors raises for it; it is no OSError.
+FULL = SafetensorError("I/O error: No space left on device (os error 28)")
 
 
 def save(run: Path, step: int, *, keep: int = 3) -> Path:
@@ -79,7 +83,7 @@ def test_the_failure_of_one_process_is_that_of_the_save(tmp_path: Path, monkeypa
 
     def full(tensors, path: Path):
         if "00002-of" in path.name:
-            raise OSError(28, "No space left on device")
+            raise FULL
         real(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
@@ -204,7 +208,7 @@ def test_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytes
     save(tmp_path, 10)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise FULL
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):

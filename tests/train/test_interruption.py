@@ -1,14 +1,17 @@
 """Whole processes: killed, asked to stop, started twice. The same command always goes on."""
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from opensana.train import checkpoint
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.transformer import train_transformer
 
@@ -108,3 +111,34 @@ def test_asked_to_stop_it_saves_and_a_second_trainer_is_refused(
     assert "Traceback" not in said + refused
     (saved,) = (run / "checkpoints").glob("step-*")
     assert int(saved.name[5:]) >= 5
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=$3 tmpfs "$1" || exit 77
+"$0" -m opensana.train "$2" --set run="$1/run"
+status=$?
+cp -r "$1/run" "$4"
+exit $status
+"""
+
+
+def test_a_disk_that_fills_up_leaves_valid_checkpoints(
+    transformer_recipe, write_recipe, tmp_path: Path
+):
+    """T5: a file system with room for two checkpoints, of which many are to be kept."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    recipe = transformer_recipe(steps=100, checkpoint={"every": 5, "keep": 20})
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK]
+    values = [sys.executable, str(disk), str(write_recipe(recipe)), "1m", str(kept)]
+    if shutil.which("unshare") is None:
+        pytest.skip("needs a file system of its own")
+    done = subprocess.run([*command, *values], stderr=subprocess.PIPE, text=True, timeout=SECONDS)
+    if done.returncode == 77 or "unshare failed" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert done.returncode == 1 and "No space left" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    saved = sorted((kept / "checkpoints").glob("step-*"))
+    assert saved and all(checkpoint.verify(folder) is None for folder in saved)
+    train_transformer(replace(recipe, run=str(kept)))
+    assert (kept / "checkpoints" / "step-00000100").is_dir()

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from opensana.errors import MissingExtraError
 from opensana.train.metrics import Metrics, Workload, truncate
@@ -55,6 +56,20 @@ def test_resuming_forgets_what_came_after(tmp_path: Path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 2, "psnr": 1}\n'
     truncate(path, 0)
     assert path.read_text() == ""
+
+
+def test_tensorboard_shows_the_same_numbers(tmp_path: Path):
+    work = Workload(samples=2, tokens=20, flops=1.0, peak=1e12)
+    log = Metrics(tmp_path, step=0, steps=10, work=work, tensorboard=True, console_seconds=60)
+    for step in (1, 2, 3):
+        log.step(step, {**VALUES, "loss": step / 4, "loss_1of4": 0.5})
+    log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in board.Scalars("loss")]
+    assert shown == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    speeds = ("seconds", "samples_per_second", "tokens_per_second", "mfu", "peak_memory")
+    names = {"loss_1of4", "lr", "gradient", *(f"speed/{name}" for name in speeds)}
+    assert names <= set(board.Tags()["scalars"])
 
 
 def test_tensorboard_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
