@@ -9,11 +9,13 @@ errors the largest difference from diffusers over the largest value. The last li
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderDC  # pyright: ignore[reportPrivateImportUsage]
+from torch import Tensor
 
 from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
@@ -62,14 +64,25 @@ def compared(
     first = next(iter(ours.values()))
     latent = torch.randn(1, first.latent_channels, side // 32, side // 32)
     unscaled = latent / first.config.scaling_factor
-    expected = theirs.decode(unscaled, return_dict=False)[0]
-    calls = [lambda model=model: model.decode(latent) for model in ours.values()]
-    *seconds, other = medians([*calls, lambda: theirs.decode(unscaled)], repeats)
-    found = {"diffusers": {"seconds": round(other, 3)}}
-    for (name, model), taken in zip(ours.items(), seconds, strict=True):
-        difference = (model.decode(latent) - expected).abs().max() / expected.abs().max()
-        ratio = round(other / taken, 3)
-        found[name] = {"seconds": round(taken, 3), "ratio": ratio, "error": float(difference)}
+    made: dict[str, Tensor] = {}
+
+    def call(name: str) -> Callable[[], None]:
+        if name == "diffusers":
+            return lambda: made.update({name: theirs.decode(unscaled, return_dict=False)[0]})
+        return lambda: made.update({name: ours[name].decode(latent)})
+
+    names = ["diffusers", *ours]
+    seconds = dict(zip(names, medians([call(name) for name in names], repeats), strict=True))
+    found = {"diffusers": {"seconds": round(seconds["diffusers"], 3)}}
+    expected = made["diffusers"]
+    for name in ours:
+        difference = (made[name] - expected).abs().max() / expected.abs().max()
+        ratio = round(seconds["diffusers"] / seconds[name], 3)
+        found[name] = {
+            "seconds": round(seconds[name], 3),
+            "ratio": ratio,
+            "error": float(difference),
+        }
     return found
 
 

@@ -104,23 +104,31 @@ def main() -> None:
     parser.add_argument("--text-layers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compile", action="store_true", help="compile our transformer's blocks")
+    parser.add_argument("--kernels", action="store_true", help="decode with the C++ convolution")
     arguments = parser.parse_args()
     theirs: Any = SanaPipeline(**parts(arguments.size, arguments.layers, arguments.text_layers))
     theirs.set_progress_bar_config(disable=True)
     with tempfile.TemporaryDirectory() as name:
         theirs.save_pretrained(Path(name))
-        ours = Sana.load(name, device="cpu", dtype="float32", compile=arguments.compile)
+        ours = Sana.load(
+            name,
+            device="cpu",
+            dtype="float32",
+            compile=arguments.compile,
+            kernels=arguments.kernels,
+        )
     side = arguments.size
     request = Request(PROMPT, width=side, height=side, steps=arguments.steps, guidance=4.5, seed=1)
     fast, eager = sides(theirs, ours, request)
     one, other = (np.asarray(draw(), dtype=float) for draw in (fast, eager))
-    mine, reference = medians([fast, eager], arguments.repeats)
+    mine, reference = medians([fast, eager], arguments.repeats, warm=False)
     results = {
         "size": arguments.size,
         "steps": arguments.steps,
         "layers": len(ours.transformer.blocks),
         "text_layers": arguments.text_layers,
         "compiled": arguments.compile,
+        "kernels": arguments.kernels,
         "ratio": round(reference / mine, 3),
         "opensana_seconds": round(mine, 3),
         "diffusers_seconds": round(reference, 3),

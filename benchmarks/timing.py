@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 
 
-def medians(sides: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median seconds of each side; they are called in turn, after one call of each unmeasured."""
-    for side in sides:
+def medians(
+    sides: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True
+) -> list[float]:
+    """Median seconds of each side; they are called in turn, after an unmeasured call to `warm`."""
+    for side in sides if warm else ():
         side()
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from opensana.layers import Conv3x3, MixFFN, RMSNorm2d, relu_linear_attention
+from opensana.layers import Conv3x3, MixFFN, RMSNorm2d, add_normed, relu_linear_attention
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 NORMS: dict[str, type[nn.Module]] = {"batch_norm": nn.BatchNorm2d, "rms_norm": RMSNorm2d}
@@ -27,7 +26,7 @@ class ResBlock(nn.Module):
         self.norm = NORMS[norm](channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv2(self.activation(self.conv1(x))))
+        return add_normed(x, self.conv2(self.activation(self.conv1(x))), self.norm)
 
 
 class MultiscaleProjection(nn.Module):
@@ -70,8 +69,9 @@ class MultiscaleLinearAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all scales, [B, heads, N, D] each."""
-        fused = torch.cat([self.to_q.weight, self.to_k.weight, self.to_v.weight])
-        qkv = pointwise(x, fused)
+        positions = x.permute(0, 2, 3, 1)
+        thirds = [layer(positions) for layer in (self.to_q, self.to_k, self.to_v)]
+        qkv = torch.cat(thirds, dim=-1).permute(0, 3, 1, 2)
         qkv = torch.cat([qkv, *(scale(qkv) for scale in self.to_qkv_multiscale)], dim=1)
         heads = qkv.reshape(x.shape[0], -1, 3 * self.head, x.shape[2] * x.shape[3])
         query, key, value = heads.transpose(-1, -2).chunk(3, dim=-1)
@@ -80,7 +80,8 @@ class MultiscaleLinearAttention(nn.Module):
     def merge(self, x: Tensor, attended: Tensor) -> Tensor:
         """The input [B, C, H, W] and what its positions read, [B, heads, N, D]."""
         attended = attended.transpose(-1, -2).reshape(x.shape[0], -1, *x.shape[2:])
-        return x + self.norm_out(pointwise(attended, self.to_out.weight))
+        out = self.to_out(attended.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return add_normed(x, out, self.norm_out)
 
 
 class EfficientViTBlock(nn.Module):
@@ -93,8 +94,3 @@ class EfficientViTBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_out(self.attn(x))
-
-
-def pointwise(x: Tensor, weight: Tensor) -> Tensor:
-    """A 1x1 convolution of [B, C, H, W] with a matrix [out, C]."""
-    return F.conv2d(x, weight[:, :, None, None])

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from opensana.layers import Conv3x3
 
 FACTOR = 2
+# Times that a channel is repeated -> rows and columns of a 2 x 2 square that differ.
+SHARES = {1: (2, 2), 2: (2, 1), 4: (1, 1)}
 
 Down = Literal["Conv", "pixel_unshuffle"]
 Up = Literal["interpolate", "pixel_shuffle"]
@@ -27,6 +29,21 @@ def average_channels(x: Tensor, channels: int) -> Tensor:
 def repeat_channels(x: Tensor, channels: int) -> Tensor:
     """[B, C, H, W] to [B, channels, H, W]: each channel channels / C times in a row."""
     return x.repeat_interleave(channels // x.shape[1], dim=1)
+
+
+def add_repeated(main: Tensor, x: Tensor) -> Tensor:
+    """main [B, out, 2H, 2W] plus x [B, C, H, W], channels repeated and shuffled into space.
+
+    Each channel of x stands 4 out / C times in a row among the 4 out that make 2 x 2 positions: so
+    it adds to a position, to a row of two, or to all four of one channel, and no copy is needed.
+    """
+    repeats = FACTOR**2 * main.shape[1] // x.shape[1]
+    if repeats not in SHARES:
+        return main + F.pixel_shuffle(repeat_channels(x, repeats * x.shape[1]), FACTOR)
+    rows, columns = SHARES[repeats]
+    shares = x.unflatten(1, (main.shape[1], rows, columns)).permute(0, 1, 4, 2, 5, 3)
+    places = main.unflatten(3, (-1, FACTOR)).unflatten(2, (-1, FACTOR))
+    return (places + shares).flatten(4).flatten(2, 3)
 
 
 class Downsample(nn.Module):
@@ -64,4 +81,4 @@ class Upsample(nn.Module):
         main = F.pixel_shuffle(self.conv(x), FACTOR) if self.shuffle else self.conv.doubled(x)
         if not self.shortcut:
             return main
-        return main + F.pixel_shuffle(repeat_channels(x, self.out * FACTOR**2), FACTOR)
+        return add_repeated(main, x)

@@ -8,7 +8,7 @@ from opensana.layers.linear_attention import (
     relu_linear_attention,
 )
 from opensana.layers.mix_ffn import MixFFN
-from opensana.layers.norm import RMSNorm, RMSNorm2d
+from opensana.layers.norm import RMSNorm, RMSNorm2d, add_normed
 
 __all__ = [
     "AttentionState",
@@ -16,6 +16,7 @@ __all__ = [
     "MixFFN",
     "RMSNorm",
     "RMSNorm2d",
+    "add_normed",
     "attend",
     "attention_state",
     "relu_linear_attention",

@@ -7,7 +7,7 @@ tokens where they are, so that no positional encoding is needed.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opensana.layers.norm import RMSNorm2d
+from opensana.layers.norm import RMSNorm2d, add_normed
 
 
 class MixFFN(nn.Module):
@@ -30,6 +30,7 @@ class MixFFN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden, gate = self.conv_depth(self.activation(self.conv_inverted(x))).chunk(2, dim=1)
         out = self.conv_point(hidden * F.silu(gate))
-        if self.norm is not None:
-            out = self.norm(out)
+        if self.norm is not None and self.residual:
+            return add_normed(x, out, self.norm)
+        out = out if self.norm is None else self.norm(out)
         return x + out if self.residual else out

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+BAND_BYTES = 2**20
+
 
 class RMSNorm(nn.Module):
     """RMS norm over the last dimension of tokens [B, N, C], with a weight and no bias."""
@@ -28,6 +30,20 @@ class RMSNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normal = _normalise(x, dim=1, eps=self.eps).to(x.dtype)
         return torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None])
+
+
+def add_normed(x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
+    """x + norm(branch), all [B, C, H, W]; without gradients in the memory of `branch`.
+
+    Then a band of rows goes through all of it while it is in the cache: a map of the decoder's last
+    stage is larger than any.
+    """
+    if not isinstance(norm, RMSNorm2d) or torch.is_grad_enabled() or x.device.type != "cpu":
+        return x + norm(branch)
+    rows = max(1, BAND_BYTES * branch.shape[2] // (branch.nbytes + 1))
+    for part, shortcut in zip(branch.split(rows, dim=2), x.split(rows, dim=2), strict=True):
+        part.copy_(norm(part)).add_(shortcut)
+    return branch
 
 
 def _normalise(x: Tensor, *, dim: int, eps: float) -> Tensor:
