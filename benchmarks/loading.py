@@ -34,8 +34,8 @@ from opensana.data.record import Source
 from opensana.data.sources import open_source
 from opensana.encode import EncodeOptions, Encoders, encode, load_encoders
 from opensana.encode.pictures import Fitted, fitted_pictures
+from opensana.train.batches import choose_caption
 from opensana.train.order import BucketOrder
-from opensana.train.transformer import choose_caption
 
 SIZE = 256
 SHAPES = ((768, 576), (576, 768))

@@ -36,8 +36,7 @@ LONGEST_MODULE = 300
 LONG_FOR_A_REASON = {
     "layout.py": "reads, writes and describes one folder layout; the three must agree",
     "pipeline.py": "the one class that people call, its steps in the order they run",
-    "train/autoencoder.py": "a training loop is allowed to be long and straight",
-    "train/transformer.py": "the other of the two",
+    "train/autoencoder.py": "a training loop with its two players is long and straight",
     "train/recipe.py": "every table of a recipe, as its reader meets them",
     "weights/files.py": "one file format, with every way in which a file can be broken",
 }

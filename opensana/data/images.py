@@ -194,7 +194,8 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        band = image.crop((0, top, image.width, bottom))
+        whole = bottom - top == image.height
+        band = image if whole else image.crop((0, top, image.width, bottom))
         result[top:bottom] = np.asarray(_converted(band, mode))
     return result
 
@@ -204,7 +205,7 @@ def _converted(band: Image.Image, mode: str) -> Image.Image:
         levels = np.asarray(band).clip(0, 65535) / 257
         band = Image.fromarray(levels.round().astype(np.uint8))
     if mode == "RGBA" or not band.has_transparency_data:
-        return band.convert(mode)
+        return band if band.mode == mode else band.convert(mode)
     layer = band.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 

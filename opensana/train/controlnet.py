@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from opensana.data.conditions import Conditions
 from opensana.flow.guidance import Velocity
 from opensana.layout import load_controlnet, load_transformer
+from opensana.train.batches import SHOWN, FlowBatch, likeliest
 from opensana.train.initial import check_fit, trainable
 from opensana.train.loop import drive
 from opensana.train.parallel import ALONE, Processes
 from opensana.train.recipe import ControlNetRecipe
-from opensana.train.transformer import GRID_COLUMNS, FlowBatch, TransformerTask, likeliest
+from opensana.train.transformer import TransformerTask
 from opensana.transformer.controlnet import Controlled, ControlNet
 from opensana.weights.locate import locate
 
@@ -91,5 +92,5 @@ class ControlNetTask(TransformerTask):
         """Evenly spaced samples of the commonest shape: a grid of pictures has one."""
         buckets = self.features.buckets
         places = np.flatnonzero(buckets == np.bincount(buckets).argmax())
-        chosen = np.linspace(0, len(places) - 1, min(GRID_COLUMNS, len(places))).astype(int)
+        chosen = np.linspace(0, len(places) - 1, min(SHOWN, len(places))).astype(int)
         return [int(place) for place in places[chosen]]

@@ -15,16 +15,9 @@ from opensana.data.features import NULL, Features, Sample, write_features
 from opensana.errors import ConfigError, DataError, NumericsError
 from opensana.train import transformer as training
 from opensana.train.autoencoder import train_autoencoder
-from opensana.train.transformer import (
-    TransformerTask,
-    by_band,
-    choose_caption,
-    draw_noise,
-    drops,
-    repeated,
-    standardise_captions,
-    train_transformer,
-)
+from opensana.train.batches import choose_caption, draw_noise, drops
+from opensana.train.initial import standardise_captions
+from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import load_into, read_json, read_safetensors
 
