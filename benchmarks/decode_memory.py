@@ -1,12 +1,12 @@
 """Peak memory, time and error of decoding a large picture: whole, in bands, and in blended tiles.
 
-    python benchmarks/decode_memory.py --size 4096 --memory 3GiB [--ways bands tiles]
+    python -m benchmarks.decode_memory --size 4096 --memory 3GiB [--ways bands tiles] [--kernels]
 
 Each way is a new process with the same random weights and latent. `whole` is the plain forward,
-`bands` opensana's decode in bands within --memory beside the weights, `tiles` the decode of
-diffusers' AutoencoderDC with `enable_tiling`. Errors are the largest, over the scale of the
-picture, against the first way. Resident memory counts everything: Python, torch, weights (float32)
-and picture. The last line is JSON.
+`bands` opensana's decode in bands within --memory beside the weights, its layers as a loaded model
+has them, `tiles` the decode of diffusers' AutoencoderDC with `enable_tiling`. Errors are the
+largest, over the scale of the picture, against the first way. Resident memory counts everything:
+Python, torch, weights (float32) and picture. The last line is JSON.
 """
 
 import argparse
@@ -24,11 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.model import Decoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands
 from opensana.device import format_bytes, parse_bytes
+from opensana.layers.compiled import compile_convolutions
+from opensana.layout import ready
+from opensana.text.gemma import cache_folder
 
 SMALL_WIDTHS = (16, 32, 64, 64, 128, 128)
 PRESETS = {
@@ -82,6 +86,10 @@ WAYS = {"whole": whole, "bands": bands, "tiles": tiles}
 def decode_here(way: str, file: Path, options: argparse.Namespace) -> dict[str, float]:
     """Decode in this process, rows [3, W] one after another into a file; seconds and bytes."""
     model = random_autoencoder(PRESETS[options.preset])
+    if way == "bands":
+        ready(model.decoder, torch.device("cpu"), torch.float32)
+        if options.kernels:
+            compile_convolutions(model.decoder, cache_folder())
     side = options.size // model.compression
     latent = torch.randn(1, model.latent_channels, side, side)
     decoded = WAYS[way](model, latent, options)
@@ -109,7 +117,15 @@ def peak_memory() -> int:
 
 def decode_elsewhere(way: str, file: Path) -> dict[str, float]:
     """`decode_here` in a new process with this one's options."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--here", way, str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.decode_memory",
+        *sys.argv[1:],
+        "--here",
+        way,
+        str(file),
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -145,6 +161,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--memory", default="1GiB", help="of bands, beside the weights")
     parser.add_argument("--tile", type=int, default=512, help="pixels a side; overlap an eighth")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--kernels", action="store_true", help="bands with the C++ convolution")
     parser.add_argument("--here", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -167,7 +184,7 @@ def main() -> None:
                 f"{way}: {found['seconds']:.1f} s, {format_bytes(found['peak'])} resident "
                 f"({format_bytes(found['before'])} before), error {found['error']:.1e}"
             )
-    print(json.dumps(figures))
+    print(json.dumps({"machine": machine(), "results": figures}))
 
 
 if __name__ == "__main__":

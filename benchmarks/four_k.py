@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--memory", default="3GiB", help="of the decoder, beside the weights")
+    parser.add_argument("--kernels", action="store_true", help="decode with the C++ convolution")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +71,8 @@ def main() -> None:
         command = [sys.executable, "-m", "opensana.cli", "generate", PROMPT, "--model", model]
         command += ["--width", side, "--height", side, "--steps", str(arguments.steps)]
         command += ["--memory", arguments.memory, "--seed", "1", "-o", str(output)]
-        figures = draw([*command, "--dtype", "float32"])
+        command += ["--dtype", "float32", *(["--kernels"] if arguments.kernels else [])]
+        figures = draw(command)
     print(f"{figures['seconds']} s, {format_bytes(figures['peak'])} resident at most")
     results = {"model": arguments.model, "side": arguments.side, "steps": arguments.steps}
     print(json.dumps({"machine": machine(), "results": results | figures}))

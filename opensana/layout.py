@@ -235,6 +235,23 @@ def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer
     return module
 
 
+def load_other_transformer(own: Path, model: Path) -> Transformer:
+    """The transformer in `own`, to stand in for that of the model folder.
+
+    WeightsError where it reads or writes other things than the model's own.
+    """
+    transformer = load_transformer(own)
+    expected = transformer_config(transformer_folder(model))
+    for name in ("in_channels", "out_channels", "caption_channels"):
+        got, wanted = getattr(transformer.config, name), getattr(expected, name)
+        if got != wanted:
+            raise WeightsError(
+                f"{own} has {name} {got}, and the other parts of this model need {wanted}; "
+                "name the model whose features it was trained on"
+            )
+    return transformer
+
+
 def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
     """The autoencoder of a model folder or of a folder that is one itself, for inference."""
     part = autoencoder_folder(folder)

@@ -28,6 +28,7 @@ from opensana.layout import (
     ModelInfo,
     load_autoencoder,
     load_controlnet,
+    load_other_transformer,
     load_text,
     load_transformer,
     part_dtype,
@@ -82,6 +83,7 @@ class Sana:
         variant: str | None = None,
         memory: int | str | None = None,
         compile: bool = False,
+        transformer: str | Path | None = None,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
         controlnet: str | Path | None = None,
@@ -92,6 +94,7 @@ class Sana:
         `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
         `compile` has torch.compile make faster steps, after a minute or more for the first.
+        `transformer` is a folder with another one for this model, such as the export of a training.
         `lora`, a file or its folder, is merged into the transformer `lora_scale` times.
         `controlnet` is a folder or a hub id; each request then needs a `control_image`.
         `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
@@ -104,12 +107,17 @@ class Sana:
         main = resolve_dtype(place, dtype, stored_dtype(folder, variant))
         others = part_dtype(place, main)
         # The text encoder, the largest part, comes last: faults of the others show at once.
-        transformer = load_transformer(folder, variant=variant)
-        facts = {} if lora is None else apply_lora(transformer, lora, scale=lora_scale)
+        if transformer is None:
+            diffusion = load_transformer(folder, variant=variant)
+        else:
+            diffusion = load_other_transformer(Path(transformer), folder)
+        facts = {} if transformer is None else {"transformer": str(transformer)}
+        if lora is not None:
+            facts |= apply_lora(diffusion, lora, scale=lora_scale)
         control = None
         if controlnet is not None:
-            control = load_controlnet(controlnet, transformer.config, variant=variant)
-        for network in (transformer, *([control] if control else [])):
+            control = load_controlnet(controlnet, diffusion.config, variant=variant)
+        for network in (diffusion, *([control] if control else [])):
             if compile:
                 compile_blocks(settle(network, place, main))
             else:
@@ -118,7 +126,7 @@ class Sana:
         if kernels:
             compile_convolutions(autoencoder, cache_folder())
         text = load_text(folder, info, device=place, dtype=others)
-        return cls(text, transformer, autoencoder, info, memory, facts, control)
+        return cls(text, diffusion, autoencoder, info, memory, facts, control)
 
     @property
     def device(self) -> torch.device:

@@ -137,7 +137,8 @@ def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     assert load.pop("memory") == 2 * 2**30
     assert load == {
         "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16",
-        "compile": True, "kernels": True, "lora": None, "lora_scale": 1.0, "controlnet": None,
+        "compile": True, "kernels": True, "transformer": None, "controlnet": None,
+        "lora": None, "lora_scale": 1.0,
     }  # fmt: skip
 
 

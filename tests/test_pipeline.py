@@ -344,6 +344,21 @@ def test_save_replaces_a_model_but_nothing_else(quick: Sana, folder: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "precious"]
 
 
+def test_another_transformer_stands_in(saved: Path, quick: Sana, tmp_path: Path) -> None:
+    other = tiny.transformer()
+    tiny.randomise(other, seed=9)
+    replace(quick, transformer=other).save(tmp_path / "run")
+    model = Sana.load(saved, device="cpu", dtype="float32", transformer=tmp_path / "run")
+    torch.testing.assert_close(model.transformer.state_dict(), other.state_dict())
+    [picture] = model.generate(replace(REQUEST, steps=1))
+    assert picture.facts["transformer"] == str(tmp_path / "run")
+
+    narrow = tiny.transformer(replace(tiny.TRANSFORMER, caption_channels=24))
+    replace(quick, transformer=narrow).save(tmp_path / "narrow")
+    with pytest.raises(WeightsError, match="caption_channels 24, .* need 16; name the model"):
+        Sana.load(saved, device="cpu", dtype="float32", transformer=tmp_path / "narrow")
+
+
 def test_a_folder_may_name_its_text_encoder(
     quick: Sana, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

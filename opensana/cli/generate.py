@@ -49,6 +49,8 @@ class Generate(Request, Command):
     """Branch, tag or commit of a model on the hub."""
     variant: Annotated[str | None, arg(metavar="NAME")] = None
     """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
+    transformer: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Another transformer for the model, such as the export of a training run."""
     lora: Annotated[str | None, arg(metavar="PATH")] = None
     """A LoRA file or its folder, merged into the transformer."""
     lora_scale: Annotated[float | None, arg(metavar="FACTOR")] = None
@@ -121,6 +123,7 @@ class Generate(Request, Command):
                 variant=self.variant,
                 memory=memory,
                 compile=self.compile,
+                transformer=self.transformer,
                 lora=self.lora,
                 lora_scale=1.0 if self.lora_scale is None else self.lora_scale,
                 controlnet=self.controlnet,
