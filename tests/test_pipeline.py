@@ -355,7 +355,7 @@ def test_another_transformer_stands_in(saved: Path, quick: Sana, tmp_path: Path)
 
     narrow = tiny.transformer(replace(tiny.TRANSFORMER, caption_channels=24))
     replace(quick, transformer=narrow).save(tmp_path / "narrow")
-    with pytest.raises(WeightsError, match="caption_channels 24, .* need 16; name the model"):
+    with pytest.raises(WeightsError, match=r"caption_channels 24, .* need 16; name the model"):
         Sana.load(saved, device="cpu", dtype="float32", transformer=tmp_path / "narrow")
 
 
