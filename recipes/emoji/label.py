@@ -41,7 +41,8 @@ def main() -> int:
         plan = Plan(
             captioners=captioners(data, arguments.pictures), clip=arguments.clip, facts=True
         )
-        label(partial(open_pictures, str(arguments.pictures), None), arguments.to, plan)
+        pictures = partial(open_pictures, str(arguments.pictures), None, plan.max_bad)
+        label(pictures, arguments.to, plan)
     except OpensanaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
