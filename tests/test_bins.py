@@ -1,7 +1,6 @@
 """Resolution bins against those of diffusers, and pictures drawn with them."""
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +73,7 @@ def test_what_is_covered_is_never_a_pixel_short() -> None:
 # ------------------------------------------------------------------ drawing with them
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A whole tiny model with a ControlNet: drawing by a picture, records, and what is refused."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +25,7 @@ IMAGE = Image.fromarray(LEVELS)
 REQUEST = Request("a cat", seed=3, steps=3, width=64, height=64)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

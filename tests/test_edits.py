@@ -1,7 +1,6 @@
 """Image-to-image and inpainting by a whole tiny model: strength, kept pixels, seeds, records."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +25,7 @@ MASK.paste(255, (40, 10, 60, 30))
 REQUEST = Request("a cat", seed=3, steps=10)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """At these sizes threads cost more than they bring."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

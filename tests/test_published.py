@@ -19,6 +19,7 @@ from opensana.text.loading import check_config
 from opensana.weights import published
 from opensana.weights.published import hub_id
 from tests import tiny
+from tests.configs import SANA_600M
 
 GEMMA_2_2B: dict[str, Any] = {
     "architectures": ["Gemma2Model"],
@@ -63,30 +64,10 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "Sana_Sprint_0.6B_1024px_teacher": NORMED,
     "Sana_Sprint_1.6B_1024px_teacher": {**LARGE, **NORMED},
 }
-SANA_0_6B: dict[str, Any] = {
-    "_class_name": "SanaTransformer2DModel",
-    "_diffusers_version": "0.32.0.dev0",
-    "attention_bias": False,
-    "attention_head_dim": 32,
-    "caption_channels": 2304,
-    "cross_attention_dim": 1152,
-    "cross_attention_head_dim": 72,
-    "dropout": 0.0,
-    "in_channels": 32,
-    "mlp_ratio": 2.5,
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-06,
-    "num_attention_heads": 36,
-    "num_cross_attention_heads": 16,
-    "num_layers": 28,
-    "out_channels": 32,
-    "patch_size": 1,
-    "sample_size": 32,
-}
 
 
 def transformer_json(name: str) -> dict[str, Any]:
-    return SANA_0_6B | TRANSFORMERS[name]
+    return SANA_600M | TRANSFORMERS[name]
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

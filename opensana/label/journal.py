@@ -22,6 +22,7 @@ from typing import Any
 
 from opensana.errors import DataError
 from opensana.label.captioners import Failure, Maker
+from opensana.lock import held
 
 IDENTITY = {
     "captions": ("key", "maker"),
@@ -121,7 +122,7 @@ def writing(folder: str | Path) -> Iterator[LabelFolder]:
     """Hold a folder of labels; DataError if another process does."""
     folder = Path(folder)
     (folder / "blocks").mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with held(folder, lambda owner: _busy(folder, owner)):
         labels = LabelFolder(folder)
         try:
             yield labels
@@ -227,20 +228,5 @@ def _drop_torn_line(path: Path) -> None:
         stream.truncate(0)
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    import fcntl
-
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            owner = lock.read().strip() or "another process"
-            raise DataError(
-                f"{folder} is being written by {owner}; wait for it or choose another folder"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()}")
-        lock.flush()
-        yield
+def _busy(folder: Path, owner: str) -> DataError:
+    return DataError(f"{folder} is being written by {owner}; wait for it or choose another folder")
