@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -281,7 +281,7 @@ def main() -> None:
                 own += [f"compile={str(arguments.compile).lower()}", f"run={folder}/run"]
                 recipe, start = load_recipe(RECIPE, [*SMALL, *own]), time.perf_counter()
                 assert isinstance(recipe, TransformerRecipe)
-                task = trained(recipe)
+                task = trained(replace(recipe, initial=None))
                 taken = time.perf_counter() - start
                 figures = judge(task, known, autoencoder, clip)
                 results[name].append(figures)

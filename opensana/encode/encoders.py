@@ -30,7 +30,7 @@ from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 
 TEXT_VERSION = 1
-LATENT_VERSION = 1
+LATENT_VERSION = 2
 
 
 @dataclass(frozen=True)
