@@ -32,7 +32,7 @@ from opensana.data.features import Features
 from opensana.data.images import decode
 from opensana.data.record import Source
 from opensana.data.sources import open_source
-from opensana.encode import EncodeOptions, Encoders, encode, load_encoders
+from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
 from opensana.encode.pictures import Fitted, fitted_pictures
 from opensana.train.batches import choose_caption
 from opensana.train.order import BucketOrder
@@ -125,12 +125,11 @@ def square(image: Image.Image) -> np.ndarray:
 
 
 def encode_into(source: Source, encoders: Encoders, workers: int) -> Callable[[Path], int]:
-    options = EncodeOptions(size=SIZE, workers=workers)
+    options = EncodeOptions(size=SIZE, threads=workers)
 
     def run(to: Path) -> int:
-        return encode(
-            source, to, encoders=encoders, options=options, decode=decode, report=lambda line: None
-        )
+        encoder = BlockEncoder(source, encoders, options, decode)
+        return encode(encoder, to, report=lambda line: None)
 
     return run
 

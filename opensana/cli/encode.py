@@ -1,12 +1,17 @@
 """`opensana encode`: pictures and captions to the features that training reads."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, say
+
+if TYPE_CHECKING:
+    from opensana.data.record import Source
+    from opensana.encode import BlockEncoder, EncodeOptions
 
 
 @dataclass(frozen=True)
@@ -29,34 +34,61 @@ class Encode(Command):
     """Stop when more of the records cannot be used."""
     batch: int = 8
     """Pictures at once, at most."""
-    workers: int = 2
-    """Threads that decode pictures."""
+    threads: int = 2
+    """How many decode pictures, in each worker with --ray."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Spread the work over the Ray cluster at this address, or over `local` processes."""
+    workers: int | None = None
+    """How many with --ray; left out, one on each GPU, or one."""
 
     def run(self) -> None:
-        from opensana.data.images import decode
+        from opensana.cluster import check_workers, connected
         from opensana.data.rejects import share_of
-        from opensana.data.sources import open_source
         from opensana.device import parse_bytes
-        from opensana.encode import EncodeOptions, encode, load_encoders
+        from opensana.encode import EncodeOptions, encode, encode_on
         from opensana.encode.encoders import native_size
 
+        check_workers(self.ray, self.workers)
         options = EncodeOptions(
             size=native_size(self.model) if self.size is None else self.size,
             batch=self.batch,
             memory=parse_bytes(self.memory),
             max_bad=share_of(self.max_bad),
-            workers=self.workers,
+            threads=self.threads,
         )
-        source = open_source(self.path)
-        if self.labels is not None:
-            from opensana.label.labels import Labels, labelled
-
-            source = labelled(source, Labels.open(self.labels))
-        encoders = load_encoders(self.model, device=self.device)
-        samples = encode(
-            source, self.to, encoders=encoders, options=options, decode=decode, report=say
-        )
+        opened = partial(open_encoder, self.path, self.labels, self.model, self.device, options)
+        if self.ray is None:
+            samples = encode(opened(), self.to, report=say)
+        else:
+            source = open_labelled(self.path, self.labels)
+            with connected(self.ray, self.workers) as cluster:
+                samples = encode_on(
+                    cluster, opened, source, self.to, max_bad=options.max_bad, report=say
+                )
         say(f"{samples} samples")
         emit(str(self.to))
+
+
+def open_labelled(path: str, labels: Path | None) -> "Source":
+    """A data set, with the captions and scores of a folder of labels."""
+    from opensana.data.sources import open_source
+
+    source = open_source(path)
+    if labels is None:
+        return source
+    from opensana.label.labels import Labels, labelled
+
+    return labelled(source, Labels.open(labels))
+
+
+def open_encoder(
+    path: str, labels: Path | None, model: str, device: str, options: "EncodeOptions"
+) -> "BlockEncoder":
+    """What encodes; a worker on another machine opens it anew."""
+    from opensana.data.images import decode
+    from opensana.encode import BlockEncoder, load_encoders
+
+    source = open_labelled(path, labels)
+    return BlockEncoder(source, load_encoders(model, device=device), options, decode)

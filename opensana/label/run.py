@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from opensana.cluster import check_workers, connected
 from opensana.errors import ConfigError
-from opensana.label import stages
+from opensana.label import cluster, stages
 from opensana.label.captioners import Settings, check_spec, open_captioner
 from opensana.label.facts import duplicate_groups
 from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
@@ -36,8 +37,7 @@ class Plan:
             raise ConfigError("nothing to do; give --captioner, --clip or --facts")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of 0 to 1, got {self.max_bad}")
-        if self.workers is not None and (self.workers < 1 or self.ray is None):
-            raise ConfigError("--workers is a positive number, and goes with --ray")
+        check_workers(self.ray, self.workers)
 
     @property
     def stages(self) -> list[OpenStage]:
@@ -58,14 +58,13 @@ def label(open_pictures: Callable[[], PictureSet], to: str | Path, plan: Plan) -
     failed: dict[str, int] = {}
     with ExitStack() as stack:
         labels = stack.enter_context(writing(to))
-        cluster = None
+        spread = None
         if plan.ray is not None:
-            from opensana.label.cluster import connected
-
-            cluster = stack.enter_context(connected(plan.ray, plan.workers))
+            connection = stack.enter_context(connected(plan.ray, plan.workers))
+            spread = partial(cluster.run, connection)
         for open_stage in plan.stages:
-            if cluster is not None:
-                name, keys = cluster.run(open_stage, open_pictures, labels, allowed=allowed)
+            if spread is not None:
+                name, keys = spread(open_stage, open_pictures, labels, allowed=allowed)
             else:
                 name, keys = stages.run(open_stage(), pictures, labels, allowed=allowed)
             failed[name] = len(keys)

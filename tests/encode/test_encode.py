@@ -20,7 +20,7 @@ from opensana.data.buckets import buckets, fit, nearest
 from opensana.data.features import Features
 from opensana.data.growing import GrowingFiles
 from opensana.data.record import Caption, Record
-from opensana.encode import EncodeOptions, Encoders, encode, job
+from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
 from opensana.encode.pictures import Fitted, fitted_pictures, in_order
 from opensana.errors import ConfigError, DataError
 from tests import tiny
@@ -37,7 +37,7 @@ def run(encoders: Encoders) -> Iterator[Run]:
         options = replace(EncodeOptions(size=64, batch=4), **changes)
         source = PaintedSource() if source is None else source
         said: list[str] = []
-        return encode(source, to, encoders=by, options=options, decode=decode, report=said.append)
+        return encode(BlockEncoder(source, by, options, decode), to, report=said.append)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(job, "BLOCK", 8)
@@ -116,7 +116,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     assert not to.with_name("features.partial").exists()
 
 
-@pytest.mark.parametrize("changes", [{"workers": 1}, {"workers": 4}, {"batch": 1}])
+@pytest.mark.parametrize("changes", [{"threads": 1}, {"threads": 4}, {"batch": 1}])
 def test_workers_and_batches_change_nothing(
     run: Run, whole: Path, tmp_path: Path, changes: dict[str, int]
 ):
@@ -228,7 +228,7 @@ def test_an_empty_source_is_refused(run: Run, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"batch": 0}, {"workers": -1}, {"max_bad": 1.5}])
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"threads": -1}, {"max_bad": 1.5}])
 def test_options_that_mean_nothing(changes: dict[str, Any]):
     with pytest.raises(ConfigError):
         EncodeOptions(**{"size": 64, **changes})
@@ -288,7 +288,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import torch
-from opensana.encode import EncodeOptions, Encoders, encode, job
+from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 torch.set_num_threads(1)
@@ -301,8 +301,7 @@ encoders = Encoders(model.autoencoder, model.text, "tiny", "none", 300)
 options = EncodeOptions(size=64, batch=4)
 print("ready", flush=True)
 report = lambda line: None
-encode(PaintedSource(), Path(sys.argv[1]), encoders=encoders, options=options, decode=slow,
-       report=report)
+encode(BlockEncoder(PaintedSource(), encoders, options, slow), Path(sys.argv[1]), report=report)
 """
 
 

@@ -1,0 +1,146 @@
+"""Work on many machines: Ray Data maps a callable over blocks, and holds it as actors.
+
+A block whose worker dies is done again by another, and what comes of it is handed out once. Data,
+models and results must have the same paths on every machine.
+"""
+
+import logging
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from opensana.errors import ConfigError, MissingExtraError, OpensanaError
+
+LOCAL = "local"
+DEATHS = 3
+"""How many workers one block may take with it."""
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+Work = Callable[[Block], Iterable[Result]]
+
+
+class Cluster:
+    """Runs callables on the workers of a Ray cluster; use `connected`."""
+
+    def __init__(self, ray: Any, workers: int | None) -> None:
+        self.ray = ray
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        self.workers = workers or max(1, gpus)
+        share = min(1.0, gpus / self.workers)
+        self._needs = {"num_gpus": share} if gpus else {"num_cpus": 1}
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """What a function returns, called once on a worker."""
+        with self._errors():
+            return self.ray.get(self.ray.remote(function).options(**self._needs).remote())
+
+    def map(
+        self,
+        open_work: Callable[[], Work[Block, Result]],
+        blocks: Sequence[Block],
+        *,
+        ordered: bool = False,
+    ) -> Iterator[Result]:
+        """The results of every block as they come, or in the order of the blocks.
+
+        Each worker calls `open_work` once. OpensanaError if a worker raises anything, or if a block
+        has killed more than DEATHS of them.
+        """
+        if not blocks:
+            return
+        begun = self.ray.remote(num_cpus=0)(_Begun).remote()
+        rows = [{"number": n, "block": pickle.dumps(block)} for n, block in enumerate(blocks)]
+        with self._errors():
+            data = _quiet_data(ordered)
+            pool = data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1)
+            results = data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+                _Worker, fn_constructor_args=(open_work, begun), compute=pool, **self._needs
+            )
+            with closing(iter(results.iter_rows())) as rows:
+                yield from (pickle.loads(row["result"]) for row in rows)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self.ray.exceptions.RayError as error:
+            raise OpensanaError(f"a worker failed: {_last_line(error)}") from error
+
+
+class _Begun:
+    """Counts how often each block was begun."""
+
+    def __init__(self) -> None:
+        self.times = Counter[int]()
+
+    def add(self, number: int) -> int:
+        self.times[number] += 1
+        return self.times[number]
+
+
+class _Worker:
+    """What Ray Data holds as an actor; opens its work with the first block, so that it may die."""
+
+    def __init__(self, open_work: Callable[[], Work[Any, Any]], begun: Any) -> None:
+        self.open_work, self.begun = open_work, begun
+        self.work: Work[Any, Any] | None = None
+
+    def __call__(self, row: Mapping[str, Any]) -> Iterator[dict[str, bytes]]:
+        import ray
+
+        if ray.get(self.begun.add.remote(row["number"])) > DEATHS:
+            raise OpensanaError(f"block {row['number']} has killed {DEATHS} workers")
+        if self.work is None:
+            self.work = self.open_work()
+        for result in self.work(pickle.loads(row["block"])):
+            yield {"result": pickle.dumps(result)}
+
+
+@contextmanager
+def connected(address: str, workers: int | None) -> Iterator[Cluster]:
+    """A cluster at an address, or a new one on this machine (`local`) that ends with the block."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("cluster", "ray") from None
+    start = partial(ray.init, log_to_driver=False, logging_level="ERROR")
+    try:
+        if address == LOCAL:
+            start(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
+        else:
+            start(address)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise OpensanaError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
+    try:
+        yield Cluster(ray, workers)
+    finally:
+        ray.shutdown()
+
+
+def check_workers(address: str | None, workers: int | None) -> None:
+    """ConfigError unless the number of workers makes sense."""
+    if workers is not None and (workers < 1 or address is None):
+        raise ConfigError("--workers is a positive number, and goes with --ray")
+
+
+def _quiet_data(ordered: bool) -> Any:
+    """The module ray.data, which says nothing and keeps the order if asked to."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = ordered
+    return ray.data
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,167 @@
+"""A block of records to the pieces that a cache is made of, here or on another machine.
+
+N tokens, D hidden size, C channels, h w latent size.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from opensana.data.buckets import Bucket, buckets
+from opensana.data.record import Caption, Reject, Source
+from opensana.data.texts import caption_digest
+from opensana.encode.encoders import Encoders
+from opensana.encode.pictures import Decode, Fitted, fitted_pictures
+from opensana.errors import ConfigError, DataError
+
+TEXT_BATCH = 32
+FINGERPRINTS = 64
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """`size` is the side of a square picture; `memory` in bytes; `max_bad` a share of the records.
+
+    Where `memory` asks for it, batches are smaller and large pictures run in bands of rows.
+    """
+
+    size: int
+    batch: int = 8
+    memory: int = 4 << 30
+    max_bad: float = 0.01
+    threads: int = 2
+    """Those that decode pictures."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "memory", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.max_bad <= 1:
+            raise ConfigError(f"max_bad must be a share from 0 to 1, got {self.max_bad}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a cache is made of: the keys of its latents and texts, and the null states [N, D]."""
+
+    latent: dict[str, Any]
+    text: dict[str, Any]
+    null: np.ndarray
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        return self.latent | self.text
+
+
+@dataclass(frozen=True)
+class States:
+    """Captions and the states [N, D] of each."""
+
+    captions: Sequence[str]
+    states: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A picture's scaled latent [C, h, w] and its captions, whose states come before it."""
+
+    key: str
+    captions: tuple[Caption, ...]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class End:
+    """All of the source's records before `index` are done."""
+
+    index: int
+
+
+Piece = Reject | States | Latent | End
+
+
+class BlockEncoder:
+    """Encoders and the source that they read."""
+
+    def __init__(
+        self, source: Source, encoders: Encoders, options: EncodeOptions, decode: Decode
+    ) -> None:
+        self.source, self.encoders, self.options, self.decode = source, encoders, options, decode
+        self.sizes = buckets(options.size, encoders.autoencoder.compression)
+        self.batches: dict[Bucket, int] = {}
+
+    def identity(self) -> Identity:
+        latent = self.encoders.latent_keys() | {
+            "resolution": self.options.size,
+            "source": fingerprint(self.source),
+            "records": len(self.source),
+        }
+        return Identity(latent, self.encoders.text_keys(), self.encoders.null())
+
+    def __call__(self, block: range, known: Container[bytes] = ()) -> Iterator[Piece]:
+        """Rejects, states of the captions that are not `known`, latents in the source's order.
+
+        What is held are a block's latents and one batch of pixels for each bucket.
+        """
+        described: list[Fitted] = []
+        latents: dict[int, np.ndarray] = {}
+        waiting: dict[Bucket, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        for item in fitted_pictures(
+            self.source, block, self.sizes, decode=self.decode, workers=self.options.threads
+        ):
+            if isinstance(item, Reject):
+                yield item
+                continue
+            waiting[item.bucket].append((len(described), item.pixels))
+            described.append(item)
+            if len(waiting[item.bucket]) >= self._batch(item.bucket):
+                latents |= self._latents(item.bucket, waiting.pop(item.bucket))
+        for bucket in list(waiting):
+            latents |= self._latents(bucket, waiting.pop(bucket))
+        yield from self._states(described, known)
+        for place, item in enumerate(described):
+            yield Latent(item.record.key, item.captions, latents[place])
+        yield End(block.stop)
+
+    def _batch(self, bucket: Bucket) -> int:
+        """How many pictures of a bucket run at once; 0 where one runs in bands."""
+        if bucket not in self.batches:
+            self.batches[bucket] = self.encoders.at_once(
+                bucket.height, bucket.width, most=self.options.batch, memory=self.options.memory
+            )
+        return self.batches[bucket]
+
+    def _latents(
+        self, bucket: Bucket, batch: Sequence[tuple[int, np.ndarray]]
+    ) -> dict[int, np.ndarray]:
+        places, pixels = zip(*batch, strict=True)
+        memory = None if self._batch(bucket) else self.options.memory
+        latents = self.encoders.latents(np.stack(pixels), memory=memory)
+        return dict(zip(places, latents, strict=True))
+
+    def _states(self, described: Sequence[Fitted], known: Container[bytes]) -> Iterator[States]:
+        """Captions of about one length together."""
+        texts = {caption.text for item in described for caption in item.captions}
+        new = [text for text in texts if caption_digest(text) not in known]
+        new.sort(key=lambda text: (len(text), text))
+        for first in range(0, len(new), TEXT_BATCH):
+            batch = new[first : first + TEXT_BATCH]
+            yield States(batch, self.encoders.states(batch))
+
+
+def fingerprint(source: Source) -> str:
+    """SHA-256 over evenly spaced records: another set, or other labels, give another one."""
+    if not len(source):
+        raise DataError("the data set has no records; name another folder or file")
+    places = np.linspace(0, len(source) - 1, min(FINGERPRINTS, len(source))).astype(int)
+    records = [source.record(int(place)) for place in places]
+    facts = [
+        (r.key, r.width, r.height, [(c.text, c.captioner, c.score) for c in r.captions])
+        for r in records
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
