@@ -7,6 +7,7 @@ models and results must have the same paths on every machine.
 import logging
 import os
 import pickle
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -18,6 +19,8 @@ from opensana.errors import ConfigError, MissingExtraError, OpensanaError
 LOCAL = "local"
 DEATHS = 3
 """How many workers one block may take with it."""
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")
@@ -37,7 +40,7 @@ class Cluster:
     def call(self, function: Callable[[], Result]) -> Result:
         """What a function returns, called once on a worker."""
         with self._errors():
-            return self.ray.get(self.ray.remote(function).options(**self._needs).remote())
+            return self.ray.get(self.ray.remote(**self._needs)(_call).remote(function))
 
     def map(
         self,
@@ -72,6 +75,10 @@ class Cluster:
             raise OpensanaError(f"a worker failed: {_last_line(error)}") from error
 
 
+def _call(function: Callable[[], Result]) -> Result:
+    return function()
+
+
 class _Begun:
     """Counts how often each block was begun."""
 
@@ -104,7 +111,8 @@ class _Worker:
 @contextmanager
 def connected(address: str, workers: int | None) -> Iterator[Cluster]:
     """A cluster at an address, or a new one on this machine (`local`) that ends with the block."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
@@ -135,7 +143,8 @@ def _quiet_data(ordered: bool) -> Any:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
-    context = ray.data.DataContext.get_current()
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its own use
+        context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
