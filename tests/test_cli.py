@@ -286,11 +286,11 @@ def test_a_plain_picture_may_be_redrawn_with_an_image(scans: PaintedSana) -> Non
         ("--image cat.png", "a.png was drawn with --mask; give it again"),
         (
             "--image dog.png --mask mask.png",
-            "dog.png has other pixels than the --image that a.png was drawn with",
+            "dog.png is not the --image that a.png was drawn with",
         ),
         (
             "--image cat.png --mask other.png",
-            "other.png has other pixels than the --mask that a.png was drawn with",
+            "other.png is not the --mask that a.png was drawn with",
         ),
     ],
 )
