@@ -48,7 +48,7 @@ def truth(data: EmojiData, question: ColourQuestion, background: str | None = No
     ],
 )
 def test_lab_of_known_colours(colour: tuple[int, ...], lab: tuple[float, ...]) -> None:
-    np.testing.assert_allclose(to_lab(np.array(colour)), lab, atol=0.02)
+    np.testing.assert_allclose(to_lab(np.array(colour)), lab, atol=0.05)
 
 
 def test_questions_are_worded_as_in_training(crowd: EmojiData) -> None:
@@ -62,7 +62,8 @@ def test_questions_are_worded_as_in_training(crowd: EmojiData) -> None:
         )
         assert question.prompt == prompts_of(question.record, scene)[0].text
     everything = colour_questions(crowd, 1000)
-    assert len(set(everything)) == 15 * 6, "an emoji that reaches into the frame is not asked for"
+    prompts = {question.prompt for question in everything}
+    assert len(prompts) == 15 * 6, "an emoji that reaches into the frame is not asked for"
     assert {question.background for question in everything} == set(COLOURS) - {"white"}
 
 
@@ -99,7 +100,7 @@ def test_an_uneven_ground_shows_in_its_pixels() -> None:
     assert own.min() > 5
 
 
-def test_a_difference_as_large_as_is_noticed() -> None:
+def test_only_the_frame_counts() -> None:
     lighter = np.array(COLOURS["gray"]) + 6
     picture = np.tile(lighter.astype(np.uint8), (SIZE, SIZE, 1))
     picture[4:-4, 4:-4] = 0
