@@ -33,7 +33,12 @@ from opensana.train.plot import plot
 EVALUATED = Counts.labels
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.5)
 SHIFTS = (1.0, 3.0)
-SHOWN, SIDE = 8, 112
+METRICS = {
+    "top1": "share of labels drawn right",
+    "top5": "share of labels among the five nearest",
+    "error": "mean squared error to the emoji",
+}
+SHOWN, SIDE = 8, 128
 
 Drawn = dict[float, list[Image.Image]]
 """Guidance to pictures."""
@@ -61,6 +66,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--shifts", type=float, nargs="+", default=SHIFTS)
+    parser.add_argument("--metric", choices=METRICS, default="top1", help="what the plot shows")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--strip", type=Path)
     arguments = parser.parse_args()
@@ -78,14 +84,14 @@ def main() -> None:
             own = setting(sana, shift=shift, guidance=guidance, steps=arguments.steps)
             answers, drawn[shift][guidance] = ask(drawer(own), questions, known)
             results[name][f"guidance {guidance:g}"] = asdict(answers)
-            curves[name].append((guidance, answers.top1))
+            curves[name].append((guidance, asdict(answers)[arguments.metric]))
             print(
                 f"| {shift:g} | {guidance:g} | {answers.top1:.0%} | {answers.top5:.0%} "
                 f"| {answers.error:.4f} |",
                 flush=True,
             )
     if arguments.plot is not None:
-        plot(arguments.plot, curves, label="labels drawn right", across_label="guidance")
+        plot(arguments.plot, curves, label=METRICS[arguments.metric], across_label="guidance")
     if arguments.strip is not None:
         shown = drawn.get(sana.shift, drawn[arguments.shifts[0]])
         save_strip(arguments.strip, shown, questions)

@@ -49,7 +49,7 @@ PROMPTS = (
     "a hot pepper on a purple background",
     "a robot left of a hot pepper on a pink background",
 )
-SHOWN, SIDE = 4, 112
+SHOWN, SIDE = 4, 144
 
 Figures = dict[str, dict[int, dict[str, float]]]
 """Solver, steps, figure."""
