@@ -20,7 +20,8 @@ class Grounds:
 
     def on(self, background: str) -> References:
         """The references on one of `COLOURS`, exact to the rounding of 8 bits."""
-        low, high, wanted = (np.float32(COLOURS[name]) for name in ("black", "white", background))
+        names = ("black", "white", background)
+        low, high, wanted = (np.array(COLOURS[name], np.float32) for name in names)
         share = np.tile((wanted - low) / (high - low), SMALL * SMALL)
         pixels = self.black.pixels + (self.white.pixels - self.black.pixels) * share
         return References(pixels, self.white.records)
