@@ -240,16 +240,15 @@ def load_other_transformer(own: Path, model: Path) -> Transformer:
 
     WeightsError where it reads or writes other things than the model's own.
     """
-    transformer = load_transformer(own)
-    expected = transformer_config(transformer_folder(model))
+    config, expected = (transformer_config(transformer_folder(folder)) for folder in (own, model))
     for name in ("in_channels", "out_channels", "caption_channels"):
-        got, wanted = getattr(transformer.config, name), getattr(expected, name)
+        got, wanted = getattr(config, name), getattr(expected, name)
         if got != wanted:
             raise WeightsError(
                 f"{own} has {name} {got}, and the other parts of this model need {wanted}; "
                 "name the model whose features it was trained on"
             )
-    return transformer
+    return load_transformer(own)
 
 
 def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:

@@ -20,6 +20,7 @@ from opensana.cli.command import table
 from opensana.cli.generate import Generate
 from opensana.cli.output import PictureFiles
 from opensana.errors import OpensanaError, RequestError, WeightsError
+from opensana.evaluate import Counts
 from opensana.original import read_original
 from opensana.picture import Picture
 from opensana.request import Request
@@ -286,11 +287,11 @@ def test_a_plain_picture_may_be_redrawn_with_an_image(scans: PaintedSana) -> Non
         ("--image cat.png", "a.png was drawn with --mask; give it again"),
         (
             "--image dog.png --mask mask.png",
-            "dog.png has other pixels than the --image that a.png was drawn with",
+            "dog.png is not the --image that a.png was drawn with",
         ),
         (
             "--image cat.png --mask other.png",
-            "other.png has other pixels than the --mask that a.png was drawn with",
+            "other.png is not the --mask that a.png was drawn with",
         ),
     ],
 )
@@ -499,8 +500,10 @@ def test_evaluate(
 
     monkeypatch.setattr("opensana.evaluate.evaluate_emoji", evaluate, raising=False)
     assert main(["evaluate", "m", "--data", "d", "--labels", "3", "--grid", "g.png"]) == 0
-    assert calls == [(("m", Path("d")), {"labels": 3, "grid": Path("g.png")})]
+    assert calls == [(("m", Path("d")), {"counts": Counts(labels=3), "grid": Path("g.png")})]
     assert capsys.readouterr().out == "psnr  27.5\n"
+    assert main(["evaluate", "m", "--pairs", "-1"]) == 2
+    assert "pairs must be 0 or more, got -1" in capsys.readouterr().err
 
 
 def test_convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

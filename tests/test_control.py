@@ -158,7 +158,7 @@ def test_the_command_draws_records_and_draws_again(
         (again, "was drawn with --control-image; give it again"),
         ([*drawing, "--controlnet", net], "a ControlNet needs a picture to follow"),
         ([*drawing, "--control-image", picture], "without a ControlNet"),
-        ([*again, "--controlnet", net, "--control-image", str(first)], "has other pixels"),
+        ([*again, "--controlnet", net, "--control-image", str(first)], "not the --control-image"),
     ):
         assert main(flags) != 0
         assert problem in capsys.readouterr().err

@@ -172,13 +172,13 @@ def test_a_model_is_loaded_with_its_lora(tmp_path: Path):
     pictures[1].save(tmp_path / "drawn.png")
     lora, drawn = str(tmp_path / "export"), tmp_path / "drawn.png"
     with pytest.raises(RequestError, match=r"drawn with --lora; give it again"):
-        Generate(from_png=drawn)._check_lora()
-    Generate(from_png=drawn, lora=lora)._check_lora()
+        Generate(from_png=drawn).inputs()
+    Generate(from_png=drawn, lora=lora).inputs()
     save_file(matrices(), tmp_path / "other.safetensors")
-    with pytest.raises(RequestError, match="another --lora"):
-        Generate(from_png=drawn, lora=str(tmp_path / "other.safetensors"))._check_lora()
+    with pytest.raises(RequestError, match="is not the --lora"):
+        Generate(from_png=drawn, lora=str(tmp_path / "other.safetensors")).inputs()
     with pytest.raises(RequestError, match="--lora-scale belongs to --lora"):
-        Generate(lora_scale=0.5)._check_lora()
+        Generate(lora_scale=0.5).inputs()
 
 
 def test_merging_comes_before_packing(tmp_path: Path):

@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, table
+from opensana.evaluate.counts import Counts
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,14 @@ class Evaluate(Command):
     """A built-in model, a model folder, or a hub id."""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data/emoji")
     """The set that recipes/emoji/prepare.py made."""
-    labels: int = 200
+    labels: int = Counts.labels
     """How many labels to draw."""
+    captions: int = Counts.captions
+    """How many captions that were kept out of training, at most; 0 for none."""
+    colours: int = Counts.colours
+    """How many labels on colours; 0 for none."""
+    pairs: int = Counts.pairs
+    """How many pairs of the training set and as many that were kept out of it; 0 for none."""
     grid: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write a PNG grid of drawn pictures here."""
     json: bool = False
@@ -27,7 +34,8 @@ class Evaluate(Command):
     def run(self) -> None:
         from opensana.evaluate import evaluate_emoji
 
-        figures = evaluate_emoji(self.model, self.data, labels=self.labels, grid=self.grid)
+        counts = Counts(self.labels, self.captions, self.colours, self.pairs)
+        figures = evaluate_emoji(self.model, self.data, counts=counts, grid=self.grid)
         if self.json:
             emit_json(figures)
         else:

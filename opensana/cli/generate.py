@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from opensana.pipeline import Picture, Sana
 
 DEFAULT_MODEL = "emoji-256"
-CONTROL_DIGEST = "control_image_sha256"
+DIGEST = "_sha256"
+FILES = ("image", "mask", "control_image", "lora")
+"""Flags whose files a picture records by their digest."""
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
 
@@ -95,8 +97,7 @@ class Generate(Request, Command):
 
     def run(self) -> None:
         requests = self.requests()
-        original, control = self._original(), self._control()
-        self._check_lora()
+        original, control = self.inputs()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         sana = self._load()
         index = 0
@@ -132,56 +133,41 @@ class Generate(Request, Command):
         finally:
             gc.enable()
 
-    def _original(self) -> "Original | None":
-        """The picture and the mask to start from; those of --from-png if it had any."""
+    def inputs(self) -> "tuple[Original | None, Control | None]":
+        """The picture to start from and the one to follow; RequestError unless they are those of
+        --from-png.
+        """
+        from opensana.control import read_control
         from opensana.original import read_original
         from opensana.picture import read_note
 
         note = {} if self.from_png is None else read_note(self.from_png)
-        for name in ("image", "mask"):
-            if f"{name}_sha256" in note and getattr(self, name) is None:
-                raise RequestError(f"{self.from_png} was drawn with --{name}; give it again")
+        recorded = {name: note[name + DIGEST] for name in FILES if name + DIGEST in note}
+        for name in recorded:
+            if getattr(self, name) is None:
+                raise RequestError(f"{self.from_png} was drawn with {_flag(name)}; give it again")
         original = read_original(self.image, self.mask, strength=self.strength, binned=self.binned)
-        for name, digest in (original.facts if original else {}).items():
-            if note.get(name, digest) != digest:
-                flag = name.removesuffix("_sha256")
-                raise RequestError(
-                    f"{getattr(self, flag)} has other pixels than the --{flag} that "
-                    f"{self.from_png} was drawn with"
-                )
-        return original
-
-    def _check_lora(self) -> None:
-        """A scale needs a LoRA, and a picture that was drawn with one the same again."""
-        from opensana.picture import read_note
-        from opensana.weights.lora import read_lora
-
-        note = {} if self.from_png is None else read_note(self.from_png)
-        drawn = note.get("lora_sha256")
-        if self.lora is not None:
-            if drawn not in (None, read_lora(self.lora).sha256):
-                raise RequestError(f"{self.from_png} was drawn with another --lora: {self.lora}")
-        elif drawn is not None:
-            raise RequestError(f"{self.from_png} was drawn with --lora; give it again")
-        elif self.lora_scale is not None:
-            raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
-
-    def _control(self) -> "Control | None":
-        """The picture that the ControlNet follows; that of --from-png must be given again."""
-        from opensana.control import read_control
-        from opensana.picture import read_note
-
-        note = {} if self.from_png is None else read_note(self.from_png)
-        if CONTROL_DIGEST in note and self.control_image is None:
-            raise RequestError(f"{self.from_png} was drawn with --control-image; give it again")
         expected = self.controlnet is not None
         control = read_control(self.control_image, self.control_scale, expected=expected)
-        if control and note.get(CONTROL_DIGEST, control.digest) != control.digest:
-            raise RequestError(
-                f"{self.control_image} has other pixels than the --control-image that "
-                f"{self.from_png} was drawn with"
-            )
-        return control
+        digests = (original.facts if original else {}) | (control.facts if control else {})
+        digests |= self._lora_facts()
+        for name, digest in recorded.items():
+            if digests[name + DIGEST] != digest:
+                raise RequestError(
+                    f"{getattr(self, name)} is not the {_flag(name)} that {self.from_png} was "
+                    "drawn with"
+                )
+        return original, control
+
+    def _lora_facts(self) -> dict[str, str]:
+        """The digest of the LoRA, which can be read."""
+        from opensana.weights.lora import read_lora
+
+        if self.lora is None:
+            if self.lora_scale is not None:
+                raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
+            return {}
+        return {"lora" + DIGEST: read_lora(self.lora).sha256}
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""
@@ -218,6 +204,10 @@ def recorded(path: Path) -> dict[str, Any]:
         "lora_scale": scale if isinstance(scale, float) else None,
     }
     return asdict(read_request(path)) | own
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _checked(values: dict[str, Any], *, where: str) -> Request:

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["evaluate_emoji", "evaluate_pictures"]
+from opensana.evaluate.counts import Counts
+
+__all__ = ["Counts", "evaluate_emoji", "evaluate_pictures"]
 
 
-def evaluate_emoji(
-    model: Any, data: str | Path, *, labels: int = 200, grid: str | Path | None = None
-) -> dict[str, Any]:
+def evaluate_emoji(model: Any, data: str | Path, **options: Any) -> dict[str, Any]:
     """The figures of a model on the emoji set, nested by name; see `opensana.evaluate.emoji`."""
     from opensana.evaluate.emoji import evaluate
 
-    return evaluate(model, data, labels=labels, grid=grid)
+    return evaluate(model, data, **options)
 
 
 def evaluate_pictures(

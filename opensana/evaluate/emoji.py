@@ -9,6 +9,8 @@ from typing import Any
 from opensana.autoencoder.model import Autoencoder
 from opensana.data.emoji.dataset import EmojiData
 from opensana.data.emoji.preparation import prepare
+from opensana.evaluate.colours import Colours, ask_colours, colour_questions
+from opensana.evaluate.counts import Counts
 from opensana.evaluate.generation import (
     Answers,
     Draw,
@@ -21,6 +23,8 @@ from opensana.evaluate.generation import (
     references,
     save_sheet,
 )
+from opensana.evaluate.grounds import halves, whole
+from opensana.evaluate.pairs import Pairs, ask_pairs, pair_questions
 from opensana.evaluate.reconstruction import (
     Reconstruction,
     evaluate_reconstruction,
@@ -30,18 +34,24 @@ from opensana.evaluate.reconstruction import (
 from opensana.layout import load_autoencoder
 from opensana.pipeline import Sana
 
+DEFAULT = Counts()
 LINEAR_FIT = 640
 """Training pictures that the linear code is fitted to; more of them change nothing."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Nearest-emoji figures; `labels` and `held_out_captions` are among the vocabulary."""
+    """Nearest-emoji figures; among the vocabulary, on the ground asked for, unless said."""
 
     labels: Answers
     labels_among_all: Answers
     """The same pictures, compared with every emoji of the set."""
     held_out_captions: Answers | None
+    colours: Colours | None
+    """Labels on the colours that each was trained on."""
+    held_out_pairs: Pairs | None
+    """Pairs of emoji that were never trained on together."""
+    training_pairs: Pairs | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,11 @@ class Figures:
 
 
 def evaluate(
-    model: str | Path | Sana, data: str | Path, *, labels: int = 200, grid: str | Path | None = None
+    model: str | Path | Sana,
+    data: str | Path,
+    *,
+    counts: Counts = DEFAULT,
+    grid: str | Path | None = None,
 ) -> dict[str, Any]:
     """The figures as a nested dictionary; `grid` takes a PNG of the first 25 pictures."""
     emoji = open_or_prepare(Path(data))
@@ -64,7 +78,7 @@ def evaluate(
     if part is not None:
         return asdict(measure_all(part, emoji))
     sana = model if isinstance(model, Sana) else Sana.load(model)
-    return asdict(measure_all(sana.autoencoder, emoji, draw=drawer(sana), labels=labels, grid=grid))
+    return asdict(measure_all(sana.autoencoder, emoji, draw=drawer(sana), counts=counts, grid=grid))
 
 
 def open_or_prepare(folder: Path) -> EmojiData:
@@ -87,7 +101,7 @@ def measure_all(
     data: EmojiData,
     *,
     draw: Draw | None = None,
-    labels: int = 200,
+    counts: Counts = DEFAULT,
     grid: str | Path | None = None,
 ) -> Figures:
     """Measure the autoencoder, and what `draw` draws if it is given."""
@@ -97,24 +111,48 @@ def measure_all(
         reconstruction_held_out=evaluate_reconstruction(reconstruct, data, split="held_out"),
         reconstruction_train=evaluate_reconstruction(reconstruct, data, split="train"),
         linear_code_held_out=evaluate_reconstruction(linear, data, split="held_out"),
-        generation=None if draw is None else measure_drawing(draw, data, labels=labels, grid=grid),
+        generation=None if draw is None else measure_drawing(draw, data, counts=counts, grid=grid),
     )
 
 
 def measure_drawing(
-    draw: Draw, data: EmojiData, *, labels: int = 200, grid: str | Path | None = None
+    draw: Draw, data: EmojiData, *, counts: Counts = DEFAULT, grid: str | Path | None = None
 ) -> Generation:
-    """Ask for labels, and for captions that were kept out of training."""
+    """Ask for labels, for colours, and for captions and pairs that were kept out of training."""
     known = references(data, data.vocabulary)
-    questions = label_questions(data, labels)
+    questions = label_questions(data, counts.labels)
     answers, pictures = ask(draw, questions, known, report=progress("labels"))
     if grid is not None:
         save_sheet(grid, pictures, questions)
     everything = references(data, data.records)
     among_all = judge(pictures, [question.record for question in questions], everything)
-    others = caption_questions(data, labels)
+    others = caption_questions(data, counts.captions)
     held_out = ask(draw, others, known, report=progress("held-out captions"))[0] if others else None
-    return Generation(labels=answers, labels_among_all=among_all, held_out_captions=held_out)
+    return Generation(
+        labels=answers,
+        labels_among_all=among_all,
+        held_out_captions=held_out,
+        colours=measure_colours(draw, data, counts.colours),
+        held_out_pairs=measure_pairs(draw, data, counts.pairs, held_out=True),
+        training_pairs=measure_pairs(draw, data, counts.pairs, held_out=False),
+    )
+
+
+def measure_colours(draw: Draw, data: EmojiData, count: int) -> Colours | None:
+    """Ask for labels on colours; None when there is nothing to ask."""
+    questions = colour_questions(data, count)
+    if not questions:
+        return None
+    return ask_colours(draw, questions, whole(data, data.vocabulary), report=progress("colours"))
+
+
+def measure_pairs(draw: Draw, data: EmojiData, count: int, *, held_out: bool) -> Pairs | None:
+    """Ask for pairs; None when there is nothing to ask."""
+    questions = pair_questions(data, count, held_out=held_out)
+    if not questions:
+        return None
+    what = "held-out pairs" if held_out else "training pairs"
+    return ask_pairs(draw, questions, halves(data, data.vocabulary), report=progress(what))
 
 
 def progress(what: str) -> Report:

@@ -1,14 +1,16 @@
 """Does the picture show what the prompt says? The nearest reference emoji answers.
 
-A drawn picture and every reference emoji on white are shrunk to 64 x 64 by area and compared by
-squared error. The picture is right when the nearest one belongs to the family of the prompt's
-emoji. No judge model is needed, because the truth is known.
+A drawn picture and every reference emoji on the ground asked for are shrunk to 64 x 64 by area and
+compared by squared error. The picture is right when the nearest one belongs to the family of the
+prompt's emoji. No judge model is needed, because the truth is known.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ SMALL = 64
 BATCH = 8
 TOP = 5
 
+Item = TypeVar("Item")
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Prompts and seeds to pictures."""
 Report = Callable[[int, int], None]
@@ -51,31 +54,60 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """How one picture was answered."""
+
+    rank: int
+    """The families that are nearer than the one asked for."""
+    error: float
+    """Mean squared error to the emoji asked for, pixels in 0..1."""
+
+
+@dataclass(frozen=True)
 class References:
-    """Emoji on white, float32 [K, 64 * 64 * 3] in 0..1, and the family of each."""
+    """Emoji on one ground, float32 [K, 64 * 64 * 3] in 0..1, and the record of each."""
 
     pixels: np.ndarray
     records: tuple[Record, ...]
 
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Where each emoji is, by its hexcode."""
+        return {record.hexcode: row for row, record in enumerate(self.records)}
+
+    def distances(self, picture: Image.Image) -> np.ndarray:
+        """Mean squared errors [K] of a picture."""
+        pixels = shrink(np.asarray(picture.convert("RGB")))
+        return np.square(self.pixels - pixels).mean(axis=1)
+
+    def families(self, distances: np.ndarray) -> list[str]:
+        """All families, the nearest first."""
+        order = np.argsort(distances, kind="stable")
+        return list(dict.fromkeys(self.records[row].family for row in order))
+
 
 def label_questions(data: EmojiData, count: int) -> list[Question]:
     """Labels of the vocabulary, the same each time."""
-    return [Question(record.label, record) for record in _ordered(data.vocabulary)[:count]]
+    ordered = shuffled(data.vocabulary, lambda record: record.hexcode)
+    return [Question(record.label, record) for record in ordered[:count]]
 
 
 def caption_questions(data: EmojiData, count: int) -> list[Question]:
     """Captions of the vocabulary that were kept out of training."""
-    pairs = [(record.held_out_caption, record) for record in _ordered(data.vocabulary)]
+    ordered = shuffled(data.vocabulary, lambda record: record.hexcode)
+    pairs = [(record.held_out_caption, record) for record in ordered]
     return [Question(caption.text, record) for caption, record in pairs if caption][:count]
 
 
-def _ordered(records: Sequence[Record]) -> list[Record]:
-    return sorted(records, key=lambda r: hashlib.sha256(f"ask/{r.hexcode}".encode()).digest())
+def shuffled(items: Iterable[Item], name: Callable[[Item], str]) -> list[Item]:
+    """By a hash of their names: mixed, and the same each time."""
+    return sorted(items, key=lambda item: hashlib.sha256(f"ask/{name(item)}".encode()).digest())
 
 
-def references(data: EmojiData, records: Sequence[Record]) -> References:
+def references(data: EmojiData, records: Sequence[Record], background: str = "white") -> References:
     """The emoji that a drawn picture is compared with."""
-    pixels = [shrink(compose(Scene(emoji=(r.index,)), data.pictures)) for r in records]
+    scenes = [Scene(emoji=(record.index,), background=background) for record in records]
+    pixels = [shrink(compose(scene, data.pictures)) for scene in scenes]
     return References(np.stack(pixels), tuple(records))
 
 
@@ -91,34 +123,46 @@ def shrink(picture: np.ndarray) -> np.ndarray:
 def ask(
     draw: Draw, questions: Sequence[Question], known: References, *, report: Report | None = None
 ) -> tuple[Answers, list[Image.Image]]:
-    """Draw every prompt with its own fixed seed; the figures and the pictures."""
-    pictures: list[Image.Image] = []
-    for start in range(0, len(questions), BATCH):
-        part = questions[start : start + BATCH]
-        pictures += draw([q.prompt for q in part], range(start, start + len(part)))
-        if report is not None:
-            report(len(pictures), len(questions))
+    """Draw every question; the figures and the pictures."""
+    pictures = draw_all(draw, [question.prompt for question in questions], report=report)
     return judge(pictures, [question.record for question in questions], known), pictures
+
+
+def draw_all(
+    draw: Draw, prompts: Sequence[str], *, report: Report | None = None
+) -> list[Image.Image]:
+    """Draw every prompt with its own fixed seed."""
+    pictures: list[Image.Image] = []
+    for start in range(0, len(prompts), BATCH):
+        part = prompts[start : start + BATCH]
+        pictures += draw(part, range(start, start + len(part)))
+        if report is not None:
+            report(len(pictures), len(prompts))
+    return pictures
 
 
 def judge(pictures: Sequence[Image.Image], wanted: Sequence[Record], known: References) -> Answers:
     """Compare pictures with the references."""
-    assert len(pictures) == len(wanted) > 0
-    drawn = np.stack([shrink(np.asarray(picture.convert("RGB"))) for picture in pictures])
-    families = [record.family for record in known.records]
-    row = {record.hexcode: index for index, record in enumerate(known.records)}
-    ranks: list[int] = []
-    errors: list[float] = []
-    for pixels, record in zip(drawn, wanted, strict=True):
-        distances = np.square(known.pixels - pixels).mean(axis=1)
-        nearest = dict.fromkeys(families[i] for i in np.argsort(distances, kind="stable"))
-        ranks.append(list(nearest).index(record.family))
-        errors.append(float(distances[row[record.hexcode]]))
+    return summarise(
+        [verdict(picture, record, known) for picture, record in zip(pictures, wanted, strict=True)]
+    )
+
+
+def verdict(picture: Image.Image, wanted: Record, known: References) -> Verdict:
+    """Compare one picture with the references."""
+    distances = known.distances(picture)
+    rank = known.families(distances).index(wanted.family)
+    return Verdict(rank, float(distances[known.rows[wanted.hexcode]]))
+
+
+def summarise(verdicts: Sequence[Verdict]) -> Answers:
+    """The figures of one picture or more."""
+    assert verdicts
     return Answers(
-        pictures=len(ranks),
-        top1=float(np.mean([rank == 0 for rank in ranks])),
-        top5=float(np.mean([rank < TOP for rank in ranks])),
-        error=float(np.mean(errors)),
+        pictures=len(verdicts),
+        top1=float(np.mean([one.rank == 0 for one in verdicts])),
+        top5=float(np.mean([one.rank < TOP for one in verdicts])),
+        error=float(np.mean([one.error for one in verdicts])),
     )
 
 

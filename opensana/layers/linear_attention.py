@@ -34,7 +34,8 @@ def attend(query: Tensor, state: AttentionState, *, eps: float = 1e-15) -> Tenso
     """What queries [B, heads, N, D] read from a state: [B, heads, N, D] in float32."""
     # One product for both: a matrix times a single vector would take longer than all the rest.
     both = F.relu(query.float()) @ torch.cat([state.values, state.keys], dim=-1)
-    return both[..., :-1] / (both[..., -1:] + eps)
+    values, weights = both.split([state.values.shape[-1], 1], dim=-1)
+    return values / (weights + eps)
 
 
 def relu_linear_attention(

@@ -45,7 +45,14 @@ class Axis:
         return [number * step for number in range(first, last + 1)]
 
 
-def plot(path: Path | str, curves: Mapping[str, Points], *, label: str, log: bool = False) -> None:
+def plot(
+    path: Path | str,
+    curves: Mapping[str, Points],
+    *,
+    label: str,
+    log: bool = False,
+    across_label: str = "step",
+) -> None:
     """Write curves by name; `label` names the vertical axis. On a logarithmic one, above 0 only."""
     drawn = {name: _binned([p for p in c if p[1] > 0 or not log]) for name, c in curves.items()}
     points = [point for curve in drawn.values() for point in curve]
@@ -54,7 +61,7 @@ def plot(path: Path | str, curves: Mapping[str, Points], *, label: str, log: boo
     across, up = _axes(points, log=log)
     sheet = Image.new("RGB", (WIDTH * FINER, HEIGHT * FINER), "white")
     pen = ImageDraw.Draw(sheet)
-    _draw_axes(pen, across, up, label)
+    _draw_axes(pen, across, up, label, across_label)
     for index, (name, curve) in enumerate(drawn.items()):
         colour = COLOURS[index % len(COLOURS)]
         places = [(across.place(x) * FINER, up.place(y) * FINER) for x, y in curve]
@@ -78,7 +85,9 @@ def _axes(points: Points, *, log: bool) -> tuple[Axis, Axis]:
     return across, Axis(low, high, HEIGHT - BOTTOM, TOP, log)
 
 
-def _draw_axes(pen: ImageDraw.ImageDraw, across: Axis, up: Axis, label: str) -> None:
+def _draw_axes(
+    pen: ImageDraw.ImageDraw, across: Axis, up: Axis, label: str, across_label: str
+) -> None:
     for mark in up.ticks():
         y = up.place(mark) * FINER
         pen.line([(LEFT * FINER, y), ((WIDTH - RIGHT) * FINER, y)], "#DDDDDD", FINER)
@@ -87,7 +96,7 @@ def _draw_axes(pen: ImageDraw.ImageDraw, across: Axis, up: Axis, label: str) -> 
         x = across.place(mark) * FINER
         pen.line([(x, TOP * FINER), (x, (HEIGHT - BOTTOM) * FINER)], "#DDDDDD", FINER)
         _write(pen, (x, (HEIGHT - BOTTOM + 8) * FINER), f"{mark:,.10g}", "mt")
-    _write(pen, ((LEFT + WIDTH - RIGHT) / 2 * FINER, (HEIGHT - 6) * FINER), "step", "mb")
+    _write(pen, ((LEFT + WIDTH - RIGHT) / 2 * FINER, (HEIGHT - 6) * FINER), across_label, "mb")
     _write(pen, (8 * FINER, 6 * FINER), label, "lt")
 
 

@@ -52,7 +52,8 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch, stride=patch)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.proj(latent).flatten(2).transpose(1, 2)
+        # Sums take the layout of their first operand: without the copy, that of all tokens ever.
+        return self.proj(latent).flatten(2).transpose(1, 2).contiguous()
 
 
 class Stack(nn.Module):

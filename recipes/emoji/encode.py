@@ -21,7 +21,14 @@ from PIL import Image, ImageFilter
 
 from opensana.data.emoji.compose import SIZE, Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import Prompt, pair_scenes, prompts_of, scenes_of
+from opensana.data.emoji.prompts import (
+    BACKGROUNDS,
+    PAIR_ROUNDS,
+    Prompt,
+    pair_scenes,
+    prompts_of,
+    scenes_of,
+)
 from opensana.data.features import Features, Sample, write_features
 from opensana.data.texts import Texts, write_text
 from opensana.encode.encoders import (
@@ -51,10 +58,14 @@ def main() -> int:
     parser.add_argument("--autoencoder", type=Path, help="a folder; without it only text is made")
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
-    parser.add_argument("--backgrounds", type=int, default=6, help="coloured scenes of each emoji")
+    parser.add_argument(
+        "--backgrounds", type=int, default=BACKGROUNDS, help="coloured scenes of each emoji"
+    )
     parser.add_argument("--edges", action="store_true", help="cache edges of the scenes instead")
     parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
-    parser.add_argument("--pairs", type=int, default=24, help="scenes of each emoji with another")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIR_ROUNDS, help="scenes of each emoji with another"
+    )
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
     try:

@@ -57,6 +57,9 @@ def test_pairs_leave_one_in_ten_out_in_both_orders(apple: Record) -> None:
     assert 20 * 20 * 0.8 < len(scenes) < 20 * 20
     assert not any(is_held_out_pair(*(known[i] for i in scene.emoji)) for scene, _ in scenes)
     assert scenes == pair_scenes(records, rounds=20)
+    others = pair_scenes(records, rounds=20, held_out=True)
+    assert all(is_held_out_pair(*(known[i] for i in scene.emoji)) for scene, _ in others)
+    assert len(scenes) + len(others) == 20 * 20
 
 
 def test_a_pairs_prompt_says_who_stands_where(apple: Record) -> None:

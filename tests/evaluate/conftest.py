@@ -45,6 +45,20 @@ def data() -> EmojiData:
     return EmojiData(Path("nowhere"), pictures, tuple(records), {})
 
 
+@pytest.fixture
+def crowd() -> EmojiData:
+    """Enough emoji for pairs: squares of coloured tiles, the last one up to the edge."""
+    generator = np.random.default_rng(0)
+    pictures = np.zeros((16, SIZE, SIZE, 4), dtype=np.uint8)
+    for picture in pictures:
+        tiles = generator.integers(0, 256, (4, 4, 3)).repeat(48, axis=0).repeat(48, axis=1)
+        picture[32:224, 32:224, :3] = tiles
+        picture[32:224, 32:224, 3] = 255
+    pictures[-1, 0, 100] = 255
+    records = tuple(record(index) for index in range(len(pictures)))
+    return EmojiData(Path("nowhere"), pictures, records, {})
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Small tensors: a second thread only waits where the processors are shared."""

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData
-from opensana.errors import DataError
-from opensana.evaluate import emoji
+from opensana.errors import DataError, RequestError
+from opensana.evaluate import Counts, emoji
+from opensana.evaluate.colours import colour_questions
 from opensana.evaluate.emoji import measure_all, measure_drawing, open_or_prepare
+from opensana.evaluate.generation import Answers, caption_questions, label_questions
+from opensana.evaluate.pairs import Pairs, pair_questions
 
 
 class Identity(torch.nn.Module):
@@ -35,15 +38,43 @@ def test_all_figures(data: EmojiData, tmp_path: Path, capsys: pytest.CaptureFixt
         numbers = [int(prompt.split()[-1]) for prompt in prompts]
         return [Image.fromarray(compose(Scene((n,)), data.pictures)) for n in numbers]
 
-    generation = measure_drawing(draw, data, labels=3, grid=tmp_path / "grid.png")
+    generation = measure_drawing(
+        draw, data, counts=Counts(labels=3, colours=0, pairs=0), grid=tmp_path / "grid.png"
+    )
     assert (generation.labels.pictures, generation.labels.top1) == (3, 1.0)
     assert generation.labels_among_all.top1 == 1
     assert generation.held_out_captions is not None
     assert generation.held_out_captions.top1 == 1
+    assert generation.colours is generation.held_out_pairs is generation.training_pairs is None
     assert (tmp_path / "grid.png").exists()
     output = capsys.readouterr()
     assert output.out == ""
     assert "3/3 labels" in output.err
+
+
+def test_a_perfect_drawer(crowd: EmojiData) -> None:
+    scenes = {q.prompt: Scene((q.record.index,)) for q in label_questions(crowd, 16)}
+    scenes |= {q.prompt: Scene((q.record.index,)) for q in caption_questions(crowd, 16)}
+    for q in colour_questions(crowd, 20):
+        scenes[q.prompt] = Scene((q.record.index,), q.background)
+    for held_out in (True, False):
+        scenes |= {q.prompt: q.scene for q in pair_questions(crowd, 10, held_out=held_out)}
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        return [Image.fromarray(compose(scenes[prompt], crowd.pictures)) for prompt in prompts]
+
+    figures = measure_drawing(draw, crowd, counts=Counts(16, 16, 20, 10))
+    answers = Answers(pictures=16, top1=1.0, top5=1.0, error=0.0)
+    assert figures.labels == figures.labels_among_all == figures.held_out_captions == answers
+    assert figures.colours is not None
+    assert (figures.colours.emoji.pictures, figures.colours.emoji.top1) == (20, 1)
+    assert figures.held_out_pairs == figures.training_pairs == Pairs(10, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("counts", [{"labels": 0}, {"captions": -1}, {"pairs": -5}])
+def test_counts_that_cannot_be(counts: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match=f"{next(iter(counts))} must be [01] or more, got"):
+        Counts(**counts)
 
 
 def test_an_autoencoder_alone_draws_nothing(data: EmojiData) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import os
+import random
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +15,12 @@ from PIL import Image
 from opensana.data.record import Caption, Record, Reject
 from opensana.errors import DataError
 from opensana.label import stages
-from opensana.label.captioners import Answers, Maker, Pictures
+from opensana.label.captioners import Answers, Maker, Pictures, Settings, open_captioner
 from opensana.label.journal import writing
 from opensana.label.stages import CaptionStage, PictureSet
+
+AT_ONCE = 8
+"""Requests that the process to kill has in flight."""
 
 
 class FolderSource:
@@ -83,15 +89,43 @@ def open_stage(seconds: float = 0.0, pids: Path | None = None) -> CaptionStage:
     return CaptionStage(ColourCaptioner(seconds=seconds))
 
 
+def start(folder: Path, labels: Path, asked: str) -> subprocess.Popen[bytes]:
+    """`main` below, in a process of its own."""
+    command = [sys.executable, "-m", "tests.label.folders", str(folder), str(labels), asked]
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+def killed_many_times(folder: Path, labels: Path, asked: str, *, kills: int, total: int) -> None:
+    """Kill `start` at random as its answers come in, then let it end."""
+    captions, dice = labels / "captions.jsonl", random.Random(7)
+    for kill in range(kills):
+        process = start(folder, labels, asked)
+        while count(captions) < (kill + 1) * total // (kills + 1) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(dice.uniform(0, 0.01))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "killed before its end"
+    assert start(folder, labels, asked).wait() == 0
+
+
+def count(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def expected(folder: Path) -> dict[str, str]:
     """Key -> caption, as ColourCaptioner writes it."""
     return {path.stem: colour_of(decode(path.read_bytes())) for path in folder.glob("*.png")}
 
 
-def main(folder: str, to: str, seconds: str) -> None:
-    """`python -m tests.label.folders FOLDER LABELS SECONDS`: what the tests kill."""
+def main(folder: str, to: str, asked: str) -> None:
+    """`python -m tests.label.folders FOLDER LABELS SECONDS-OR-URL`: what the tests kill."""
+    stage = (
+        CaptionStage(open_captioner(asked, Settings(batch=AT_ONCE)))
+        if asked.startswith("http")
+        else open_stage(float(asked))
+    )
     with writing(to) as labels:
-        stages.run(open_stage(float(seconds)), open_pictures(folder), labels, allowed=0)
+        stages.run(stage, open_pictures(folder), labels, allowed=0)
 
 
 if __name__ == "__main__":

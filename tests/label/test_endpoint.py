@@ -17,7 +17,7 @@ from opensana.label.journal import writing
 from opensana.label.labels import Labels
 from opensana.label.stages import CaptionStage
 from opensana.label.transport import Pace, may_carry_key, retry_after
-from tests.label.folders import draw, expected, open_pictures
+from tests.label.folders import AT_ONCE, draw, expected, killed_many_times, open_pictures
 from tests.label.server import LATE, ChatServer, Handler, Wild, chat, serving
 
 QUICK = Patience(first=0.01, longest=0.02)
@@ -57,6 +57,28 @@ def test_every_picture_gets_its_caption_in_the_end(tmp_path: Path) -> None:
             assert abs(int(got) - int(wanted)) <= 2
     assert server.good.total() == 200, "a good answer is never asked for again"
     assert server.paths == {"/v1/chat/completions"}
+
+
+@pytest.mark.parametrize(
+    ("kills", "total"),
+    [(3, 120), pytest.param(20, 1000, marks=pytest.mark.slow)],
+    ids=["3 of 120", "20 of 1000"],
+)
+def test_killed_at_random_no_more_is_paid_twice_than_was_in_flight(
+    kills: int, total: int, tmp_path: Path
+) -> None:
+    folder, labels = draw(tmp_path / "pictures", total), tmp_path / "labels"
+    with serving(slow) as server:
+        killed_many_times(folder, labels, f"{server.url}#eyes", kills=kills, total=total)
+        paid = server.good.total()
+    lines = (labels / "captions.jsonl").read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["key"] for line in lines}) == total
+    assert total <= paid <= total + kills * AT_ONCE
+
+
+def slow(handler: Handler, asked: int) -> bool:
+    time.sleep(0.02)
+    return False
 
 
 def test_the_request_is_the_protocols(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,6 @@
 
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,22 +12,20 @@ from opensana.label import stages
 from opensana.label.captioners import Failure, Maker, Settings, clean
 from opensana.label.journal import all_lines, write_block, writing
 from opensana.label.labels import Labels, labelled, own_maker
-from tests.label.folders import FolderSource, draw, expected, open_pictures, open_stage
+from tests.label.folders import (
+    FolderSource,
+    draw,
+    expected,
+    killed_many_times,
+    open_pictures,
+    open_stage,
+)
 
 MAKER = Maker("eyes", "1", "What?", {"max_tokens": 3})
 
 
 def line(key: str, text: str = "words") -> dict[str, str]:
     return {"key": key, "maker": MAKER.id, "text": text}
-
-
-def start(folder: Path, labels: Path, seconds: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.label.folders", folder, labels, str(seconds)]
-    return subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
-
-
-def count(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @pytest.mark.parametrize(
@@ -42,16 +35,8 @@ def count(path: Path) -> int:
 )
 def test_killed_at_random_every_picture_once(kills: int, total: int, tmp_path: Path) -> None:
     folder, labels = draw(tmp_path / "pictures", total), tmp_path / "labels"
-    captions, dice = labels / "captions.jsonl", random.Random(7)
-    for kill in range(kills):
-        process = start(folder, labels, seconds=0.002)
-        while count(captions) < (kill + 1) * total // (kills + 1) and process.poll() is None:
-            time.sleep(0.001)
-        time.sleep(dice.uniform(0, 0.01))
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, "killed before its end"
-    assert start(folder, labels, seconds=0).wait() == 0
-    lines = [json.loads(text) for text in captions.read_text().splitlines()]
+    killed_many_times(folder, labels, "0.002", kills=kills, total=total)
+    lines = [json.loads(text) for text in (labels / "captions.jsonl").read_text().splitlines()]
     assert len(lines) == total
     assert {entry["key"]: entry["text"] for entry in lines} == expected(folder)
 

@@ -83,11 +83,19 @@ def compose(scene: Scene, pictures: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
+def box(scale: float, place: tuple[float, float]) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom in pixels of an emoji at a place."""
+    side = round(SIZE * scale)
+    left, top = (round((SIZE - side) * share) for share in place)
+    return left, top, left + side, top + side
+
+
 def _paste(
     canvas: np.ndarray, picture: np.ndarray, *, scale: float, place: tuple[float, float]
 ) -> None:
     """Lay a picture over the canvas; colours are premultiplied by alpha before resampling."""
-    side = round(SIZE * scale)
+    left, top, right, bottom = box(scale, place)
+    side = right - left
     if side == SIZE:
         alpha = picture[..., 3:].astype(np.float32) / 255
         colour = picture[..., :3].astype(np.float32) * alpha
@@ -95,8 +103,7 @@ def _paste(
         premultiplied = Image.fromarray(picture).convert("RGBa")
         layer = np.asarray(premultiplied.resize((side, side), Image.Resampling.LANCZOS), np.float32)
         colour, alpha = layer[..., :3], layer[..., 3:] / 255
-    left, top = (round((SIZE - side) * share) for share in place)
-    under = canvas[top : top + side, left : left + side]
+    under = canvas[top:bottom, left:right]
     under[:] = colour + under * (1 - alpha)
 
 

@@ -15,6 +15,10 @@ from opensana.data.emoji.dataset import Record
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
+BACKGROUNDS = 6
+"""On so many colours each emoji is trained on."""
+PAIR_ROUNDS = 24
+"""In so many pairs each emoji is, the held-out ones among them."""
 COLOURED_PAIRS = 4
 """One pair in so many stands on a colour, the others on white."""
 HELD_OUT_PAIRS = 10
@@ -35,16 +39,19 @@ def scenes_of(record: Record, *, backgrounds: int) -> list[Scene]:
     return [Scene(emoji=(record.index,), background=ground) for ground in ("white", *colours)]
 
 
-def pair_scenes(records: Sequence[Record], *, rounds: int) -> list[tuple[Scene, list[Prompt]]]:
+def pair_scenes(
+    records: Sequence[Record], *, rounds: int, held_out: bool = False
+) -> list[tuple[Scene, list[Prompt]]]:
     """Two emoji side by side or one above the other: each record meets another in every round.
 
-    The prompt tells the relation from either side: "A left of B" or "B right of A".
+    The prompt tells the relation from either side: "A left of B" or "B right of A". With
+    `held_out` these are the pairs that training leaves out instead.
     """
     scenes: list[tuple[Scene, list[Prompt]]] = []
     for turn in range(rounds):
         order = sorted(records, key=lambda record: _digest(f"{turn}/{record.hexcode}"))
         for one, other in zip(order[::2], order[1::2], strict=False):
-            if not is_held_out_pair(one, other):
+            if is_held_out_pair(one, other) == held_out:
                 scenes.append(_pair(one, other, turn))
     return scenes
 
