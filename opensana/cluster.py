@@ -7,6 +7,7 @@ models and results must have the same paths on every machine.
 import logging
 import os
 import pickle
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 from opensana.errors import ConfigError, MissingExtraError, OpensanaError
 
 LOCAL = "local"
+CONNECT_SECONDS = 5.0
 DEATHS = 3
 """How many workers one block may take with it."""
 
@@ -60,12 +62,16 @@ class Cluster:
         rows = [{"number": n, "block": pickle.dumps(block)} for n, block in enumerate(blocks)]
         with self._errors():
             data = _quiet_data(ordered)
-            pool = data.ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1)
+            size = min(self.workers, len(rows))  # Ray warns of idle ones
+            pool = data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
             results = data.from_items(rows, override_num_blocks=len(rows)).flat_map(
                 _Worker, fn_constructor_args=(open_work, begun), compute=pool, **self._needs
             )
-            with closing(iter(results.iter_rows())) as rows:
-                yield from (pickle.loads(row["result"]) for row in rows)
+            with closing(iter(results.iter_rows())) as found:
+                for row in found:
+                    if row["error"]:
+                        raise OpensanaError(f"a worker failed: {row['error']}")
+                    yield pickle.loads(row["result"])
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -97,15 +103,22 @@ class _Worker:
         self.open_work, self.begun = open_work, begun
         self.work: Work[Any, Any] | None = None
 
-    def __call__(self, row: Mapping[str, Any]) -> Iterator[dict[str, bytes]]:
+    def __call__(self, row: Mapping[str, Any]) -> Iterator[dict[str, bytes | str]]:
+        """The results of a block, or one error: what is raised here, Ray Data buries in advice."""
+        try:
+            for result in self._results(row):
+                yield {"result": pickle.dumps(result), "error": ""}
+        except Exception as error:
+            yield {"result": b"", "error": _last_line(error)}
+
+    def _results(self, row: Mapping[str, Any]) -> Iterable[Any]:
         import ray
 
         if ray.get(self.begun.add.remote(row["number"])) > DEATHS:
             raise OpensanaError(f"block {row['number']} has killed {DEATHS} workers")
         if self.work is None:
             self.work = self.open_work()
-        for result in self.work(pickle.loads(row["block"])):
-            yield {"result": pickle.dumps(result)}
+        return self.work(pickle.loads(row["block"]))
 
 
 @contextmanager
@@ -120,16 +133,24 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
         raise MissingExtraError("cluster", "ray") from None
     start = partial(ray.init, log_to_driver=False, logging_level="ERROR")
     try:
+        _check_reachable(address)
         if address == LOCAL:
             start(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
         else:
             start(address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise OpensanaError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
     try:
         yield Cluster(ray, workers)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """OSError or ValueError if nobody listens at host:port; Ray would try for ten minutes."""
+    if address not in (LOCAL, "auto"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def check_workers(address: str | None, workers: int | None) -> None:

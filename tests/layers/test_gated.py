@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from opensana.layers.mix_ffn import MixFFN, gated
 
-
 FORWARD = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 """Said by torch's own forward derivatives."""
 
