@@ -10,7 +10,7 @@ import pickle
 import socket
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -50,7 +50,7 @@ class Cluster:
         blocks: Sequence[Block],
         *,
         ordered: bool = False,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """The results of every block as they come, or in the order of the blocks.
 
         Each worker calls `open_work` once. OpensanaError if a worker raises anything, or if a block
@@ -114,7 +114,8 @@ class _Worker:
     def _results(self, row: Mapping[str, Any]) -> Iterable[Any]:
         import ray
 
-        if ray.get(self.begun.add.remote(row["number"])) > DEATHS:
+        times: Any = ray.get(self.begun.add.remote(row["number"]))
+        if times > DEATHS:
             raise OpensanaError(f"block {row['number']} has killed {DEATHS} workers")
         if self.work is None:
             self.work = self.open_work()
@@ -131,7 +132,7 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
         import ray.data
     except ImportError:
         raise MissingExtraError("cluster", "ray") from None
-    start = partial(ray.init, log_to_driver=False, logging_level="ERROR")
+    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     try:
         _check_reachable(address)
         if address == LOCAL:

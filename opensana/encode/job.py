@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
@@ -41,7 +41,8 @@ REJECTS = "rejects.jsonl"
 
 Report = Callable[[str], None]
 OpenBlockEncoder = Callable[[], BlockEncoder]
-EncodeBlocks = Callable[[Sequence[range], Container[bytes]], Iterator[Piece]]
+Pieces = Generator[Piece, None, None]
+EncodeBlocks = Callable[[Sequence[range], Container[bytes]], Pieces]
 """The pieces of blocks in their order, at least those of captions that are not known."""
 
 
@@ -52,7 +53,7 @@ def encode(encoder: BlockEncoder, to: Path, *, report: Report) -> int:
     code, and if more than `max_bad` of the records cannot be used.
     """
 
-    def here(blocks: Sequence[range], known: Container[bytes]) -> Iterator[Piece]:
+    def here(blocks: Sequence[range], known: Container[bytes]) -> Pieces:
         for block in blocks:
             yield from encoder(block, known)
 
@@ -77,7 +78,7 @@ def encode_on(
         raise DataError("the workers see another data set under its name than this machine")
     open_same = partial(_open_same, open_encoder, identity.keys)
 
-    def spread(blocks: Sequence[range], known: Container[bytes]) -> Iterator[Piece]:
+    def spread(blocks: Sequence[range], known: Container[bytes]) -> Pieces:
         return cluster.map(open_same, blocks, ordered=True)
 
     return _write(source, to, identity, spread, max_bad, report)
