@@ -1,6 +1,7 @@
 """What every benchmark shares: sides called in turn in one process, and where that was."""
 
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -14,15 +15,20 @@ import torch
 def medians(
     sides: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True
 ) -> list[float]:
-    """Median seconds of each side; they are called in turn, after an unmeasured call to `warm`."""
+    """Median seconds of each side, called once a round, after an unmeasured call to `warm`.
+
+    The order changes from round to round: what a side leaves behind, caches and freed memory, is
+    met by each of the others.
+    """
+    order = random.Random(1)
     for side in sides if warm else ():
         side()
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):
-        for side, taken in zip(sides, times, strict=True):
+        for place in order.sample(range(len(sides)), len(sides)):
             start = time.perf_counter()
-            side()
-            taken.append(time.perf_counter() - start)
+            sides[place]()
+            times[place].append(time.perf_counter() - start)
     return [statistics.median(taken) for taken in times]
 
 

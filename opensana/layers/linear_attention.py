@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -26,16 +25,16 @@ class AttentionState:
 
 def attention_state(key: Tensor, value: Tensor) -> AttentionState:
     """The sums over keys and values [B, heads, N, D]."""
-    key = F.relu(key.float())
+    key = _relu(key)
     return AttentionState(key.transpose(-1, -2) @ value.float(), key.sum(dim=-2).unsqueeze(-1))
 
 
 def attend(query: Tensor, state: AttentionState, *, eps: float = 1e-15) -> Tensor:
     """What queries [B, heads, N, D] read from a state: [B, heads, N, D] in float32."""
     # One product for both: a matrix times a single vector would take longer than all the rest.
-    both = F.relu(query.float()) @ torch.cat([state.values, state.keys], dim=-1)
+    both = _relu(query) @ torch.cat([state.values, state.keys], dim=-1)
     values, weights = both.split([state.values.shape[-1], 1], dim=-1)
-    return values / (weights + eps)
+    return values * (weights + eps).reciprocal()
 
 
 def relu_linear_attention(
@@ -47,3 +46,9 @@ def relu_linear_attention(
     result has the dtype of `value`. `eps` keeps a query without any matching key at zero.
     """
     return attend(query, attention_state(key, value), eps=eps).to(value.dtype)
+
+
+def _relu(heads: Tensor) -> Tensor:
+    """In float32, and head by head in memory: the products that follow would copy it anyway."""
+    copied = heads.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return copied.relu_()
