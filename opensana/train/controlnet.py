@@ -50,9 +50,7 @@ class ControlNetTask(TransformerTask):
             control = ControlNet.of(self.base, recipe.blocks)
         else:
             control = trainable(load_controlnet(recipe.control, self.base.config))
-        control.requires_grad_(False).train()
-        for module in control.trained:
-            module.requires_grad_(True)
+        choose_trained(control.train())
         return control.to(self.processes.device)
 
     def network_of(self, model: nn.Module) -> Controlled:
@@ -94,3 +92,10 @@ class ControlNetTask(TransformerTask):
         places = np.flatnonzero(buckets == np.bincount(buckets).argmax())
         chosen = np.linspace(0, len(places) - 1, min(SHOWN, len(places))).astype(int)
         return [int(place) for place in places[chosen]]
+
+
+def choose_trained(control: ControlNet) -> None:
+    """Gradients for what training changes, and for nothing else."""
+    control.requires_grad_(False)
+    for module in control.trained:
+        module.requires_grad_(True)

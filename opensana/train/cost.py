@@ -18,6 +18,7 @@ from opensana.autoencoder import Autoencoder
 from opensana.train.metrics import Workload
 from opensana.train.parallel import Processes
 from opensana.train.recipe import ParallelRecipe, TransformerRecipe
+from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import Transformer, TransformerConfig
 
 # The longest text (paper 2.3): what is found with it is an upper bound.
@@ -60,6 +61,22 @@ def transformer_cost(config: TransformerConfig, *, samples: int, dtype: torch.dt
     )
 
 
+def controlnet_cost(network: Controlled, *, samples: int) -> Cost:
+    """The same of a ControlNet with its frozen transformer, on the meta device.
+
+    The transformer's weights need no gradient, which saves one product of three.
+    """
+    config, dtype = network.config, network.transformer.dtype
+    latents, states, timesteps = _inputs(config, samples)
+
+    def forward() -> Tensor:
+        return network(latents, timesteps, states, None, latents)
+
+    base = transformer_cost(config, samples=samples, dtype=dtype).flops
+    whole = measured(network, forward)
+    return replace(whole, flops=whole.flops - base / (1 + BACKWARD))
+
+
 def autoencoder_cost(model: Autoencoder, *, samples: int, crop: int) -> Cost:
     """Of one batch of crops; `model` is on the meta device, and what it freezes costs less."""
     pixels = torch.empty(samples, 3, crop, crop, device=META)
@@ -74,13 +91,22 @@ def image_tokens(config: TransformerConfig) -> int:
 def _of_transformer(
     config: TransformerConfig, depth: int, samples: int, dtype: torch.dtype
 ) -> Cost:
+    latents, states, timesteps = _inputs(config, samples)
+    guidance = timesteps if config.guidance_embeds else None
     with META:
         model = Transformer(replace(config, num_layers=depth)).to(dtype)
-        latents = torch.empty(samples, config.in_channels, config.sample_size, config.sample_size)
-        states = torch.empty(samples, TEXT_TOKENS, config.caption_channels)
-        timesteps = torch.empty(samples)
-        guidance = torch.empty(samples) if config.guidance_embeds else None
         return measured(model, lambda: model(latents, timesteps, states, guidance=guidance))
+
+
+def _inputs(config: TransformerConfig, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents of the native size, states of the longest texts, timesteps; none has numbers."""
+    side = config.sample_size
+    with META:
+        return (
+            torch.empty(samples, config.in_channels, side, side),
+            torch.empty(samples, TEXT_TOKENS, config.caption_channels),
+            torch.empty(samples),
+        )
 
 
 def measured(model: nn.Module, forward: Callable[[], Tensor]) -> Cost:

@@ -14,11 +14,13 @@ from opensana.errors import ConfigError
 from opensana.layout import autoencoder_config, transformer_config, transformer_folder
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.came import is_factored
+from opensana.train.controlnet import choose_trained
 from opensana.train.cost import (
     META,
     TEXT_TOKENS,
     Cost,
     autoencoder_cost,
+    controlnet_cost,
     image_tokens,
     known_peak,
     measured_peak,
@@ -36,6 +38,7 @@ from opensana.train.recipe import (
     TransformerRecipe,
     require,
 )
+from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.locate import locate
 
@@ -138,12 +141,19 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """A model without numbers, what of it trains and is saved, and what a micro-batch costs."""
+
+    model: nn.Module
+    trained: dict[str, nn.Parameter]
+    saved: int
+    """Parameters in a checkpoint and in the export."""
+    cost: Cost
+
+
 def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
-    if isinstance(recipe, ControlNetRecipe):
-        raise ConfigError(
-            "--dry-run cannot work out a controlnet yet; try its transformer's recipe"
-        )
     if isinstance(recipe, ClipRecipe):
         raise ConfigError("a clip recipe has no dry run: it takes minutes on one device")
     require(processes > 0, "processes", processes, "1 or more")
@@ -152,42 +162,64 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
     half = isinstance(recipe, TransformerRecipe) and recipe.dtype == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
+    tokens, passes = 0, 1
     if isinstance(recipe, TransformerRecipe):
         samples *= recipe.data.repeat
         config = _transformer_config(recipe)
-        with META:
-            model: nn.Module = Transformer(config)
-            if recipe.lora is not None:
-                add_adapters(model, recipe.lora, seed=recipe.seed)
-        trained = trained_parameters(model)
-        cost = transformer_cost(config, samples=samples, dtype=dtype)
         tokens = recipe.samples_a_step * image_tokens(config)
+        passes = 1 if recipe.prior is None else 2
+        shapes = _shapes_of_transformer(recipe, config, samples, dtype)
     else:
-        with META:
-            model = autoencoder = Autoencoder(_autoencoder_config(recipe))
-        trained = freeze_all_but(autoencoder, phase_prefixes(recipe, autoencoder.config))
-        cost = autoencoder_cost(autoencoder, samples=samples, crop=recipe.data.crop)
-        tokens = 0
-    memory = _memory(recipe, model, trained, fellows, cost, dtype)
-    state = _optimizer_bytes(recipe, trained, Processes())
-    total = sum(p.numel() for p in model.parameters())
-    learnt = sum(p.numel() for p in trained.values())
-    adapters = isinstance(recipe, TransformerRecipe) and recipe.lora is not None
-    saved = learnt if adapters else total
-    prior = isinstance(recipe, TransformerRecipe) and recipe.prior is not None
+        shapes = _shapes_of_autoencoder(recipe, samples)
     return Plan(
         recipe=recipe,
         processes=processes,
         samples=samples,
-        parameters=total,
-        trained=learnt,
-        saved=saved,
-        memory=memory,
+        parameters=sum(p.numel() for p in shapes.model.parameters()),
+        trained=sum(p.numel() for p in shapes.trained.values()),
+        saved=shapes.saved,
+        memory=_memory(recipe, shapes, fellows, dtype),
         tokens=tokens,
-        flops=cost.flops * processes * recipe.accumulate * (2 if prior else 1),
+        flops=shapes.cost.flops * processes * recipe.accumulate * passes,
         peak=known_peak(recipe.parallel, device) or measured_peak(device, dtype),
-        checkpoint=2 * FLOAT * saved + state,
+        checkpoint=2 * FLOAT * shapes.saved + _optimizer_bytes(recipe, shapes.trained, Processes()),
     )
+
+
+def _shapes_of_transformer(
+    recipe: TransformerRecipe, config: TransformerConfig, samples: int, dtype: torch.dtype
+) -> Shapes:
+    if isinstance(recipe, ControlNetRecipe):
+        return _shapes_of_controlnet(recipe, config, samples, dtype)
+    with META:
+        model = Transformer(config)
+        if recipe.lora is not None:
+            add_adapters(model, recipe.lora, seed=recipe.seed)
+    trained = trained_parameters(model)
+    saved = model.parameters() if recipe.lora is None else trained.values()
+    cost = transformer_cost(config, samples=samples, dtype=dtype)
+    return Shapes(model, trained, sum(p.numel() for p in saved), cost)
+
+
+def _shapes_of_controlnet(
+    recipe: ControlNetRecipe, config: TransformerConfig, samples: int, dtype: torch.dtype
+) -> Shapes:
+    with META:
+        base = Transformer(config).requires_grad_(False)
+        control = ControlNet(control_config(config, recipe.blocks))
+    choose_trained(control)
+    model = Controlled(base, control)
+    cost = controlnet_cost(model.to(dtype), samples=samples)
+    saved = sum(p.numel() for p in control.parameters())
+    return Shapes(model, trained_parameters(control), saved, cost)
+
+
+def _shapes_of_autoencoder(recipe: AutoencoderRecipe, samples: int) -> Shapes:
+    with META:
+        model = Autoencoder(_autoencoder_config(recipe))
+    trained = freeze_all_but(model, phase_prefixes(recipe, model.config))
+    cost = autoencoder_cost(model, samples=samples, crop=recipe.data.crop)
+    return Shapes(model, trained, sum(p.numel() for p in model.parameters()), cost)
 
 
 def held(shape: torch.Size, processes: Processes) -> int:
@@ -197,21 +229,15 @@ def held(shape: torch.Size, processes: Processes) -> int:
     return -(-shape[0] // processes.count) * prod(shape[1:])
 
 
-def _memory(
-    recipe: Recipe,
-    model: nn.Module,
-    trained: dict[str, nn.Parameter],
-    processes: Processes,
-    cost: Cost,
-    dtype: torch.dtype,
-) -> Memory:
-    weights = FLOAT * sum(held(p.shape, processes) for p in model.parameters())
+def _memory(recipe: Recipe, shapes: Shapes, processes: Processes, dtype: torch.dtype) -> Memory:
+    model, trained, cost = shapes.model, shapes.trained, shapes.cost
+    learnt = FLOAT * sum(held(p.shape, processes) for p in trained.values())
     recomputing = recipe.parallel.checkpoint_activations
     return Memory(
-        weights=weights,
-        gradients=FLOAT * sum(held(p.shape, processes) for p in trained.values()),
+        weights=FLOAT * sum(held(p.shape, processes) for p in model.parameters()),
+        gradients=learnt,
         optimizer=_optimizer_bytes(recipe, trained, processes),
-        average=FLOAT * sum(held(p.shape, processes) for p in trained.values()),
+        average=learnt,
         gathered=_gathered_bytes(model, processes, dtype),
         activations=cost.kept_with_recomputing if recomputing else cost.kept,
     )

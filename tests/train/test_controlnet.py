@@ -12,9 +12,11 @@ from opensana.config import build, to_toml
 from opensana.data.features import Features, Sample, write_features
 from opensana.errors import ConfigError, DataError
 from opensana.layout import load_controlnet, load_transformer, write_transformer
-from opensana.train import work_out
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.controlnet import ControlNetTask, train_controlnet
+from opensana.train.cost import transformer_cost
+from opensana.train.lora import trained_parameters
+from opensana.train.plan import plan
 from opensana.train.recipe import ControlNetRecipe, load_recipe
 from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import Transformer, TransformerConfig
@@ -216,5 +218,12 @@ def test_a_recipe_file_is_read_back(recipe, tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(to_toml(recipe()))
     assert load_recipe(path) == recipe()
-    with pytest.raises(ConfigError, match="--dry-run cannot work out a controlnet"):
-        work_out(path)
+
+
+def test_the_dry_run_counts_what_trains_and_what_is_frozen(recipe) -> None:
+    found, task = plan(recipe(), processes=1), ControlNetTask(recipe())
+    assert found.trained == sum(p.numel() for p in trained_parameters(task.model).values())
+    assert found.parameters == sum(p.numel() for p in task.network.parameters())
+    alone = transformer_cost(task.base.config, samples=found.samples, dtype=torch.float32)
+    assert 2 / 3 * alone.flops < found.flops < 2 * alone.flops
+    assert alone.kept / 2 < found.memory.activations < 2 * alone.kept
