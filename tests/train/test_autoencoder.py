@@ -205,7 +205,7 @@ def test_bfloat16_in_channels_last_trains_alike(autoencoder_recipe, tmp_path: Pa
     # A single step of so small a batch moves by more at a rate 0.2 % higher.
     assert losses["bfloat16"][0] == pytest.approx(losses["float32"][0], rel=2e-3)
     means = {dtype: np.mean(values[10:]) for dtype, values in losses.items()}
-    assert means["bfloat16"] == pytest.approx(means["float32"], rel=0.02), losses
+    assert means["bfloat16"] == pytest.approx(means["float32"], rel=0.05), losses
     assert means["bfloat16"] < 0.7 * losses["bfloat16"][0]
 
 
