@@ -60,8 +60,8 @@ class Gated(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        (gradient,), (x,) = grad_outputs, ctx.saved_tensors
         hidden, gate = x.chunk(2, dim=1)
         both = torch.empty_like(x)
         of_hidden, of_gate = both.chunk(2, dim=1)
@@ -71,8 +71,8 @@ class Gated(torch.autograd.Function):
         return both
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
+    def jvp(ctx: Any, *grad_inputs: Tensor) -> Tensor:
+        (tangent,), (x,) = grad_inputs, ctx.saved_tensors
         hidden, gate = x.chunk(2, dim=1)
         of_hidden, of_gate = tangent.chunk(2, dim=1)
         return of_hidden * F.silu(gate) + hidden * torch.ops.aten.silu_backward(of_gate, gate)
