@@ -128,13 +128,15 @@ def measure_drawing(
     among_all = judge(pictures, [question.record for question in questions], everything)
     others = caption_questions(data, counts.captions)
     held_out = ask(draw, others, known, report=progress("held-out captions"))[0] if others else None
+    colours = measure_colours(draw, data, counts.colours)
+    held_out_pairs, training_pairs = measure_pairs(draw, data, counts.pairs)
     return Generation(
         labels=answers,
         labels_among_all=among_all,
         held_out_captions=held_out,
-        colours=measure_colours(draw, data, counts.colours),
-        held_out_pairs=measure_pairs(draw, data, counts.pairs, held_out=True),
-        training_pairs=measure_pairs(draw, data, counts.pairs, held_out=False),
+        colours=colours,
+        held_out_pairs=held_out_pairs,
+        training_pairs=training_pairs,
     )
 
 
@@ -146,13 +148,17 @@ def measure_colours(draw: Draw, data: EmojiData, count: int) -> Colours | None:
     return ask_colours(draw, questions, whole(data, data.vocabulary), report=progress("colours"))
 
 
-def measure_pairs(draw: Draw, data: EmojiData, count: int, *, held_out: bool) -> Pairs | None:
-    """Ask for pairs; None when there is nothing to ask."""
-    questions = pair_questions(data, count, held_out=held_out)
-    if not questions:
-        return None
-    what = "held-out pairs" if held_out else "training pairs"
-    return ask_pairs(draw, questions, halves(data, data.vocabulary), report=progress(what))
+def measure_pairs(draw: Draw, data: EmojiData, count: int) -> list[Pairs | None]:
+    """Ask for held-out pairs and for those of the training set; None when there are none."""
+    if not count:
+        return [None, None]
+    grounds = halves(data, data.vocabulary)
+    figures: list[Pairs | None] = []
+    for what, held_out in (("held-out pairs", True), ("training pairs", False)):
+        questions = pair_questions(data, count, held_out=held_out)
+        report = progress(what)
+        figures.append(ask_pairs(draw, questions, grounds, report=report) if questions else None)
+    return figures
 
 
 def progress(what: str) -> Report:
