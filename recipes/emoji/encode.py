@@ -47,6 +47,8 @@ from opensana.text.instruction import KEPT_TOKENS
 INSTRUCTION = "diffusers"
 TEXT_BATCH = 32
 PICTURE_BATCH = 16
+# How often a scene of each kind stands in the cache.
+COPIES = {"white": 10, "coloured": 1, "pair": 2}
 
 Item = TypeVar("Item")
 Described = tuple[Scene, list[Prompt]]
@@ -62,10 +64,13 @@ def main() -> int:
         "--backgrounds", type=int, default=BACKGROUNDS, help="coloured scenes of each emoji"
     )
     parser.add_argument("--edges", action="store_true", help="cache edges of the scenes instead")
-    parser.add_argument("--white", type=int, default=8, help="how often the white scene counts")
     parser.add_argument(
         "--pairs", type=int, default=PAIR_ROUNDS, help="scenes of each emoji with another"
     )
+    for kind, copies in COPIES.items():
+        parser.add_argument(
+            f"--{kind}-copies", type=int, default=copies, help=f"how often a scene ({kind}) counts"
+        )
     arguments = parser.parse_args()
     text = arguments.text or arguments.to.with_name(arguments.to.name + "-text")
     try:
@@ -147,13 +152,16 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
             for latent, entry, described in zip(
                 encode_pixels(model, pixels), samples, batch, strict=True
             ):
-                count = arguments.white if is_single_on_white(described) else 1
+                count = getattr(arguments, f"{kind_of(described[0])}_copies")
                 writer.add(np.stack([latent] * count), [entry] * count)
     report(arguments.to)
 
 
-def is_single_on_white(scene: Described) -> bool:
-    return scene[0].background == "white" and len(scene[0].emoji) == 1
+def kind_of(scene: Scene) -> str:
+    """Its name among COPIES."""
+    if len(scene.emoji) > 1:
+        return "pair"
+    return "white" if scene.background == "white" else "coloured"
 
 
 def edges(pixels: np.ndarray) -> np.ndarray:

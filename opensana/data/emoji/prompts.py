@@ -1,7 +1,7 @@
 """The scenes of the vocabulary and the prompts of each: which words stand for it, and how often.
 
-Half of a single emoji's mass belongs to the label and its forms, more where there is only one other
-caption. A pair has one prompt, made of two labels.
+A third of a single emoji's mass belongs to the label and its forms, more where there are few other
+captions. A pair has one prompt, made of two labels.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ from opensana.data.emoji.dataset import Record
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
+TAG_WEIGHT = 1.0
+LARGEST_SHARE_OF_OTHERS = 0.65
 BACKGROUNDS = 6
 """On so many colours each emoji is trained on."""
 PAIR_ROUNDS = 24
@@ -93,9 +95,8 @@ def prompts_of(record: Record, scene: Scene) -> list[Prompt]:
     mine, theirs = _forms(label, scene, count=len(FORM_WEIGHTS)), []
     for text in others:
         theirs += _forms(text, scene, count=1)
-    # All tags together count as one caption.
-    theirs += [Prompt(tag, FORM_WEIGHTS[0] / len(tags)) for tag in tags]
-    share = 1 - min(0.5, 0.25 * (len(others) + bool(tags)))
+    theirs += [Prompt(tag, TAG_WEIGHT) for tag in tags]
+    share = 1 - min(LARGEST_SHARE_OF_OTHERS, 0.25 * (len(others) + len(tags)))
     weights: dict[str, float] = {}
     for prompts, mass in ((mine, share), (theirs, 1 - share)):
         total = sum(prompt.weight for prompt in prompts)
