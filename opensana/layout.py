@@ -4,7 +4,7 @@
 
 `_opensana` in model_index.json keeps what the published format has no place for; other readers
 skip keys that begin with an underscore. A folder may name its text encoder there instead of
-holding it.
+holding it, and may hold a few-step transformer beside its own, in transformer_sprint/.
 """
 
 import os
@@ -59,6 +59,8 @@ DPM, EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
 SCM = "SCMScheduler"
 PIPELINES = {"SanaPipeline": (DPM, EULER), "SanaSprintPipeline": (SCM,)}
 SPRINT_STEPS = 2
+SPRINT_PART = "transformer_sprint"
+"""The folder of a few-step transformer beside the model's own; other readers know nothing of it."""
 CONTROLNET_FILES = (
     *("config.json", "diffusion_pytorch_model*"),
     *("controlnet/config.json", "controlnet/diffusion_pytorch_model*"),
@@ -133,6 +135,11 @@ class ModelInfo:
     def solver(self) -> SolverName:
         """What the folder's scheduler is called here: the solver of requests that name none."""
         return OWN_SOLVERS[self.scheduler]
+
+    @property
+    def sprint(self) -> "ModelInfo":
+        """The same with a few-step transformer in place of the model's own."""
+        return replace(self, scheduler=SCM, notes=replace(self.notes, steps=SPRINT_STEPS))
 
 
 # ------------------------------------------------------------------ reading
@@ -397,10 +404,13 @@ def write_model(
     transformer: Transformer,
     autoencoder: Autoencoder,
     info: ModelInfo,
+    sprint: Transformer | None = None,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
+        if sprint is not None:
+            write_transformer(sprint, partial / SPRINT_PART)
         write_autoencoder(autoencoder, partial / "vae")
         write_scheduler(partial, info.shift, info.scheduler)
         text.model.save_pretrained(partial / "text_encoder")
@@ -418,6 +428,7 @@ def write_model_without_text(
     autoencoder: Autoencoder,
     shift: float,
     notes: Notes,
+    sprint: Transformer | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """A model whose notes name the package of its text encoder, stored in `dtype`."""
@@ -425,6 +436,8 @@ def write_model_without_text(
     scheduler = SCM if transformer.config.guidance_embeds else DPM
     with published(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
+        if sprint is not None:
+            write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
         write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
         write_scheduler(partial, shift, scheduler)
         write_json(partial / INDEX, model_index(None, None, notes=notes, scheduler=scheduler))
@@ -540,7 +553,8 @@ def describe(
     autoencoder = autoencoder_config(folder / "vae")
     transformer = transformer_config(folder / "transformer")
     side = transformer.sample_size * autoencoder.compression
-    parts = {name: _part(folder / name, variant) for name in ("transformer", "vae")}
+    names = [name for name in ("transformer", SPRINT_PART, "vae") if (folder / name).is_dir()]
+    parts = {name: _part(folder / name, variant) for name in names}
     parts["text_encoder"] = _text_part(folder, info)
     known = facts(str(model))
     place = resolve_device(device)

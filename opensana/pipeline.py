@@ -25,6 +25,7 @@ from opensana.flow.solvers import OnStep
 from opensana.image_input import ImageSource
 from opensana.layers.compiled import compile_convolutions
 from opensana.layout import (
+    SPRINT_PART,
     ModelInfo,
     load_autoencoder,
     load_controlnet,
@@ -41,7 +42,7 @@ from opensana.layout import (
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
 from opensana.prompts import read_prompts, truncation_notes
-from opensana.request import Request
+from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.text.gemma import cache_folder
@@ -71,6 +72,8 @@ class Sana:
     """What a picture records of the model beside its name: the LoRA merged into it."""
     controlnet: ControlNet | None = None
     """What lets a control image steer the transformer."""
+    few: "Sana | None" = None
+    """The same model with a distilled transformer, which draws in 1 to 4 steps."""
 
     @classmethod
     def load(
@@ -99,6 +102,9 @@ class Sana:
         `controlnet` is a folder or a hub id; each request then needs a `control_image`.
         `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
         that in the user's cache folder; for float32 on a CPU.
+
+        A model with a distilled transformer draws with that in 1 to 4 steps (`for_request`), unless
+        another transformer, a LoRA or a ControlNet is given.
         """
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
@@ -117,7 +123,18 @@ class Sana:
         control = None
         if controlnet is not None:
             control = load_controlnet(controlnet, diffusion.config, variant=variant)
-        for network in (diffusion, *([control] if control else [])):
+        if diffusion.config.guidance_embeds:
+            info = info.sprint
+        distilled = None
+        if (folder / SPRINT_PART).is_dir() and (transformer, lora, controlnet) == (
+            None,
+            None,
+            None,
+        ):
+            distilled = load_transformer(folder / SPRINT_PART, variant=variant)
+        for network in (diffusion, control, distilled):
+            if network is None:
+                continue
             if compile:
                 compile_blocks(settle(network, place, main))
             else:
@@ -126,7 +143,10 @@ class Sana:
         if kernels:
             compile_convolutions(autoencoder, cache_folder())
         text = load_text(folder, info, device=place, dtype=others)
-        return cls(text, diffusion, autoencoder, info, memory, facts, control)
+        sana = cls(text, diffusion, autoencoder, info, memory, facts, control)
+        if distilled is None:
+            return sana
+        return replace(sana, few=replace(sana, transformer=distilled, info=info.sprint))
 
     @property
     def device(self) -> torch.device:
@@ -155,6 +175,7 @@ class Sana:
             transformer=self.transformer,
             autoencoder=self.autoencoder,
             info=self.info,
+            sprint=self.few and self.few.transformer,
         )
 
     # -------------------------------------------------------------- drawing
@@ -184,6 +205,10 @@ class Sana:
         each thing the user should know, such as a prompt that is too long (default: a warning).
         """
         request, notice = _as_request(prompt, fields), notice or _warn
+        if image is None and mask is None and control_image is None:
+            drawer = self.for_request(request)
+            if drawer is not self:
+                return drawer.generate(request, on_step, notice=notice)
         source = read_original(image, mask, strength=request.strength, binned=request.binned)
         control = read_control(control_image, control_scale, expected=self.controlnet is not None)
         request = self.complete(source.complete(request, self._size_unit) if source else request)
@@ -217,10 +242,25 @@ class Sana:
         on_step: OnStep | None = None,
     ) -> Tensor:
         """The latents [B, C, h, w] of a request, before decoding; `noises` replace the seeds'."""
+        drawer = self.for_request(request)
+        if drawer is not self:
+            return drawer.draw_latents(request, noises=noises, on_step=on_step)
         request = self.complete(request)
         own = self.noises(request, request.seeds)
         given = own if noises is None else (noise.to(self.device) for noise in noises)
         return self.solve(request, self.encode(request), given, on_step)
+
+    def for_request(self, request: Request) -> "Sana":
+        """The model that draws a request: `few` for 1 to 4 steps or solver scm, if there is one.
+
+        A request for what few steps cannot do, another solver, a negative prompt or a picture to
+        start from, is drawn in any number of steps by the model itself.
+        """
+        if self.few is None or request.solver not in (None, "scm"):
+            return self
+        plain = request.strength is None and not request.negative_prompt.strip()
+        short = request.steps is not None and request.steps <= MOST_SPRINT_STEPS
+        return self.few if request.solver == "scm" or (plain and short) else self
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""

@@ -1,4 +1,6 @@
-"""Training: the autoencoder's three phases, flow matching, a CLIP, from complete TOML recipes."""
+"""Training: the autoencoder's three phases, flow matching,
+distillation, a CLIP, from complete TOML recipes.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +9,7 @@ from opensana.train.recipe import (
     AutoencoderRecipe,
     ClipRecipe,
     ControlNetRecipe,
+    DistillationRecipe,
     TransformerRecipe,
     load_recipe,
 )
@@ -15,6 +18,7 @@ __all__ = [
     "AutoencoderRecipe",
     "ClipRecipe",
     "ControlNetRecipe",
+    "DistillationRecipe",
     "TransformerRecipe",
     "load_recipe",
     "run",
@@ -33,6 +37,10 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
         from opensana.train.controlnet import train_controlnet
 
         return train_controlnet(recipe)
+    if isinstance(recipe, DistillationRecipe):
+        from opensana.train.distillation import distil
+
+        return distil(recipe)
     if isinstance(recipe, ClipRecipe):
         from opensana.train.clip import train_clip
 

@@ -34,6 +34,7 @@ from opensana.train.recipe import (
     AutoencoderRecipe,
     ClipRecipe,
     ControlNetRecipe,
+    DistillationRecipe,
     Recipe,
     TransformerRecipe,
     require,
@@ -156,6 +157,8 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
     if isinstance(recipe, ClipRecipe):
         raise ConfigError("a clip recipe has no dry run: it takes minutes on one device")
+    if isinstance(recipe, DistillationRecipe):
+        raise ConfigError("a distillation has no dry run; that of its teacher says what fits")
     require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)

@@ -1,7 +1,7 @@
 """Training recipes: complete TOML files as frozen dataclasses (paper 2.1, 3; DC-AE paper 3.3).
 
-A recipe's `kind` selects the loop: "autoencoder", "transformer", "controlnet" or "clip". The
-resolved recipe, with every default filled in, is written beside every checkpoint.
+A recipe's `kind` selects the loop: "autoencoder", "transformer", "controlnet", "distillation" or
+"clip". The resolved recipe, with every default filled in, is written beside every checkpoint.
 """
 
 import tomllib
@@ -14,6 +14,9 @@ from typing import Any, Literal
 from opensana.config import load_toml
 from opensana.data.captions import CaptionRule, Rule
 from opensana.errors import ConfigError, near
+
+HEAD_GROUPS = 8
+"""Groups of the norms in the adversary's heads."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ class TransformerRecipe(Recipe):
     """Flow matching on cached features."""
 
     data: FeaturesRecipe
-    kind: Literal["transformer", "controlnet"] = "transformer"
+    kind: Literal["transformer", "controlnet", "distillation"] = "transformer"
     caption_norm: float = 0.01
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)
@@ -350,6 +353,60 @@ class ControlNetRecipe(TransformerRecipe):
 
 
 @dataclass(frozen=True)
+class ConsistencyRecipe:
+    """How the student learns from the teacher's flow (SANA-Sprint 3.1, 3.2).
+
+    A sample's guidance is drawn from `guidance`; the share `noise` of the samples is pure noise,
+    where every drawing starts. The derivative of the student counts more with each of the first
+    `warmup` steps.
+    """
+
+    guidance: tuple[float, ...] = (4.0, 4.5, 5.0)
+    noise: float = 0.5
+    warmup: int = 4000
+
+
+@dataclass(frozen=True)
+class AdversaryRecipe:
+    """Heads on the teacher's `blocks`, which judge guesses at logit-normal noise (Sprint 3.3)."""
+
+    weight: float = 0.5
+    blocks: tuple[int, ...] = (2, 8, 14, 19)
+    width: int = 64
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.0, 0.99)
+    mean: float = -0.6
+    std: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationRecipe(TransformerRecipe):
+    """A student that draws in 1 to 4 steps what the frozen transformer `initial` draws in 20."""
+
+    kind: Literal["distillation"] = "distillation"
+    consistency: ConsistencyRecipe = field(default_factory=ConsistencyRecipe)
+    adversary: AdversaryRecipe = field(default_factory=AdversaryRecipe)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.initial is not None, "initial", self.initial, "the teacher, a transformer")
+        require(self.model is None, "model", self.model, "left out: `initial` brings its own")
+        for name in ("lora", "prior"):
+            require(getattr(self, name) is None, name, "a table", "left out for a distillation")
+        require(self.accumulate == 1, "accumulate", self.accumulate, "1 for a distillation")
+        require(self.data.repeat == 1, "data.repeat", self.data.repeat, "1 for a distillation")
+        told, judged = self.consistency, self.adversary
+        scales = told.guidance
+        require(len(scales) > 0 and min(scales) >= 1, "consistency.guidance", scales, "1 or more")
+        require(0 <= told.noise <= 1, "consistency.noise", told.noise, "a share from 0 to 1")
+        require(told.warmup >= 0, "consistency.warmup", told.warmup, "a number of steps")
+        require(0 <= judged.weight < inf, "adversary.weight", judged.weight, "0 or more")
+        wanted = f"a multiple of {HEAD_GROUPS}"
+        groups = judged.width > 0 and judged.width % HEAD_GROUPS == 0
+        require(groups, "adversary.width", judged.width, wanted)
+
+
+@dataclass(frozen=True)
 class ClipDataRecipe:
     """A prepared emoji folder, and cached text states of all its captions.
 
@@ -384,6 +441,7 @@ AnyRecipe = AutoencoderRecipe | TransformerRecipe | ClipRecipe
 KINDS: dict[str, type[AnyRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "controlnet": ControlNetRecipe,
+    "distillation": DistillationRecipe,
     "transformer": TransformerRecipe,
     "clip": ClipRecipe,
 }

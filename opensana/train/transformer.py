@@ -208,6 +208,16 @@ class TransformerTask:
         options = self.recipe.samples
         if options.autoencoder is None:
             return
+        latents = self.drawn_latents().cpu()
+        if not self.processes.first:
+            return
+        autoencoder = load_autoencoder(Path(options.autoencoder)).float()
+        pixels = autoencoder.decode(latents)
+        write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=SHOWN)
+
+    def drawn_latents(self) -> Tensor:
+        """The latents of the recipe's prompts, drawn with the averaged weights."""
+        options = self.recipe.samples
         count, device, texts = len(self.drawn), self.processes.device, self.features.texts
         condition = self.drawn_condition()
         prompts, null = (
@@ -218,12 +228,7 @@ class TransformerTask:
         noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
         sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
         velocity = guided(prompts, null, options.guidance)
-        latents = solver.solve(velocity, noise.to(device), sigmas).cpu()
-        if not self.processes.first:
-            return
-        autoencoder = load_autoencoder(Path(options.autoencoder)).float()
-        pixels = autoencoder.decode(latents)
-        write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=SHOWN)
+        return solver.solve(velocity, noise.to(device), sigmas)
 
     def drawn_condition(self) -> Tensor | None:
         """What the drawn pictures follow beside their prompts."""

@@ -1,7 +1,7 @@
 """Put the trained parts into the package as the embedded model, in the published layout.
 
     python recipes/emoji/publish.py --autoencoder runs/emoji-autoencoder \
-        --transformer runs/emoji-transformer/export
+        --transformer runs/emoji-transformer/export --sprint runs/emoji-sprint/export
 
 The weights are stored in half precision. The text encoder stays in its own package.
 """
@@ -28,12 +28,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the embedded model into the package.")
     parser.add_argument("--autoencoder", type=Path, required=True)
     parser.add_argument("--transformer", type=Path, required=True)
+    parser.add_argument("--sprint", type=Path, help="the distilled transformer, if there is one")
     parser.add_argument("--to", type=Path, default=TARGET)
     arguments = parser.parse_args()
     write_model_without_text(
         arguments.to,
         transformer=load_transformer(arguments.transformer),
         autoencoder=load_autoencoder(arguments.autoencoder),
+        sprint=arguments.sprint and load_transformer(arguments.sprint),
         shift=SHIFT,
         notes=NOTES,
         dtype=torch.float16,
