@@ -1,6 +1,6 @@
 """Wall time and peak memory of `opensana generate "a red apple"`, each time a new process.
 
-    python benchmarks/first_picture.py [--runs 5]
+    python benchmarks/first_picture.py [--runs 5] [--steps 2]
 
 One run beforehand prepares the text encoder and fills the file cache. The last line is JSON.
 """
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 
-def draw(folder: Path) -> tuple[float, int]:
+def draw(folder: Path, options: list[str]) -> tuple[float, int]:
     """Seconds and peak resident bytes of one command, from start to exit."""
-    command = [sys.executable, "-m", "opensana.cli", "generate", "a red apple", "-o"]
+    command = [sys.executable, "-m", "opensana.cli", "generate", "a red apple", *options, "-o"]
     start = time.monotonic()
     process = subprocess.Popen([*command, str(folder / "apple_{seed}.png")])
     _, status, usage = os.wait4(process.pid, 0)
@@ -31,10 +31,12 @@ def draw(folder: Path) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and memory of a picture.")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--steps", type=int, help="left out, what the model recommends")
     arguments = parser.parse_args()
+    options = [] if arguments.steps is None else ["--steps", str(arguments.steps)]
     with tempfile.TemporaryDirectory() as name:
-        draw(Path(name))
-        runs = [draw(Path(name)) for _ in range(arguments.runs)]
+        draw(Path(name), options)
+        runs = [draw(Path(name), options) for _ in range(arguments.runs)]
     seconds = [second for second, _ in runs]
     figures = {
         "seconds_median": round(statistics.median(seconds), 2),

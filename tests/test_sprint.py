@@ -239,3 +239,69 @@ def test_an_official_file_becomes_a_model_that_draws(quick: Sana, tmp_path: Path
     with pytest.raises(ConfigError, match="no shift, got 3"):
         convert(tmp_path / "model.pth", tmp_path / "other", config=tiny.SPRINT, shift=3.0)
     assert not (tmp_path / "other").exists()
+
+
+# ------------------------------------------------------------------ a distilled transformer beside
+
+
+@pytest.fixture(scope="module")
+def both(quick: Sana) -> Sana:
+    """A model with a distilled transformer beside its own."""
+    own = tiny.sana(instruction="none")
+    return replace(own, few=replace(own, transformer=quick.transformer, info=own.info.sprint))
+
+
+@pytest.mark.parametrize(
+    ("fields", "few"),
+    [
+        ({"steps": 1}, True),
+        ({"steps": 4}, True),
+        ({"steps": 2, "solver": "scm"}, True),
+        ({"solver": "scm"}, True),
+        ({"steps": 5}, False),
+        ({}, False),
+        ({"steps": 2, "solver": "euler"}, False),
+        ({"steps": 2, "negative_prompt": "red"}, False),
+        ({"steps": 2, "strength": 0.5}, False),
+    ],
+)
+def test_few_steps_are_drawn_by_the_distilled_one(both: Sana, fields: dict, few: bool) -> None:
+    assert (both.for_request(Request("a", **fields)) is both.few) == few
+
+
+def test_both_draw_what_they_draw_alone(both: Sana, quick: Sana) -> None:
+    request = Request("a red apple", width=64, height=64, steps=2, guidance=1.5, seed=3)
+    assert torch.equal(both.draw_latents(request), quick.draw_latents(request))
+    alone = replace(both, few=None)
+    assert torch.equal(
+        both.draw_latents(replace(request, steps=5)), alone.draw_latents(replace(request, steps=5))
+    )
+    picture, same = both.generate(request)[0], quick.generate(request)[0]
+    assert picture.image.tobytes() == same.image.tobytes()
+    assert picture.request.solver == "scm"
+
+
+def test_different_prompts_are_drawn_in_few_steps(both: Sana, quick: Sana) -> None:
+    prompts = ["a", "b"]
+    ours, theirs = (drawer(model, steps=2)(prompts, [1, 2]) for model in (both, quick))
+    assert [one.tobytes() for one in ours] == [other.tobytes() for other in theirs]
+
+
+def test_both_are_saved_and_loaded(both: Sana, tmp_path: Path) -> None:
+    folder = both.save(tmp_path / "both")
+    assert "transformer_sprint" in describe(folder)["parts"]
+    loaded = Sana.load(folder)
+    request = Request("a", width=64, height=64, steps=2, seed=1)
+    assert loaded.few is not None
+    torch.testing.assert_close(loaded.draw_latents(request), both.draw_latents(request))
+    image = Image.new("RGB", (64, 64), "red")
+    assert loaded.generate(request, image=image)[0].request.solver == "flow_dpm"
+    assert Sana.load(folder, transformer=folder / "transformer").few is None
+
+
+def test_a_distilled_transformer_may_stand_in(both: Sana, tmp_path: Path) -> None:
+    folder = both.save(tmp_path / "both")
+    loaded = Sana.load(folder, transformer=folder / "transformer_sprint")
+    assert loaded.sprint
+    assert loaded.complete(Request("a")).solver == "scm"
+    assert loaded.complete(Request("a")).steps == 2

@@ -26,6 +26,8 @@ class Evaluate(Command):
     """How many labels on colours; 0 for none."""
     pairs: int = Counts.pairs
     """How many pairs of the training set and as many that were kept out of it; 0 for none."""
+    steps: Annotated[int | None, arg(metavar="N")] = None
+    """Draw in so many steps; left out, what the model recommends."""
     grid: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write a PNG grid of drawn pictures here."""
     json: bool = False
@@ -35,7 +37,9 @@ class Evaluate(Command):
         from opensana.evaluate import evaluate_emoji
 
         counts = Counts(self.labels, self.captions, self.colours, self.pairs)
-        figures = evaluate_emoji(self.model, self.data, counts=counts, grid=self.grid)
+        figures = evaluate_emoji(
+            self.model, self.data, counts=counts, grid=self.grid, steps=self.steps
+        )
         if self.json:
             emit_json(figures)
         else:

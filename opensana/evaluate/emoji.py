@@ -71,14 +71,19 @@ def evaluate(
     *,
     counts: Counts = DEFAULT,
     grid: str | Path | None = None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
-    """The figures as a nested dictionary; `grid` takes a PNG of the first 25 pictures."""
+    """The figures as a nested dictionary; `grid` takes a PNG of the first 25 pictures.
+
+    `steps` replace the model's own.
+    """
     emoji = open_or_prepare(Path(data))
     part = autoencoder_alone(model)
     if part is not None:
         return asdict(measure_all(part, emoji))
     sana = model if isinstance(model, Sana) else Sana.load(model)
-    return asdict(measure_all(sana.autoencoder, emoji, draw=drawer(sana), counts=counts, grid=grid))
+    draw = drawer(sana, steps=steps)
+    return asdict(measure_all(sana.autoencoder, emoji, draw=draw, counts=counts, grid=grid))
 
 
 def open_or_prepare(folder: Path) -> EmojiData:

@@ -166,12 +166,13 @@ def summarise(verdicts: Sequence[Verdict]) -> Answers:
     )
 
 
-def drawer(model: Sana) -> Draw:
-    """Draw different prompts in one batch, with the model's own steps and guidance."""
+def drawer(model: Sana, *, steps: int | None = None) -> Draw:
+    """Draw different prompts in one batch, with the model's own guidance and, if None, steps."""
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        request = Request(prompts[0], seed=0)
-        return to_images(_pixels(model, model.complete(request), prompts, seeds))
+        request = Request(prompts[0], seed=0, steps=steps)
+        drawing = model.for_request(request)
+        return to_images(_pixels(drawing, drawing.complete(request), prompts, seeds))
 
     return draw
 
