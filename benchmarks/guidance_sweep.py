@@ -1,10 +1,11 @@
 """Which guidance and which shift a model of the emoji set draws best with.
 
-    python -m benchmarks.guidance_sweep [--model emoji-256] [--labels 100] [--plot FILE.png]
-        [--strip FILE.png]
+    python -m benchmarks.guidance_sweep [--model emoji-256] [--labels 60] [--colours 60]
+        [--pairs 60] [--plot FILE.png] [--strip FILE.png]
 
-The labels are those of the vocabulary that `opensana evaluate` does not ask for, so that its
-figures are not tuned on. One row a setting: nearest right, among five, error. The plot has a curve
+Labels, labels on colours and pairs of the training set are those that `opensana evaluate` does not
+ask for, so that its figures are not tuned on. One row a setting: labels nearest right, among five
+and their error; colours within the just noticeable; pairs right and in order. The plot has a curve
 a shift, the strip the first labels at every guidance of the model's own shift, or of the first one.
 The last line is JSON.
 """
@@ -18,6 +19,7 @@ from PIL import Image
 
 from benchmarks.timing import machine
 from opensana.evaluate import Counts
+from opensana.evaluate.colours import ask_colours, colour_questions
 from opensana.evaluate.emoji import open_or_prepare
 from opensana.evaluate.generation import (
     Question,
@@ -27,16 +29,20 @@ from opensana.evaluate.generation import (
     label_questions,
     references,
 )
+from opensana.evaluate.grounds import halves, whole
+from opensana.evaluate.pairs import ask_pairs, pair_questions
 from opensana.pipeline import Sana
 from opensana.train.plot import plot
 
-EVALUATED = Counts.labels
+EVALUATED = Counts()
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.5)
 SHIFTS = (1.0, 3.0)
 METRICS = {
     "top1": "share of labels drawn right",
     "top5": "share of labels among the five nearest",
     "error": "mean squared error to the emoji",
+    "colours": "share of grounds in the colour asked for",
+    "pairs": "share of pairs that are right and in order",
 }
 SHOWN, SIDE = 8, 128
 
@@ -62,7 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Figures by guidance and shift.")
     parser.add_argument("--model", default="emoji-256")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--labels", type=int, default=100)
+    for kind in ("labels", "colours", "pairs"):
+        parser.add_argument(f"--{kind}", type=int, default=60)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
     parser.add_argument("--shifts", type=float, nargs="+", default=SHIFTS)
@@ -71,23 +78,33 @@ def main() -> None:
     parser.add_argument("--strip", type=Path)
     arguments = parser.parse_args()
     data, sana = open_or_prepare(arguments.data), Sana.load(arguments.model)
-    questions = label_questions(data, EVALUATED + arguments.labels)[EVALUATED:]
-    known = references(data, data.records)
+    questions = label_questions(data, EVALUATED.labels + arguments.labels)[EVALUATED.labels :]
+    on_colours = colour_questions(data, EVALUATED.colours + arguments.colours)[EVALUATED.colours :]
+    pairs = pair_questions(data, EVALUATED.pairs + arguments.pairs, held_out=False)
+    known, grounds = references(data, data.records), whole(data, data.vocabulary)
+    boxes = halves(data, data.vocabulary)
     curves: dict[str, list[tuple[float, float]]] = {}
     results: dict[str, dict[str, dict[str, float]]] = {}
     drawn: dict[float, Drawn] = {}
-    print("| shift | guidance | nearest | among five | error |\n|---|---|---|---|---|")
+    print(
+        "| shift | guidance | nearest | among five | error | colours | pairs |\n" + "|---" * 7 + "|"
+    )
     for shift in arguments.shifts:
         name = f"shift {shift:g}"
         results[name], curves[name], drawn[shift] = {}, [], {}
         for guidance in arguments.guidance:
             own = setting(sana, shift=shift, guidance=guidance, steps=arguments.steps)
-            answers, drawn[shift][guidance] = ask(drawer(own), questions, known)
-            results[name][f"guidance {guidance:g}"] = asdict(answers)
-            curves[name].append((guidance, asdict(answers)[arguments.metric]))
+            draw = drawer(own)
+            answers, drawn[shift][guidance] = ask(draw, questions, known)
+            figures = asdict(answers) | {
+                "colours": ask_colours(draw, on_colours, grounds).just_noticeable,
+                "pairs": ask_pairs(draw, pairs[EVALUATED.pairs :], boxes).in_order,
+            }
+            results[name][f"guidance {guidance:g}"] = figures
+            curves[name].append((guidance, figures[arguments.metric]))
             print(
                 f"| {shift:g} | {guidance:g} | {answers.top1:.0%} | {answers.top5:.0%} "
-                f"| {answers.error:.4f} |",
+                f"| {answers.error:.4f} | {figures['colours']:.0%} | {figures['pairs']:.0%} |",
                 flush=True,
             )
     if arguments.plot is not None:
