@@ -40,7 +40,10 @@ class MixFFN(nn.Module):
 
 def gated(x: Tensor) -> Tensor:
     """The first half of the channels of [B, 2 C, H, W], times SiLU of the second."""
-    return Gated.apply(x) if torch.is_grad_enabled() else Gated.forward(x)
+    # torch.compile fuses the plain form by itself, and stops at a function with a jvp of its own.
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return Gated.forward(x)
+    return Gated.apply(x)
 
 
 class Gated(torch.autograd.Function):
