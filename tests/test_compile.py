@@ -49,3 +49,16 @@ def test_without_a_compiler_it_is_one_line(
     assert main([*line, "--compile"]) == 2
     [_loading, said] = capsys.readouterr().err.splitlines()
     assert "install one, name yours in CXX, or leave compile out" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_step_compiles_to_one_graph() -> None:
+    model = tiny.transformer().requires_grad_(True).train()
+    text = model.prepare_text(torch.randn(2, 5, tiny.TEXT_WIDTH))
+    # `fullgraph` is an error where a part of the model would run outside of the compiled graph.
+    step = torch.compile(model.velocity, fullgraph=True, backend="aot_eager")
+    x, timestep = torch.randn(2, 8, 2, 2), torch.tensor([300.0, 700.0])
+    found = step(x, timestep, text)
+    torch.testing.assert_close(found, model.velocity(x, timestep, text))
+    found.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.blocks.parameters())
