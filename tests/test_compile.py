@@ -61,4 +61,4 @@ def test_a_training_step_compiles_to_one_graph() -> None:
     found = step(x, timestep, text)
     torch.testing.assert_close(found, model.velocity(x, timestep, text))
     found.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.blocks.parameters())
+    assert all(parameter.grad is not None for parameter in model.transformer_blocks.parameters())
