@@ -499,8 +499,10 @@ def test_evaluate(
         return {"psnr": 27.5}
 
     monkeypatch.setattr("opensana.evaluate.evaluate_emoji", evaluate, raising=False)
-    assert main(["evaluate", "m", "--data", "d", "--labels", "3", "--grid", "g.png"]) == 0
-    assert calls == [(("m", Path("d")), {"counts": Counts(labels=3), "grid": Path("g.png")})]
+    asked = ["--data", "d", "--labels", "3", "--grid", "g.png", "--steps", "4"]
+    assert main(["evaluate", "m", *asked]) == 0
+    options = {"counts": Counts(labels=3), "grid": Path("g.png"), "steps": 4}
+    assert calls == [(("m", Path("d")), options)]
     assert capsys.readouterr().out == "psnr  27.5\n"
     assert main(["evaluate", "m", "--pairs", "-1"]) == 2
     assert "pairs must be 0 or more, got -1" in capsys.readouterr().err

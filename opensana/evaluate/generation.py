@@ -168,9 +168,9 @@ def summarise(verdicts: Sequence[Verdict]) -> Answers:
 
 def drawer(model: Sana, *, steps: int | None = None) -> Draw:
     """Draw different prompts in one batch, with the model's own guidance and, if None, steps."""
+    request = Request("a picture", seed=0, steps=steps)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        request = Request(prompts[0], seed=0, steps=steps)
         drawing = model.for_request(request)
         return to_images(_pixels(drawing, drawing.complete(request), prompts, seeds))
 
