@@ -19,7 +19,7 @@ SHIFT = 3.0
 NOTES = Notes(
     text_encoder="gemma3-270m",
     instruction="diffusers",
-    guidance=1.5,  # benchmarks/guidance_sweep.py
+    guidance=1.0,  # benchmarks/guidance_sweep.py
     licence="weights: Apache-2.0, trained on Fluent Emoji (MIT); text encoder: Gemma terms",
 )
 
