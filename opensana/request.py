@@ -41,8 +41,8 @@ class Request:
     """Height in pixels, a multiple of 32; left out, the size the model was trained for."""
     steps: int | None = None
     """Solver steps: more are slower and more exact. flow_dpm wants 14 to 20, euler 28 to 50, scm 1
-    to 4; left out, what the model recommends. A model that brings a distilled transformer, such as
-    emoji-256, draws 1 to 4 steps with that, unless solver, negative prompt or an image forbid."""
+    to 4; left out, what the model recommends. A model that brings a distilled transformer draws 1
+    to 4 steps with that, unless solver, negative prompt or an image forbid."""
     guidance: float | None = None
     """How strongly the picture follows the prompt; 1 turns guidance off and halves the work. Sprint
     models have learnt 4 to 5. Left out, what the model recommends."""

@@ -19,7 +19,8 @@ SHIFT = 3.0
 NOTES = Notes(
     text_encoder="gemma3-270m",
     instruction="diffusers",
-    guidance=1.0,  # benchmarks/guidance_sweep.py
+    steps=4,
+    guidance=1.0,  # both: docs/emoji.md; benchmarks/guidance_sweep.py
     licence="weights: Apache-2.0, trained on Fluent Emoji (MIT); text encoder: Gemma terms",
 )
 
