@@ -41,7 +41,7 @@ class MixFFN(nn.Module):
 def gated(x: Tensor) -> Tensor:
     """The first half of the channels of [B, 2 C, H, W], times SiLU of the second."""
     # torch.compile fuses the plain form by itself, and stops at a function with a jvp of its own.
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return Gated.forward(x)
     return Gated.apply(x)
 
