@@ -25,6 +25,7 @@ from opensana.flow.path import interpolate, to_x0
 from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, network_timestep
+from opensana.solving import velocity_of
 from opensana.train.adversary import Adversary, check_blocks, tokens_behind
 from opensana.train.batches import FlowBatch
 from opensana.train.discriminator import discriminator_loss, generator_loss
@@ -130,18 +131,22 @@ class DistillationTask(TransformerTask):
     def train(self, step: int, batch: list[FlowBatch]) -> dict[str, float]:
         part = batch[0].to(self.processes.device)
         judged = self.judged(step, part.noise.shape)
-        fake, values = self._teach(step, part, judged)
-        return {**values, **self._judge(part, judged, fake)}
+        with self._products(part.latents.device):
+            told = self._teachers_text(part)
+        fake, values = self._teach(step, part, judged, told)
+        return {**values, **self._judge(part, judged, told, fake)}
 
     def _teach(
-        self, step: int, batch: FlowBatch, judged: Judged
+        self, step: int, batch: FlowBatch, judged: Judged, told: PreparedText
     ) -> tuple[list[Tensor], dict[str, float]]:
-        """One step of the student; also what the teacher's blocks made of its guesses."""
+        """One step of the student, from the texts as the teacher reads them.
+
+        Also what the teacher's blocks made of the student's guesses.
+        """
         recipe, warmup = self.sprint, self.sprint.consistency.warmup
         self.optimizer.zero_grad()
         x = interpolate(batch.latents, batch.noise, batch.sigma)
         with self._products(x.device):
-            told = self._teachers_text(batch)
             text = self.model.prepare_text(batch.states, batch.mask)
             frozen, change = change_along(
                 self._student(detached(text), judged.guidance),
@@ -174,13 +179,15 @@ class DistillationTask(TransformerTask):
         self.average.update(self.model, step)
         return [part.detach() for part in fake], {**values, "lr": rate, "gradient": norm}
 
-    def _judge(self, batch: FlowBatch, judged: Judged, fake: Sequence[Tensor]) -> dict[str, float]:
+    def _judge(
+        self, batch: FlowBatch, judged: Judged, told: PreparedText, fake: Sequence[Tensor]
+    ) -> dict[str, float]:
         """One step of the adversary."""
         self.adversary_optimizer.zero_grad()
         grid = self._grid(batch.latents)
         with self._products(batch.latents.device):
             with torch.no_grad():
-                real = self._tokens(batch.latents, self._teachers_text(batch), judged)
+                real = self._tokens(batch.latents, told, judged)
             loss = discriminator_loss(self.adversary(real, grid), self.adversary(fake, grid))
         loss.backward()
         self.adversary_optimizer.step(lr=self.sprint.adversary.lr)
@@ -254,14 +261,7 @@ class DistillationTask(TransformerTask):
     def _averaged(self, states: Tensor, mask: Tensor) -> Velocity:
         model = self.average.module
         assert isinstance(model, Transformer)
-        text = model.prepare_text(states, mask)
-        scale = self.recipe.samples.guidance
-
-        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            guidance = x.new_full((len(x),), scale)
-            return model.velocity(x, sigma.expand(len(x)), text, guidance=guidance)
-
-        return velocity
+        return velocity_of(model, model.prepare_text(states, mask), self.recipe.samples.guidance)
 
     def drawn_latents(self) -> Tensor:
         options, device = self.recipe.samples, self.processes.device
