@@ -33,7 +33,7 @@ from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients, distributed, whole
 from opensana.train.precision import check_dtype, products
-from opensana.train.randomness import numpy_generator, samples_of_step, seed_of
+from opensana.train.randomness import drawn_by, numpy_generator, samples_of_step
 from opensana.train.recipe import (
     AutoencoderRecipe,
     OptimizerRecipe,
@@ -194,8 +194,7 @@ class Adversary:
         self.processes = processes
         options, self.weight = recipe.discriminator, recipe.loss.gan
         self.adaptive = recipe.loss.gan_adaptive
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(recipe.seed, "discriminator"))
+        with drawn_by(recipe.seed, "discriminator"):
             self.judge = PatchDiscriminator(width=options.width, depth=options.depth)
         self.judge.to(processes.device)
         self.optimizer = Optimizers(
@@ -233,8 +232,7 @@ def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     if recipe.initial is not None:
         return trainable(load_autoencoder(locate(recipe.initial)))
     assert recipe.model is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(recipe.seed, "initialisation"))
+    with drawn_by(recipe.seed, "initialisation"):
         return Autoencoder(AutoencoderConfig.from_dict(recipe.model))
 
 

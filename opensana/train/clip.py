@@ -27,7 +27,7 @@ from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients
 from opensana.train.precision import check_dtype, products
-from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
+from opensana.train.randomness import drawn_by, numpy_generator, samples_of_step, torch_generator
 from opensana.train.recipe import ClipDataRecipe, ClipRecipe, require
 from opensana.train.saving import Export
 
@@ -171,8 +171,7 @@ class ClipTask:
 
 def initial_clip(config: ClipConfig, seed: int, states: np.ndarray) -> Clip:
     """A random start that depends on the seed alone, fitted to text states [*, S]."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "initialisation"))
+    with drawn_by(seed, "initialisation"):
         model = Clip(config)
     standardise_inputs(model.text.project, states)
     return model

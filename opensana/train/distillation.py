@@ -34,7 +34,7 @@ from opensana.train.loop import ModuleState, drive, require_finite
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients
 from opensana.train.precision import products
-from opensana.train.randomness import numpy_generator, seed_of, torch_generator
+from opensana.train.randomness import drawn_by, numpy_generator, torch_generator
 from opensana.train.recipe import DistillationRecipe, OptimizerRecipe
 from opensana.train.student import student_of
 from opensana.train.transformer import TransformerTask
@@ -70,8 +70,7 @@ class DistillationTask(TransformerTask):
         self.null = self.features.texts.batch([NULL])
         options = recipe.adversary
         check_blocks(self.teacher, options.blocks)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(recipe.seed, "adversary"))
+        with drawn_by(recipe.seed, "adversary"):
             adversary = Adversary(
                 self.teacher.config.width, blocks=options.blocks, width=options.width
             )

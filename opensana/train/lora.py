@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from opensana.errors import ConfigError, MissingExtraError, near
 from opensana.train.loop import ModuleState
-from opensana.train.randomness import seed_of
+from opensana.train.randomness import drawn_by
 from opensana.train.recipe import LoraRecipe
 from opensana.train.saving import Export
 from opensana.weights.lora import FILE, PREFIX, lora_metadata
@@ -35,8 +34,7 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, *, seed: int) -> None:
         lora_dropout=recipe.dropout,
         target_modules=list(recipe.targets),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(seed, "lora"))
+    with drawn_by(seed, "lora"):
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
 
 

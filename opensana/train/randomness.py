@@ -5,6 +5,8 @@ would have drawn. The sample order is a permutation of (seed, epoch).
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -23,6 +25,14 @@ def numpy_generator(*words: int | str) -> np.random.Generator:
 
 def torch_generator(*words: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(seed_of(*words))
+
+
+@contextmanager
+def drawn_by(*words: int | str) -> Iterator[None]:
+    """What layers draw from torch's own generator when they are made, as a function of words."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(*words))
+        yield
 
 
 @lru_cache(maxsize=4)
