@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from opensana.errors import DataError
 
 NULL = -1
 LARGEST_HALF = float(np.finfo(np.float16).max)
+MEASURED = 20_000
 TEXT_KEYS = ("text_encoder", "text_encoder_hash", "instruction", "max_tokens", "text_version")
 
 
@@ -69,6 +71,13 @@ class Texts:
         if not 0 <= caption < len(self.captions):
             raise DataError(f"caption id {caption} is not in 0..{len(self.captions) - 1}")
         return self.states[self.offsets[caption] : self.offsets[caption + 1]]
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean and the deviation [D] of the states, from at most 20,000 evenly spaced ones."""
+        chosen = np.linspace(0, len(self.states) - 1, min(MEASURED, len(self.states))).astype(int)
+        deviation, mean = torch.std_mean(torch.from_numpy(self.states[chosen]).float(), dim=0)
+        return mean, deviation
 
     def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """States [B, N, D] float32, zero behind each caption's end, and the mask [B, N]."""

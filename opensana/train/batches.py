@@ -89,6 +89,8 @@ class Stream:
             for slot, place in zip(slots, chosen, strict=True)
         ]
         latents, states, mask = features.batch(samples, captions)
+        if recipe.data.text_noise:
+            states = states + text_noise(recipe, features, step, slots, mask)
         noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
         return FlowBatch(latents, states, mask, noise, sigma, names, samples, self.weight)
@@ -106,6 +108,20 @@ def choose_caption(
 def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
     """Whether the null caption stands in at this place."""
     return numpy_generator(recipe.seed, step, slot, "dropout").random() < recipe.data.dropout
+
+
+def text_noise(
+    recipe: TransformerRecipe, features: Features, step: int, slots: range, mask: Tensor
+) -> Tensor:
+    """Noise [B, N, D] for the text states at some places of a step, zero where mask [B, N] is."""
+    _, deviation = features.texts.moments
+    noise = torch.zeros(*mask.shape, len(deviation))
+    for row, real, slot in zip(noise, mask, slots, strict=True):
+        generator = torch_generator(recipe.seed, step, slot, "text noise")
+        amount = recipe.data.text_noise * uniform(1, generator)
+        drawn = torch.randn(int(real.sum()), len(deviation), generator=generator)
+        row[real] = amount * deviation * drawn
+    return noise
 
 
 def draw_noise(

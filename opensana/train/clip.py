@@ -73,7 +73,7 @@ class ClipTask:
             f"{self.texts.null.shape[-1]}, as the states in {recipe.data.text}",
         )
         self.ids = caption_ids(self.records, self.texts, recipe.data.text)
-        self.model = initial_clip(config, recipe.seed, self.texts.states)
+        self.model = initial_clip(config, recipe.seed, self.texts)
         self.model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
@@ -169,11 +169,11 @@ class ClipTask:
         return self.average.module
 
 
-def initial_clip(config: ClipConfig, seed: int, states: np.ndarray) -> Clip:
-    """A random start that depends on the seed alone, fitted to text states [*, S]."""
+def initial_clip(config: ClipConfig, seed: int, texts: Texts) -> Clip:
+    """A random start that depends on the seed alone, fitted to the text states."""
     with drawn_by(seed, "initialisation"):
         model = Clip(config)
-    standardise_inputs(model.text.project, states)
+    standardise_inputs(model.text.project, texts)
     return model
 
 

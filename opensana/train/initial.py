@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
 from opensana.data.features import Features
+from opensana.data.texts import Texts
 from opensana.errors import ConfigError
 from opensana.layout import (
     load_transformer,
@@ -90,21 +90,14 @@ def trainable(model: Module) -> Module:
     return settle(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
 
 
-def standardise_captions(model: Transformer, states: np.ndarray) -> None:
-    """Let the transformer start from standardised text states [T, D]."""
-    standardise_inputs(model.caption_projection.linear_1, states)
-
-
 @torch.no_grad()
-def standardise_inputs(layer: nn.Linear, states: np.ndarray, *, at_most: int = 20_000) -> None:
-    """Fold the mean and deviation of text states [T, D] into the first layer that reads them.
+def standardise_inputs(layer: nn.Linear, texts: Texts) -> None:
+    """Fold the mean and deviation of text states into the first layer that reads them.
 
     A few channels of a language model are nearly constant and many times larger than all others;
     an untrained projection sees little else, and all captions look alike to it.
     """
-    chosen = np.linspace(0, len(states) - 1, min(at_most, len(states))).astype(int)
-    sample = torch.from_numpy(states[chosen].astype(np.float32))
-    deviation, mean = torch.std_mean(sample, dim=0)
+    mean, deviation = texts.moments
     layer.weight.div_(deviation.clamp(min=1e-3))
     layer.bias.sub_(layer.weight @ mean)
 

@@ -228,10 +228,13 @@ class FeaturesRecipe:
 
     `sampling`, `temperature` and `threshold` choose among a picture's captions
     (`data.captions.CaptionRule`); `expect` names keys that the cache must have been made with.
+    `text_noise` disturbs each text's states by normal noise of up to so many deviations of their
+    channels (an amount drawn uniformly): words that are met rarely are then not learnt by heart.
     """
 
     folder: str
     dropout: float = 0.1
+    text_noise: float = 0.0
     repeat: int = 1
     sampling: Rule = "power"
     temperature: float = 0.1

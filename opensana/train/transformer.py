@@ -25,7 +25,7 @@ from opensana.layout import load_autoencoder
 from opensana.train.batches import SHOWN, FlowBatch, Stream, fixed_batches, prompt_captions
 from opensana.train.cost import workload
 from opensana.train.ema import Average
-from opensana.train.initial import check_fit, initial_transformer, standardise_captions
+from opensana.train.initial import check_fit, initial_transformer, standardise_inputs
 from opensana.train.loop import ModuleState, Part, drive, require_finite
 from opensana.train.lora import AdapterState, add_adapters, lora_export, trained_parameters
 from opensana.train.optim import Optimizers, base_rate, learning_rate
@@ -101,7 +101,7 @@ class TransformerTask:
         for stream in self.streams:
             check_fit(model.config, stream.features, stream.recipe.data.folder)
         if recipe.standardise_captions and recipe.initial is None:
-            standardise_captions(model, self.features.texts.states)
+            standardise_inputs(model.caption_projection.linear_1, self.features.texts)
         if recipe.lora is not None:
             add_adapters(model, recipe.lora, seed=recipe.seed)
         return model.to(self.processes.device)

@@ -25,6 +25,7 @@ from opensana.data.emoji.prompts import (
     BACKGROUNDS,
     PAIR_ROUNDS,
     Prompt,
+    keywords_of,
     pair_scenes,
     prompts_of,
     scenes_of,
@@ -48,7 +49,7 @@ INSTRUCTION = "diffusers"
 TEXT_BATCH = 32
 PICTURE_BATCH = 16
 # How often a scene of each kind stands in the cache.
-COPIES = {"white": 10, "coloured": 1, "pair": 2}
+COPIES = {"white": 14, "coloured": 2, "pair": 1}
 
 Item = TypeVar("Item")
 Described = tuple[Scene, list[Prompt]]
@@ -89,35 +90,40 @@ def main() -> int:
 def described(data: EmojiData, *, backgrounds: int) -> list[Described]:
     """Every scene of one emoji of the vocabulary, with its prompts."""
     return [
-        (scene, prompts_of(record, scene))
-        for record in data.vocabulary
+        (scene, prompts_of(record, scene, keywords=keywords))
+        for record, keywords in zip(data.vocabulary, keywords_of(data.vocabulary), strict=True)
         for scene in scenes_of(record, backgrounds=backgrounds)
     ]
 
 
 def encode_text(folder: Path, texts: Iterable[str]) -> None:
-    """Write the text folder, unless it is there with the same keys and all texts."""
-    # Prompts of one length make batches without padding.
-    prompts = sorted(texts, key=lambda text: (len(text), text))
+    """Write the text folder; states that are there with the same keys are not made again."""
     source = gemma3_270m_folder()
     keys = text_keys(source)
-    if (folder / "manifest.json").exists() and reusable(folder, keys, prompts):
-        print(f"text states of {len(prompts)} prompts: reused from {folder}", file=sys.stderr)
+    known = known_states(folder, keys)
+    # Prompts of one length make batches without padding.
+    missing = sorted(set(texts) - set(known), key=lambda text: (len(text), text))
+    print(f"text states: {len(known)} known, {len(missing)} to make", file=sys.stderr)
+    if not missing:
         return
     encoder = TextEncoder.load(source, dtype=torch.float32, instruction=INSTRUCTION)
     null = valid_states(encoder.encode_plain([""]))[0]
     with write_text(folder, keys=keys, null=null) as writer:
-        for batch in progress(prompts, TEXT_BATCH, what="prompts"):
+        writer.add(list(known), known.values())
+        for batch in progress(missing, TEXT_BATCH, what="prompts"):
             writer.add(batch, valid_states(encoder.encode(batch)))
 
 
-def reusable(folder: Path, keys: dict[str, object], prompts: Sequence[str]) -> bool:
-    """Whether the text folder has these keys and at least these prompts."""
+def known_states(folder: Path, keys: dict[str, object]) -> dict[str, np.ndarray]:
+    """The states of each prompt in a text folder, if it is there with these keys."""
+    if not (folder / "manifest.json").exists():
+        return {}
     try:
-        return set(prompts) <= set(Texts.open(folder, expect=keys).captions)
+        texts = Texts.open(folder, expect=keys)
     except DataError as error:
         print(f"text states are made anew: {error}", file=sys.stderr)
-        return False
+        return {}
+    return {caption: texts.of(index) for index, caption in enumerate(texts.captions)}
 
 
 def text_keys(source: Path) -> dict[str, object]:

@@ -84,7 +84,8 @@ def captions_of(
             found[text.lower()] = text
             sources[text.lower()] = source
     held_out = _held_out(hexcode, label, sources)
-    return tuple(Caption(sources[key], found[key], key == held_out) for key in found)
+    captions = (Caption(sources[key], found[key], key == held_out) for key in found)
+    return tuple(one for one in captions if one.held_out or not _gives_away(one, held_out))
 
 
 def _held_out(hexcode: str, label: str, sources: Mapping[str, str]) -> str | None:
@@ -99,6 +100,19 @@ def _held_out(hexcode: str, label: str, sources: Mapping[str, str]) -> str | Non
     if len(sources) < 3 or not choices:
         return None
     return min(choices, key=lambda key: hashlib.sha256(f"{hexcode}/{key}".encode()).digest())
+
+
+def _gives_away(caption: Caption, held_out: str | None) -> bool:
+    """Whether one of the words listed behind a label is the held-out caption."""
+    if held_out is None or caption.source != "label+tags":
+        return False
+    return any(alike(word, held_out) for word in caption.text.split(", ")[1:])
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether one is a part of the other, spaces and signs apart: "hot dog" and "hotdogs"."""
+    first, second = (re.sub(r"\W+", "", text.lower()) for text in (one, other))
+    return first in second or second in first
 
 
 def _word_set(text: str) -> set[str]:

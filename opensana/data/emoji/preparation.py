@@ -1,4 +1,4 @@
-"""Make the prepared emoji folder from the two packages; the same bytes every time."""
+"""Make the prepared emoji folder from its packages; the same bytes every time."""
 
 import hashlib
 import io
@@ -27,20 +27,23 @@ from opensana.data.emoji.vocabulary import (
 from opensana.data.publish import published
 from opensana.errors import DataError
 
+KEYWORDS_FILE = "package/dist/emoji-en-US.json"
+
 
 def prepare(to: str | Path, *, archives: str | Path | None = None) -> EmojiData:
-    """Make the prepared folder from the two packages; `archives` holds already packed ones."""
+    """Make the prepared folder from the packages; `archives` holds already packed ones."""
     to = Path(to)
     with TemporaryDirectory(prefix="opensana-emoji-") as download:
         source = Path(archives) if archives is not None else Path(download)
         get = fetch.find if archives is not None else fetch.fetch
         pictures = fetch.read_members(get(fetch.PICTURES, source), _is_picture)
         captions = fetch.read_members(get(fetch.CAPTIONS, source), _is_caption)
-    return build(to, pictures=pictures, captions=captions)
+        keywords = fetch.read_members(get(fetch.KEYWORDS, source), KEYWORDS_FILE.__eq__)
+    return build(to, pictures=pictures, captions={**captions, **keywords})
 
 
 def build(to: Path, *, pictures: Mapping[str, bytes], captions: Mapping[str, bytes]) -> EmojiData:
-    """Write the prepared folder from the members of the two packages, by name."""
+    """Write the prepared folder from the members of the packages, by name."""
     emoji = _read_emoji(captions)
     files = _picture_files(pictures)
     kept = [hexcode for hexcode in emoji if hexcode in files]
@@ -88,6 +91,10 @@ def _read_emoji(captions: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
             for vendor in VENDORS
             for text in [captions.get(f"package/en/shortcodes/{vendor}.json", b"{}")]
         }
+        keywords = {
+            normal("-".join(f"{ord(sign):X}" for sign in emoji)): tuple(words)
+            for emoji, words in json.loads(captions[KEYWORDS_FILE]).items()
+        }
     except (KeyError, ValueError) as error:
         raise DataError(f"the caption package cannot be read: {error}") from error
     emoji: dict[str, dict[str, Any]] = {}
@@ -99,6 +106,7 @@ def _read_emoji(captions: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
                 "hexcode": hexcode,
                 "label": entry["label"],
                 "tags": tuple(base.get("tags", ())),
+                "keywords": keywords.get(normal(base["hexcode"]), ()),
                 "group": groups["groups"].get(str(base.get("group")), "none"),
                 "subgroup": groups["subgroups"].get(str(base.get("subgroup")), "none"),
                 "shortcodes": {
@@ -193,7 +201,7 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 
 def _manifest(folder: Path, records: Sequence[Record], *, pictures_given: int) -> dict[str, Any]:
-    packages = (fetch.PICTURES, fetch.CAPTIONS)
+    packages = (fetch.PICTURES, fetch.CAPTIONS, fetch.KEYWORDS)
     topics: dict[str, int] = {}
     for record in records:
         if record.topic is not None:

@@ -5,17 +5,17 @@ captions. A pair has one prompt, made of two labels.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from opensana.data.emoji.captions import phrases
+from opensana.data.emoji.captions import alike, phrases, words
 from opensana.data.emoji.compose import COLOURS, PAIRS, Scene, describe, describe_reversed
 from opensana.data.emoji.dataset import Record
 
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
-TAG_WEIGHT = 1.0
 LARGEST_SHARE_OF_OTHERS = 0.65
 BACKGROUNDS = 6
 """On so many colours each emoji is trained on."""
@@ -85,18 +85,44 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def prompts_of(record: Record, scene: Scene) -> list[Prompt]:
-    """All training prompts of a scene with one emoji; the weights sum to one."""
+def keywords_of(records: Sequence[Record]) -> list[list[Prompt]]:
+    """The single words that each record is known by, beside its captions.
+
+    A word that names another record is left out, and one that many share weighs the less: drawn
+    as often as a name, both would make blends.
+    """
+    names = {one.text.lower() for record in records for one in record.training_captions}
+    known = [[word for word in _keywords(record) if word not in names] for record in records]
+    owners = Counter(word for mine in known for word in mine)
+    return [[Prompt(word, 1 / owners[word]) for word in mine] for mine in known]
+
+
+def _keywords(record: Record) -> list[str]:
+    """Tags and keywords once each; none of them tells the held-out caption."""
+    held_out = record.held_out_caption
+    spelled = (words(word.lower()) for word in (*record.tags, *record.keywords))
+    return [
+        word
+        for word in dict.fromkeys(spelled)
+        if word is not None and not (held_out and alike(word, held_out.text))
+    ]
+
+
+def prompts_of(
+    record: Record, scene: Scene, *, keywords: Sequence[Prompt] = ()
+) -> list[Prompt]:
+    """All training prompts of a scene with one emoji; the weights sum to one.
+
+    The keywords stand for the white scene alone.
+    """
     label, *others = [caption.text for caption in record.training_captions]
-    white = scene.background == "white"
-    tags = _tags(record) if white else []
-    if not white:
-        others = others[:1]
+    if scene.background != "white":
+        others, keywords = others[:1], ()
     mine, theirs = _forms(label, scene, count=len(FORM_WEIGHTS)), []
     for text in others:
         theirs += _forms(text, scene, count=1)
-    theirs += [Prompt(tag, TAG_WEIGHT) for tag in tags]
-    share = 1 - min(LARGEST_SHARE_OF_OTHERS, 0.25 * (len(others) + len(tags)))
+    theirs += keywords
+    share = 1 - min(LARGEST_SHARE_OF_OTHERS, 0.25 * sum(prompt.weight for prompt in theirs))
     weights: dict[str, float] = {}
     for prompts, mass in ((mine, share), (theirs, 1 - share)):
         total = sum(prompt.weight for prompt in prompts)
@@ -104,12 +130,6 @@ def prompts_of(record: Record, scene: Scene) -> list[Prompt]:
             # Two forms may be one text: "grapes" takes no article.
             weights[prompt.text] = weights.get(prompt.text, 0.0) + mass * prompt.weight / total
     return [Prompt(text, weight) for text, weight in weights.items()]
-
-
-def _tags(record: Record) -> list[str]:
-    """Tags that are not captions already; the held-out caption is none of them."""
-    known = {caption.text.lower() for caption in record.captions}
-    return [tag for tag in record.tags if tag.lower() not in known]
 
 
 def _forms(text: str, scene: Scene, *, count: int) -> list[Prompt]:
