@@ -24,6 +24,11 @@ SHORTCODES = {
     "github": {"1F34E": "apple", "1F431": "cat", "2764": ["heart", "+1"]},
     "joypixels": {"1F34E": ["apple", "rosy_fruit"], "1F431": "kitty_face"},
 }
+KEYWORDS = {
+    "\N{RED APPLE}": ["red_apple", "mac", "pet", "cat face", "rosy", ":)"],
+    "\N{CAT FACE}": ["cat_face", "meow", "pet"],
+    "\N{HEAVY BLACK HEART}\ufe0f": ["red_heart", "valentine"],
+}
 GROUPS = {
     "groups": {"0": "smileys", "1": "people", "3": "animals", "4": "food"},
     "subgroups": {"42": "food-fruit", "34": "animal-mammal", "14": "heart", "25": "person-role"},
@@ -65,4 +70,5 @@ def caption_members() -> dict[str, bytes]:
     data.append({"hexcode": WOMAN, "label": "woman cook", "skins": [dark], "group": 1})
     members = {"package/en/data.json": data, "package/meta/groups.json": GROUPS}
     members |= {f"package/en/shortcodes/{name}.json": codes for name, codes in SHORTCODES.items()}
+    members["package/dist/emoji-en-US.json"] = KEYWORDS
     return {name: json.dumps(value).encode() for name, value in members.items()}

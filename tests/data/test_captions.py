@@ -41,8 +41,8 @@ def test_tags_say_something_new() -> None:
 
 def test_captions_are_different_and_one_is_held_out() -> None:
     codes = {"github": ["apple"], "joypixels": ["apple", "Red_Apple", "rosy_fruit"]}
-    captions = captions_of("1F34E", "red apple", ["fruit"], codes)
-    assert [c.text for c in captions] == ["red apple", "red apple, fruit", "apple", "rosy fruit"]
+    captions = captions_of("1F34E", "red apple", ["diet"], codes)
+    assert [c.text for c in captions] == ["red apple", "red apple, diet", "apple", "rosy fruit"]
     assert [c.text for c in captions if c.held_out] == ["rosy fruit"]
     assert captions[0].source == "label"
 
@@ -60,3 +60,15 @@ def test_the_name_of_another_emoji_is_no_caption() -> None:
 def test_phrases() -> None:
     assert phrases("apple") == ("apple", "an apple", "an emoji of an apple", "apple emoji")
     assert phrases("apple, fruit") == ("apple, fruit",)
+
+
+def test_a_held_out_caption_is_not_listed_behind_the_label() -> None:
+    codes = {"github": ["boom"], "cldr": ["crash_bang"], "joypixels": ["impact"]}
+    captions = captions_of("1F4A5", "collision", ["bomb", "comic"], codes)
+    (held_out,) = (one.text for one in captions if one.held_out)
+    assert any(one.source == "label+tags" for one in captions)
+    again = captions_of("1F4A5", "collision", ["bomb", f"{held_out}s"], codes)
+    assert {one.text for one in captions} - {one.text for one in again} == {
+        "collision, bomb, comic"
+    }
+    assert [one.text for one in again if one.held_out] == [held_out]

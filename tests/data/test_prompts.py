@@ -3,16 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.emoji.dataset import Record
+from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.emoji.preparation import build
-from opensana.data.emoji.prompts import is_held_out_pair, pair_scenes, prompts_of, scenes_of
+from opensana.data.emoji.prompts import (
+    is_held_out_pair,
+    keywords_of,
+    pair_scenes,
+    prompts_of,
+    scenes_of,
+)
 
 Members = dict[str, bytes]
 
 
 @pytest.fixture
-def apple(tmp_path: Path, picture_members: Members, caption_members: Members) -> Record:
-    data = build(tmp_path / "emoji", pictures=picture_members, captions=caption_members)
+def data(tmp_path: Path, picture_members: Members, caption_members: Members) -> EmojiData:
+    return build(tmp_path / "emoji", pictures=picture_members, captions=caption_members)
+
+
+@pytest.fixture
+def apple(data: EmojiData) -> Record:
     return data.find("red apple")
 
 
@@ -36,11 +46,23 @@ def test_the_label_has_a_third_of_the_mass_or_more(apple: Record) -> None:
         assert len(named) == (1 if scene.background == "white" else len(weights))
 
 
-def test_tags_stand_for_the_white_scene_alone(apple: Record) -> None:
+def test_keywords_stand_for_the_white_scene_alone(apple: Record, data: EmojiData) -> None:
+    keywords = keywords_of(data.records)[apple.index]
     white, coloured = scenes_of(apple, backgrounds=1)
-    tags = {prompt.text for prompt in prompts_of(apple, white)} & set(apple.tags)
-    assert tags
-    assert not tags & {prompt.text for prompt in prompts_of(apple, coloured)}
+    texts = {prompt.text for prompt in prompts_of(apple, white, keywords=keywords)}
+    assert {prompt.text for prompt in keywords} <= texts
+    others = {prompt.text for prompt in prompts_of(apple, coloured, keywords=keywords)}
+    assert others == {prompt.text for prompt in prompts_of(apple, coloured)}
+
+
+def test_a_keyword_names_no_other_and_weighs_less_if_it_is_shared(
+    apple: Record, data: EmojiData
+) -> None:
+    keywords = keywords_of(data.records)[apple.index]
+    weights = {prompt.text: prompt.weight for prompt in keywords}
+    # "pet" is a cat's as well as a cat face's; "cat face" is a name, and "rosy" and "fruit" are
+    # parts of the held-out "rosy fruit".
+    assert weights == {"diet": 1, "mac": 1, "pet": pytest.approx(1 / 3)}
 
 
 def many(apple: Record, count: int) -> list[Record]:

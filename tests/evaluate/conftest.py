@@ -21,6 +21,7 @@ def record(index: int, **changes: object) -> Record:
         "hexcode": f"1F{index}",
         "label": f"thing {index}",
         "tags": (),
+        "keywords": (),
         "shortcodes": {},
         "group": "g",
         "subgroup": "s",

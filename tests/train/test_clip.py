@@ -27,8 +27,18 @@ def record(index: int) -> dict[str, Any]:
         {"source": source, "text": f"{source} {index}", "held_out": source == "github"}
         for source in ("label", "tags", "github")
     ]
-    nothing = {"tags": [], "shortcodes": {}, "group": "g", "subgroup": "s", "split": "train"}
+    nothing = {
+        "tags": [],
+        "keywords": [],
+        "shortcodes": {},
+        "group": "g",
+        "subgroup": "s",
+        "split": "train",
+    }
     return {"index": index, "hexcode": f"1F{index}", "label": f"label {index}", **nothing} | {
+        "group": "g",
+        "subgroup": "s",
+        "split": "train",
         "family": str(index),
         "captions": captions,
         "vocabulary": index % 2 == 0,

@@ -15,11 +15,12 @@ from opensana.data.features import NULL, Features, Sample, write_features
 from opensana.errors import ConfigError, DataError, NumericsError
 from opensana.train import transformer as training
 from opensana.train.autoencoder import train_autoencoder
-from opensana.train.batches import choose_caption, draw_noise, drops
-from opensana.train.initial import standardise_captions
+from opensana.train.batches import Stream, choose_caption, draw_noise, drops
+from opensana.train.initial import standardise_inputs
 from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import load_into, read_json, read_safetensors
+from tests.train.conftest import BY_WEIGHT
 
 
 def lines(run: Path) -> list[dict[str, float]]:
@@ -91,16 +92,30 @@ def test_two_buckets_train_and_resume(transformer_recipe, features: Path, tmp_pa
 
 
 def test_standardised_captions_are_seen_with_zero_mean_and_unit_deviation(transformer_recipe):
-    model = training.initial_transformer(transformer_recipe())
-    layer = model.caption_projection.linear_1
-    width = layer.in_features
-    rng = np.random.default_rng(0)
-    states = (rng.normal(size=(500, width)) * 30 + 100).astype(np.float16)
+    recipe = transformer_recipe()
+    model = training.initial_transformer(recipe)
+    layer, texts = model.caption_projection.linear_1, Features.open(recipe.data.folder).texts
     before = layer.weight.detach().clone()
-    standardise_captions(model, states)
-    x = torch.from_numpy(states.astype(np.float32))
+    standardise_inputs(layer, texts)
+    x = torch.tensor(texts.states).float()
     expected = ((x - x.mean(0)) / x.std(0)) @ before.T
     torch.testing.assert_close(layer(x).detach(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_text_noise_is_of_the_place_and_leaves_padding_alone(transformer_recipe, features):
+    quiet = transformer_recipe()
+    data = {"folder": str(features), **BY_WEIGHT, "text_noise": 0.5}
+    noisy = transformer_recipe(data=data)
+    plain, disturbed = (Stream.open(recipe) for recipe in (quiet, noisy))
+    for step in range(3):
+        before, after = (stream.places(step, range(4)) for stream in (plain, disturbed))
+        change = after.states - before.states
+        assert torch.equal(change != 0, before.mask[..., None].expand_as(change))
+        _, deviation = plain.features.texts.moments
+        assert (change / deviation).std() < 0.5
+        halves = [disturbed.places(step, slots).states for slots in (range(2), range(2, 4))]
+        for part, whole in zip(halves, after.states.split(2), strict=True):
+            assert torch.equal(part, whole[:, : part.shape[1]])
 
 
 def test_export_is_the_average(transformer_recipe, tmp_path: Path):

@@ -108,9 +108,7 @@ def _keywords(record: Record) -> list[str]:
     ]
 
 
-def prompts_of(
-    record: Record, scene: Scene, *, keywords: Sequence[Prompt] = ()
-) -> list[Prompt]:
+def prompts_of(record: Record, scene: Scene, *, keywords: Sequence[Prompt] = ()) -> list[Prompt]:
     """All training prompts of a scene with one emoji; the weights sum to one.
 
     The keywords stand for the white scene alone.
