@@ -4,6 +4,6 @@ Importing this package loads neither torch nor any model code: `--help` answers 
 wrong flag or a bad size is refused before anything heavy starts.
 """
 
-from opensana.cli.app import main
+from opensana.cli.app import main, program
 
-__all__ = ["main"]
+__all__ = ["main", "program"]

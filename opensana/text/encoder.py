@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from opensana.errors import ConfigError, RequestError
+from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.text.instruction import instruction as instruction_text
+from opensana.text.library import LibraryDecoder
 from opensana.text.loading import load_model, load_tokenizer, part_of
-
-_CACHEABLE_LAYERS = {"full_attention", "sliding_attention"}
+from opensana.text.prefix import Prefix, stored_prefix
 
 
 @dataclass(frozen=True)
@@ -32,34 +33,6 @@ class TextStates:
 
     states: Tensor
     mask: Tensor
-
-
-@dataclass(frozen=True)
-class _Prefix:
-    """The instruction's tokens but the last, which may merge with the prompt's first."""
-
-    tokens: list[int]
-    first_state: Tensor  # [1, 1, D]
-    layers: list[tuple[Tensor, Tensor]]  # keys and values, each [1, heads, P, head size]
-
-    def cache(self, length: int, batch: int) -> Any:
-        """A new key-value cache of the first `length` tokens, for `batch` prompts.
-
-        A plain DynamicCache: one that knows of sliding windows would drop keys that a shorter
-        prefix still needs. The window is applied by the attention mask all the same. Growing it
-        copies, so the stored tensors stay as they are.
-        """
-        from transformers import DynamicCache
-
-        return DynamicCache(
-            [
-                (
-                    keys[:, :, :length].expand(batch, -1, -1, -1),
-                    values[:, :, :length].expand(batch, -1, -1, -1),
-                )
-                for keys, values in self.layers
-            ]
-        )
 
 
 @dataclass(frozen=True)
@@ -81,17 +54,20 @@ class TextEncoder:
         instruction: str = "diffusers",
         max_tokens: int = KEPT_TOKENS,
     ) -> None:
-        """`model` returns the states after its final norm first; `instruction` is a name."""
-        if getattr(_text_config(model), "use_bidirectional_attention", False):
+        """`model` is one of transformers or Gemma3TextModel; `instruction` is a name."""
+        self.model = model.eval().requires_grad_(False)
+        ours = isinstance(model, Gemma3TextModel)
+        self._decoder = model if ours else LibraryDecoder(model)
+        if not ours and getattr(self._decoder.config, "use_bidirectional_attention", False):
             raise ConfigError(
                 "the text encoder must be a decoder: this one attends in both directions"
             )
-        self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.instruction = instruction_text(instruction)
         self._plain = _Window(limit=max_tokens, tail=1)
         self._window = self._instructed_window(max_tokens) if self.instruction else self._plain
-        self._prefix: _Prefix | None = None
+        self._prefix: Prefix | None = None
+        self._prefix_folder: Path | None = None
         self._empty: TextStates | None = None
 
     @classmethod
@@ -105,17 +81,20 @@ class TextEncoder:
         max_tokens: int = KEPT_TOKENS,
     ) -> Self:
         """Read `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
-        model = load_model(part_of(folder, "text_encoder"), dtype).to(device)
+        part = part_of(folder, "text_encoder")
+        model = load_model(part, dtype).to(device)
         tokenizer = load_tokenizer(part_of(folder, "tokenizer"))
-        return cls(model, tokenizer, instruction=instruction, max_tokens=max_tokens)
+        encoder = cls(model, tokenizer, instruction=instruction, max_tokens=max_tokens)
+        encoder._prefix_folder = part
+        return encoder
 
     @property
     def hidden_size(self) -> int:
-        return _text_config(self.model).hidden_size
+        return self._decoder.hidden_size
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return next(self.model.parameters()).device
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
         """States of the prompts, each read behind the instruction."""
@@ -137,10 +116,8 @@ class TextEncoder:
         """The end of the (lower-cased) prompt that is not read because it is too long, or None."""
         text = _clean(prompt) if plain else self.instruction + _clean(prompt)
         window = self._plain if plain else self._window
-        offsets = self._tokenise([text], window.limit, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
-        end = max((end for _, end in offsets[0]), default=0)
+        (offsets,) = self._tokenise([text], window.limit, offsets=True)["offset_mapping"]
+        end = max((end for _, end in offsets), default=0)
         return text[end:].strip() or None
 
     def _instructed_window(self, max_tokens: int) -> _Window:
@@ -148,8 +125,10 @@ class TextEncoder:
         length = len(self.tokenizer(self.instruction)["input_ids"])
         return _Window(limit=length + max_tokens - 2, tail=length - 1)
 
-    def _tokenise(self, texts: Sequence[str], limit: int, **options: Any) -> Any:
-        return self.tokenizer(list(texts), truncation=True, max_length=limit, **options)
+    def _tokenise(self, texts: Sequence[str], limit: int, *, offsets: bool = False) -> Any:
+        return self.tokenizer(
+            list(texts), truncation=True, max_length=limit, return_offsets_mapping=offsets
+        )
 
     def _tokens(self, texts: Sequence[str], limit: int) -> list[list[int]]:
         """Tokens of each text; one without any becomes a padding token: something must be read."""
@@ -177,7 +156,7 @@ class TextEncoder:
         mask = (torch.arange(kept.shape[1]) < counts[:, None]).to(kept.device)
         return TextStates(states=kept.masked_fill(~mask[..., None], 0), mask=mask)
 
-    def _states(self, rows: list[list[int]], prefix: _Prefix | None, shared: int) -> Tensor:
+    def _states(self, rows: list[list[int]], prefix: Prefix | None, shared: int) -> Tensor:
         """States [B, L - shared, D] behind the shared tokens.
 
         Short rows are padded on the right, where causal attention never looks: no mask is needed.
@@ -185,37 +164,37 @@ class TextEncoder:
         longest = max(len(row) for row in rows)
         padded = [row[shared:] + [self._padding] * (longest - len(row)) for row in rows]
         tokens = torch.tensor(padded, device=self.device)
-        if prefix is None or shared == 0:
-            return self.model(input_ids=tokens, use_cache=False)[0]
-        cache = prefix.cache(shared, len(rows))
-        return self.model(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+        past = prefix.first(shared) if prefix is not None and shared else None
+        return self._decoder(tokens, past)[0]
 
-    def _shared_prefix(self) -> _Prefix | None:
+    def _shared_prefix(self) -> Prefix | None:
         """The instruction's prefix, computed on first use.
 
         None for models with other state than keys and values (recurrent layers): they read the
         instruction anew each time.
         """
-        layers = set(getattr(_text_config(self.model), "layer_types", None) or ())
-        if self._prefix is None and layers <= _CACHEABLE_LAYERS:
+        if self._prefix is None and self._decoder.can_continue:
             self._prefix = self._read_instruction()
         return self._prefix
 
-    def _read_instruction(self) -> _Prefix | None:
-        from transformers import DynamicCache
+    def write_prefix(self, folder: Path) -> None:
+        """Store what the model makes of the instruction beside its weights, for later loads."""
+        prefix = self._shared_prefix()
+        assert prefix is not None, "no instruction, or a model that cannot go on from one"
+        prefix.write(folder)
 
+    @torch.no_grad()
+    def _read_instruction(self) -> Prefix | None:
         tokens = self.tokenizer(self.instruction)["input_ids"][:-1]
         if not tokens:
             return None
-        cache: Any = DynamicCache()
-        output = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        filled: list[Any] = cache.layers
-        layers = [(layer.keys, layer.values) for layer in filled]
-        return _Prefix(tokens=tokens, first_state=output[0][:, :1].clone(), layers=layers)
+        if isinstance(self._decoder, Gemma3TextModel) and self._prefix_folder is not None:
+            config = self._decoder.config
+            stored = stored_prefix(self._prefix_folder, tokens, config)
+            if stored is not None:
+                return stored.to(self._decoder.norm.weight)
+        states, layers = self._decoder(torch.tensor([tokens], device=self.device))
+        return Prefix(tokens=tokens, first_state=states[:, :1].clone(), layers=layers)
 
 
 def _clean(prompt: str) -> str:
@@ -223,7 +202,7 @@ def _clean(prompt: str) -> str:
     return prompt.lower().strip()
 
 
-def _shared_length(prefix: _Prefix | None, rows: list[list[int]]) -> int:
+def _shared_length(prefix: Prefix | None, rows: list[list[int]]) -> int:
     """Tokens that every row shares with the prefix, leaving each row at least one to compute."""
     if prefix is None:
         return 0
@@ -233,7 +212,3 @@ def _shared_length(prefix: _Prefix | None, rows: list[list[int]]) -> int:
 def _common(one: list[int], other: list[int]) -> int:
     pairs = zip(one, other, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-def _text_config(model: Any) -> Any:
-    return model.config.get_text_config(decoder=True)

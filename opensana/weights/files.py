@@ -223,12 +223,19 @@ def _check_index(path: Path, variant: str | None, state: Mapping[str, object]) -
 # ------------------------------------------------------------------ into a module
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], *, where: str | Path) -> None:
-    """Strict load; the module may be on `meta`. Each problem names the file and the tensor."""
+def load_into(
+    module: nn.Module, state: Mapping[str, Tensor], *, where: str | Path, finite: bool = True
+) -> None:
+    """Strict load; the module may be on `meta`. Each problem names the file and the tensor.
+
+    Without `finite` no value is looked at, so that mapped tensors are not read yet.
+    """
     expected = dict(module.state_dict())
     _check_keys(expected, state, where)
     for key, tensor in state.items():
-        _check_tensor(key, tensor, expected[key], where)
+        _check_shape(key, tensor, expected[key], where)
+    if finite:
+        check_finite(state, where=where)
     module.load_state_dict(dict(state), strict=True, assign=True)
 
 
@@ -246,13 +253,12 @@ def _check_keys(
         raise WeightsError(f"{where}: the weights do not fit the model: {'; '.join(problems)}")
 
 
-def _check_tensor(key: str, tensor: Tensor, expected: Tensor, where: str | Path) -> None:
+def _check_shape(key: str, tensor: Tensor, expected: Tensor, where: str | Path) -> None:
     if tensor.shape != expected.shape:
         raise WeightsError(
             f"{where}: {key!r} has the shape {tuple(tensor.shape)}, "
             f"the model needs {tuple(expected.shape)}"
         )
-    check_finite({key: tensor}, where=where)
 
 
 def check_finite(state: Mapping[str, Tensor], *, where: str | Path) -> None:

@@ -42,7 +42,7 @@ from opensana.encode.encoders import (
 from opensana.errors import DataError, OpensanaError
 from opensana.layout import load_autoencoder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import gemma3_270m_folder
+from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS
 
 INSTRUCTION = "diffusers"
@@ -99,7 +99,7 @@ def described(data: EmojiData, *, backgrounds: int) -> list[Described]:
 def encode_text(folder: Path, texts: Iterable[str]) -> None:
     """Write the text folder; states that are there with the same keys are not made again."""
     source = gemma3_270m_folder()
-    keys = text_keys(source)
+    keys = text_keys()
     known = known_states(folder, keys)
     # Prompts of one length make batches without padding.
     missing = sorted(set(texts) - set(known), key=lambda text: (len(text), text))
@@ -126,11 +126,10 @@ def known_states(folder: Path, keys: dict[str, object]) -> dict[str, np.ndarray]
     return {caption: texts.of(index) for index, caption in enumerate(texts.captions)}
 
 
-def text_keys(source: Path) -> dict[str, object]:
+def text_keys() -> dict[str, object]:
     return {
         "text_encoder": "gemma-3-270m",
-        # The folder's name carries the digest of the package's weights.
-        "text_encoder_hash": source.name,
+        "text_encoder_hash": SHA256,
         "instruction": INSTRUCTION,
         "max_tokens": KEPT_TOKENS,
         "text_version": TEXT_VERSION,

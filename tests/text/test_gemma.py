@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
+import random
 import shutil
 import sys
 import types
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from opensana.errors import MissingExtraError, WeightsError
 from opensana.text import gemma
 from opensana.text.encoder import TextEncoder
+from opensana.text.instruction import COMPLEX_HUMAN_INSTRUCTION
 from opensana.text.loading import load_tokenizer
 
 
@@ -167,22 +170,68 @@ def test_the_real_tokenizer_reads_as_gemmas_own_class_does(tmp_path: Path) -> No
     assert type(theirs).__name__ == "GemmaTokenizer" != type(ours).__name__
     texts = ["a red apple", "", "  two  spaces\n", "Émile's 日本 \U0001f408", "<bos> <unused3> a"]
     for options in ({}, {"truncation": True, "max_length": 3}):
-        assert ours(texts, **options).data == theirs(texts, **options).data
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert ours(texts, **options)["input_ids"] == theirs(texts, **options)["input_ids"]
+    for text in texts:
+        mine, reference = (one(text, return_offsets_mapping=True) for one in (ours, theirs))
+        assert mine["input_ids"] == reference["input_ids"]
+        assert mine["offset_mapping"] == reference["offset_mapping"]
+    for name in ("eos_token_id", "pad_token_id"):
         assert getattr(ours, name) == getattr(theirs, name)
+
+
+ASCII = ["a red apple", "", "  two  spaces\n\n\ttabs", "<bos> <unused3> a", "e=mc^2; x-ray 12,345"]
+
+
+@pytest.mark.gemma
+@needs_weights
+def test_texts_in_ascii_have_the_same_tokens_without_the_whole_file() -> None:
+    ours = load_tokenizer(gemma.gemma3_270m_folder())
+    whole = Tokenizer.from_file(str(ours.file))
+    words = " ".join(word for word in whole.get_vocab() if word.isascii()).split(" ")
+    random.Random(0).shuffle(words)
+    texts = [
+        *ASCII,
+        COMPLEX_HUMAN_INSTRUCTION,
+        *(" ".join(words[i : i + 20]) for i in range(0, 60_000, 20)),
+    ]
+    assert ours(texts)["input_ids"] == [row.ids for row in whole.encode_batch(texts)]
+    assert "_any" not in vars(ours)
+    assert ours("\N{CAT FACE}")["input_ids"] == whole.encode("\N{CAT FACE}").ids
+    assert "_any" in vars(ours)
+
+
+@pytest.mark.gemma
+@needs_weights
+def test_the_stored_instruction_is_what_the_model_makes_of_it(tmp_path: Path) -> None:
+    folder = gemma.gemma3_270m_folder()
+    for path in folder.iterdir():
+        if path.name != "instruction.safetensors":
+            (tmp_path / path.name).symlink_to(path)
+    with_it, without = (TextEncoder.load(one) for one in (folder, tmp_path))
+    states = [encoder.encode(["a red apple"]).states for encoder in (with_it, without)]
+    torch.testing.assert_close(*states, atol=1e-4, rtol=0)
+    assert without._prefix is not None
+    without._prefix.write(tmp_path)
+    again = TextEncoder.load(tmp_path, dtype=torch.bfloat16)
+    assert again.encode(["a red apple"]).states.dtype == torch.bfloat16
+    official = TextEncoder.load(tmp_path, instruction="official").encode(["a red apple"])
+    assert not torch.equal(official.states, states[1])
 
 
 @pytest.mark.gemma
 @needs_weights
 def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
     from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
+    from transformers import AutoModel, AutoTokenizer
 
     encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
     prompts = ["A red apple on a blue background"]
     ours, ours_plain = encoder.encode(prompts), encoder.encode_plain([""])
     batch = encoder.encode(["a cat", *prompts])
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline: Any = SanaPipeline(encoder.tokenizer, encoder.model, **parts)
+    folder = gemma.gemma3_270m_folder()
+    reader, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    pipeline: Any = SanaPipeline(reader, model, **parts)
     with torch.no_grad():
         states, mask, negative, negative_mask = pipeline.encode_prompt(
             prompts,

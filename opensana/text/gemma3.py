@@ -1,0 +1,254 @@
+"""The decoder of Gemma 3 (arXiv 2503.19786, section 2), for its states alone.
+
+The numbers, names and files of transformers' Gemma3TextModel, in a fraction of the time that
+importing that library takes. Other language models are read by it.
+"""
+
+# B batch, L new tokens, P past tokens, D hidden size, H heads, K key-value heads, E head size
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opensana.errors import WeightsError
+from opensana.weights.files import load_into, read_json, read_safetensors, write_json
+from opensana.weights.files import write_safetensors as write_weights
+
+MODEL_TYPE = "gemma3_text"
+SLIDING, FULL = "sliding_attention", "full_attention"
+# What a configuration may ask for that is not computed here.
+ABSENT = {
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "use_bidirectional_attention": False,
+}
+Past = tuple[Tensor, Tensor]
+"""Keys and values [B, K, P, E] of one layer."""
+
+
+@dataclass(frozen=True)
+class Gemma3Config:
+    """The numbers of a config.json; `source` is all of it, to be written again."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    query_pre_attn_scalar: float
+    sliding_window: int
+    layer_types: tuple[str, ...]
+    rope_theta: dict[str, float]
+    pad_token_id: int | None = None
+    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma3Config | None":
+        """None where the configuration is of another model, or asks for more than this module."""
+        if values.get("model_type") != MODEL_TYPE:
+            return None
+        ropes, layers = values.get("rope_parameters"), values.get("layer_types")
+        if not isinstance(ropes, dict) or not isinstance(layers, list):
+            return None
+        if set(layers) - {SLIDING, FULL} or set(layers) - set(ropes):
+            return None
+        if any(rope.get("rope_type") != "default" for rope in ropes.values()):
+            return None
+        if any(values.get(name, usual) != usual for name, usual in ABSENT.items()):
+            return None
+        given = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+        try:
+            theta = {name: float(rope["rope_theta"]) for name, rope in ropes.items()}
+            given |= {"layer_types": tuple(layers), "rope_theta": theta, "source": values}
+            return cls(**given)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"the text encoder's config.json is damaged: {error}") from error
+
+
+class Norm(nn.Module):
+    """Gemma's RMS norm, all of it in float32, whose weight is a difference from one."""
+
+    def __init__(self, channels: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        normal = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return (normal * (1.0 + self.weight.float())).type_as(x)
+
+
+class Attention(nn.Module):
+    """Causal attention over all tokens or a window, keys and values shared by several heads."""
+
+    def __init__(self, config: Gemma3Config) -> None:
+        super().__init__()
+        width, size = config.hidden_size, config.head_dim
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        self.size, self.scale = size, config.query_pre_attn_scalar**-0.5
+        self.q_proj = nn.Linear(width, heads * size, bias=False)
+        self.k_proj = nn.Linear(width, shared * size, bias=False)
+        self.v_proj = nn.Linear(width, shared * size, bias=False)
+        self.o_proj = nn.Linear(heads * size, width, bias=False)
+        self.q_norm = Norm(size, config.rms_norm_eps)
+        self.k_norm = Norm(size, config.rms_norm_eps)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
+    ) -> tuple[Tensor, Past]:
+        """New states [B, L, D], and the keys and values of all tokens read so far."""
+        query = rotated(self.q_norm(self._heads(self.q_proj(x))), *rope)
+        key = rotated(self.k_norm(self._heads(self.k_proj(x))), *rope)
+        value = self._heads(self.v_proj(x))
+        if past is not None:
+            key, value = (
+                torch.cat([old.expand(len(x), -1, -1, -1), new], dim=2)
+                for old, new in zip(past, (key, value), strict=True)
+            )
+        groups = query.shape[1] // key.shape[1]
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key.repeat_interleave(groups, dim=1),
+            value.repeat_interleave(groups, dim=1),
+            attn_mask=mask,
+            scale=self.scale,
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2)), (key, value)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.size)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """A gated feed-forward network with a GELU (arXiv 2002.05202)."""
+
+    def __init__(self, config: Gemma3Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.gelu(self.gate_proj(x), approximate="tanh") * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward network, each with a norm before and behind."""
+
+    def __init__(self, config: Gemma3Config) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn = Attention(config)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = Norm(width, eps)
+        self.post_attention_layernorm = Norm(width, eps)
+        self.pre_feedforward_layernorm = Norm(width, eps)
+        self.post_feedforward_layernorm = Norm(width, eps)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
+    ) -> tuple[Tensor, Past]:
+        mixed, read = self.self_attn(self.input_layernorm(x), rope, mask, past)
+        x = x + self.post_attention_layernorm(mixed)
+        return x + self.post_feedforward_layernorm(
+            self.mlp(self.pre_feedforward_layernorm(x))
+        ), read
+
+
+class Gemma3TextModel(nn.Module):
+    """Tokens to states behind the final norm."""
+
+    can_continue = True
+
+    def __init__(self, config: Gemma3Config) -> None:
+        super().__init__()
+        self.config, self.hidden_size = config, config.hidden_size
+        # Drawing it on `meta`, to be replaced at once, would import torch's compiler.
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
+        self.layers = nn.ModuleList(Layer(config) for _ in config.layer_types)
+        self.norm = Norm(config.hidden_size, config.rms_norm_eps)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        config: Gemma3Config,
+        *,
+        dtype: torch.dtype | None,
+        variant: str | None = None,
+    ) -> "Gemma3TextModel":
+        """Read the weights of a folder, mapped where they lie; those of a head are left out."""
+        stored = read_safetensors(folder, variant=variant)
+        state = {
+            name.removeprefix("model."): value
+            for name, value in stored.items()
+            if name != "lm_head.weight"
+        }
+        with torch.device("meta"):
+            model = cls(config)
+        load_into(model, state, where=folder, finite=False)
+        return model.to(dtype)
+
+    def forward(
+        self, tokens: Tensor, past: Sequence[Past] | None = None
+    ) -> tuple[Tensor, list[Past]]:
+        """States [B, L, D] of tokens [B, L], and each layer's keys and values [B, K, P + L, E].
+
+        `past` is what an earlier call gave for the P tokens before, of this batch or of one row
+        that all share.
+        """
+        x = self.embed_tokens(tokens)
+        x = x * torch.tensor(self.hidden_size**0.5, dtype=x.dtype)
+        seen = torch.arange((past[0][0].shape[2] if past else 0) + tokens.shape[1], device=x.device)
+        new = seen[-tokens.shape[1] :]
+        ropes = {kind: self._rope(kind, new, x.dtype) for kind in self.config.rope_theta}
+        masks = {kind: self._mask(kind, new, seen) for kind in (SLIDING, FULL)}
+        read: list[Past] = []
+        for index, (kind, layer) in enumerate(
+            zip(self.config.layer_types, self.layers, strict=True)
+        ):
+            x, pair = layer(x, ropes[kind], masks[kind], past[index] if past else None)
+            read.append(pair)
+        return self.norm(x), read
+
+    def _rope(self, kind: str, places: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [L, E] of rotary positions (arXiv 2104.09864)."""
+        size = self.config.head_dim
+        half = torch.arange(0, size, 2, device=places.device).float() / size
+        angles = places[:, None].float() / self.config.rope_theta[kind] ** half
+        both = torch.cat([angles, angles], dim=-1)
+        return both.cos().to(dtype), both.sin().to(dtype)
+
+    def _mask(self, kind: str, new: Tensor, seen: Tensor) -> Tensor:
+        """Which of all places [L, P + L] each new one looks at."""
+        away = new[:, None] - seen
+        window = self.config.sliding_window if kind == SLIDING else len(seen)
+        return (away >= 0) & (away < window)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write config.json and model.safetensors, as transformers reads them."""
+        state = self.state_dict()
+        write_weights(state, folder, name="model")
+        dtype = str(state["norm.weight"].dtype).removeprefix("torch.")
+        write_json(folder / "config.json", {**self.config.source, "dtype": dtype})
+
+
+def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """x [B, heads, L, E] turned by its positions; the halves of E are the parts of each pair."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat([-second, first], dim=-1) * sine
+
+
+def gemma3_config(folder: Path) -> Gemma3Config | None:
+    """The configuration in a folder, None if another module has to read it."""
+    return Gemma3Config.from_dict(read_json(folder / "config.json"))

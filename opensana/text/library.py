@@ -1,0 +1,54 @@
+"""Language models of transformers behind the one call that text states need."""
+
+# B batch, L new tokens, P past tokens, D hidden size, K key-value heads, E head size
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+CACHEABLE = {"full_attention", "sliding_attention"}
+Past = tuple[Tensor, Tensor]
+
+
+class LibraryDecoder:
+    """A decoder of transformers, called as Gemma3TextModel is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self.config: Any = self.model.config.get_text_config(decoder=True)
+        self.hidden_size: int = self.config.hidden_size
+
+    @property
+    def can_continue(self) -> bool:
+        """Whether keys and values are all that the model knows of the tokens before.
+
+        Recurrent layers have other state.
+        """
+        return set(getattr(self.config, "layer_types", None) or ()) <= CACHEABLE
+
+    def __call__(
+        self, tokens: Tensor, past: Sequence[Past] | None = None
+    ) -> tuple[Tensor, list[Past]]:
+        """States [B, L, D] of tokens [B, L], and each layer's keys and values [B, K, P + L, E]."""
+        if not self.can_continue:
+            return self.model(input_ids=tokens, use_cache=False)[0], []
+        cache = _cache(past, len(tokens))
+        states = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+        return states, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _cache(past: Sequence[Past] | None, batch: int) -> Any:
+    """A new key-value cache.
+
+    A plain DynamicCache: one that knows of sliding windows would drop keys that a shorter prefix
+    still needs. The window is applied by the attention mask all the same. Growing it copies, so
+    `past` stays as it is.
+    """
+    from transformers import DynamicCache
+
+    if past is None:
+        return DynamicCache()
+    return DynamicCache(
+        [tuple(part.expand(batch, -1, -1, -1) for part in layer) for layer in past]  # pyright: ignore[reportArgumentType]
+    )
