@@ -3,6 +3,9 @@
     python recipes/emoji/encode.py --data data/emoji --autoencoder runs/NAME/export \
         --to data/emoji-features
 
+    python recipes/emoji/encode.py --autoencoder runs/NAME/export --sizes 256 512 \
+        --backgrounds 2 --pairs 4 --to data/emoji-features-512
+
 The text states are made once, into the folder TO-text; a later run with another autoencoder reuses
 them. About half an hour for the text and some minutes for the latents on two cores.
 """
@@ -67,6 +70,9 @@ def main() -> int:
     parser.add_argument("--edges", action="store_true", help="cache edges of the scenes instead")
     parser.add_argument(
         "--pairs", type=int, default=PAIR_ROUNDS, help="scenes of each emoji with another"
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[SIZE], help="sides of the pictures in pixels"
     )
     for kind, copies in COPIES.items():
         parser.add_argument(
@@ -143,14 +149,14 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
     ids = {caption: index for index, caption in enumerate(Texts.open(text).captions)}
     keys = {
         "autoencoder": encoder_hash(model),
-        "resolution": SIZE,
+        "resolution": max(arguments.sizes),
         "pictures": data.manifest["sha256"]["pictures.npy"],
         "latent_version": LATENT_VERSION,
         "edges": arguments.edges,
     }
     with write_features(arguments.to, keys=keys, text=text) as writer:
-        for batch in progress(scenes, PICTURE_BATCH, what="scenes"):
-            pixels = compose_batch([scene for scene, _ in batch], data.pictures)
+        for size, batch in sized(scenes, arguments.sizes):
+            pixels = compose_batch([scene for scene, _ in batch], data.pictures, size=size)
             if arguments.edges:
                 pixels = edges(pixels)
             samples = [sample(scene, prompts, ids) for scene, prompts in batch]
@@ -160,6 +166,15 @@ def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], t
                 count = getattr(arguments, f"{kind_of(described[0])}_copies")
                 writer.add(np.stack([latent] * count), [entry] * count)
     report(arguments.to)
+
+
+def sized(
+    scenes: Sequence[Described], sizes: Sequence[int]
+) -> Iterator[tuple[int, Sequence[Described]]]:
+    """Batches of all scenes at each size in pixels."""
+    for size in sizes:
+        for batch in progress(scenes, PICTURE_BATCH, what=f"scenes of {size} pixels"):
+            yield size, batch
 
 
 def kind_of(scene: Scene) -> str:

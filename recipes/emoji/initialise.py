@@ -4,7 +4,8 @@
 
 Takes about a minute. The result is the best linear code of 32 numbers for a 32 x 32 patch, held
 exactly by a DC-AE (opensana/autoencoder/principal.py); on held-out pictures it gives the figure
-that a trained autoencoder must beat.
+that a trained autoencoder must beat. `--compression 8 --channels 16` makes the shallower one that
+benchmarks/compression.py compares it with.
 """
 
 import argparse
@@ -22,20 +23,32 @@ from opensana.train.saving import Export
 
 WIDTHS = (16, 16, 32, 64, 128, 256)
 RESIDUAL, ATTENTION = "ResBlock", "EfficientViTBlock"
-CONFIG = AutoencoderConfig(
-    encoder_block_types=(RESIDUAL,) * 5 + (ATTENTION,),
-    decoder_block_types=(RESIDUAL,) * 5 + (ATTENTION,),
-    encoder_block_out_channels=WIDTHS,
-    decoder_block_out_channels=WIDTHS,
-    encoder_layers_per_block=(0, 1, 1, 1, 2, 2),
-    decoder_layers_per_block=(0, 1, 1, 2, 2, 2),
-    encoder_qkv_multiscales=((),) * 5 + ((5,),),
-    decoder_qkv_multiscales=((),) * 5 + ((5,),),
-    downsample_block_type="Conv",
-    upsample_block_type="pixel_shuffle",
-    scaling_factor=1.0,
-)
+ENCODER_LAYERS, DECODER_LAYERS = (0, 1, 1, 1, 2, 2), (0, 1, 1, 2, 2, 2)
+COMPRESSIONS = (8, 16, 32)
 SIZE = 256
+
+
+def configuration(compression: int, channels: int) -> AutoencoderConfig:
+    """The first stages of one design, down to a compression; attention in the last."""
+    stages = compression.bit_length()
+    types = (RESIDUAL,) * (stages - 1) + (ATTENTION,)
+    scales = ((),) * (stages - 1) + ((5,),)
+    return AutoencoderConfig(
+        latent_channels=channels,
+        encoder_block_types=types,
+        decoder_block_types=types,
+        encoder_block_out_channels=WIDTHS[:stages],
+        decoder_block_out_channels=WIDTHS[:stages],
+        encoder_layers_per_block=ENCODER_LAYERS[:stages],
+        decoder_layers_per_block=DECODER_LAYERS[:stages],
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        decoder_norm_types=("rms_norm",) * stages,
+        decoder_act_fns=("silu",) * stages,
+        downsample_block_type="Conv",
+        upsample_block_type="pixel_shuffle",
+        scaling_factor=1.0,
+    )
 
 
 def patches_of(source: PictureSource, size: int, *, every: int = 3) -> Tensor:
@@ -50,9 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--to", type=Path, default=Path("runs/emoji-initial"))
+    parser.add_argument("--compression", type=int, choices=COMPRESSIONS, default=32)
+    parser.add_argument("--channels", type=int, default=32)
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    model = Autoencoder(CONFIG)
+    model = Autoencoder(configuration(arguments.compression, arguments.channels))
     source = PictureSource.open(arguments.data, split="train")
     code = principal_code(patches_of(source, model.compression), model.latent_channels)
     start_from(model, code)

@@ -54,6 +54,17 @@ def test_batches_stack(pictures: np.ndarray) -> None:
     assert compose_batch([Scene((0,)), Scene((1,))], pictures).shape == (2, SIZE, SIZE, 3)
 
 
+def test_larger_scenes_have_the_same_parts_at_their_own_size(pictures: np.ndarray) -> None:
+    pair = Scene((0, 1), "white", position="left of")
+    large, small = (compose(pair, pictures, size=size) for size in (2 * SIZE, SIZE))
+    assert large.shape == (2 * SIZE, 2 * SIZE, 3)
+    assert np.abs(large[::2, ::2].astype(int) - small).mean() < 1
+    # Half of 512 pixels is the size that the pictures have: nothing is resampled.
+    square = large[SIZE // 2 : -SIZE // 2, SIZE:]
+    assert (square == compose(Scene((1,), "white"), pictures)).all()
+    assert compose(Scene((0,), "white"), pictures, size=384).shape == (384, 384, 3)
+
+
 def test_descriptions() -> None:
     assert describe(Scene((0,)), "red apple") == "a red apple"
     assert describe(Scene((0,)), "ox", mention_white=True) == "an ox on a white background"

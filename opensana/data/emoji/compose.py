@@ -71,9 +71,9 @@ class Scene:
                 raise DataError(f"a scene cannot have {value!r}{near(value, list(table))}")
 
 
-def compose(scene: Scene, pictures: np.ndarray) -> np.ndarray:
-    """Draw a scene from RGBA pictures [K, 256, 256, 4] as RGB uint8 [256, 256, 3]."""
-    canvas = np.empty((SIZE, SIZE, 3), dtype=np.float32)
+def compose(scene: Scene, pictures: np.ndarray, *, size: int = SIZE) -> np.ndarray:
+    """Draw a scene from RGBA pictures [K, 256, 256, 4] as RGB uint8 [size, size, 3]."""
+    canvas = np.empty((size, size, 3), dtype=np.float32)
     canvas[:] = COLOURS[scene.background]
     pair = len(scene.emoji) == 2
     scale = PAIR_SCALE if pair else SCALES[scene.size]
@@ -83,10 +83,10 @@ def compose(scene: Scene, pictures: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
 
 
-def box(scale: float, place: tuple[float, float]) -> tuple[int, int, int, int]:
+def box(scale: float, place: tuple[float, float], *, size: int = SIZE) -> tuple[int, int, int, int]:
     """Left, top, right and bottom in pixels of an emoji at a place."""
-    side = round(SIZE * scale)
-    left, top = (round((SIZE - side) * share) for share in place)
+    side = round(size * scale)
+    left, top = (round((size - side) * share) for share in place)
     return left, top, left + side, top + side
 
 
@@ -94,9 +94,9 @@ def _paste(
     canvas: np.ndarray, picture: np.ndarray, *, scale: float, place: tuple[float, float]
 ) -> None:
     """Lay a picture over the canvas; colours are premultiplied by alpha before resampling."""
-    left, top, right, bottom = box(scale, place)
+    left, top, right, bottom = box(scale, place, size=len(canvas))
     side = right - left
-    if side == SIZE:
+    if side == len(picture):
         alpha = picture[..., 3:].astype(np.float32) / 255
         colour = picture[..., :3].astype(np.float32) * alpha
     else:
@@ -142,6 +142,6 @@ def _single(scene: Scene, caption: str) -> str:
     return with_article(f"{size}{caption}") + place
 
 
-def compose_batch(scenes: Sequence[Scene], pictures: np.ndarray) -> np.ndarray:
-    """Scenes as RGB uint8 [B, 256, 256, 3]."""
-    return np.stack([compose(scene, pictures) for scene in scenes])
+def compose_batch(scenes: Sequence[Scene], pictures: np.ndarray, *, size: int = SIZE) -> np.ndarray:
+    """Scenes as RGB uint8 [B, size, size, 3]."""
+    return np.stack([compose(scene, pictures, size=size) for scene in scenes])
