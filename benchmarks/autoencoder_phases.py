@@ -1,10 +1,10 @@
-"""What the decoder's third phase changes: held-out emoji on white, on plain colours, on busy grounds.
+"""What the decoder's third phase changes, on white, on plain colours and on busy grounds.
 
-    python -m benchmarks.autoencoder_phases NAME=FOLDER NAME=FOLDER ... [--strip docs/images/phases.png]
+    python -m benchmarks.autoencoder_phases NAME=FOLDER NAME=FOLDER ... [--strip FILE]
 
-For each autoencoder the PSNR and SSIM of the pictures, and the Fréchet distance of the small CLIP's
-features, of pictures made small as it knows them and of 64-pixel crops, which show edges. Needs
-data/emoji. The last line is JSON.
+For each autoencoder the PSNR and SSIM of held-out emoji, and the Fréchet distance of the small
+CLIP's features, of pictures made small as it knows them and of 64-pixel crops, which show edges.
+Needs data/emoji. The last line is JSON.
 """
 
 import argparse

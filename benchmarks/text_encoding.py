@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
 from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.timing import machine, medians
 from opensana.layout import ready
@@ -31,12 +32,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Text encoding against diffusers.")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    encoder, reference = (
-        TextEncoder.load(gemma3_270m_folder(), dtype=torch.float32) for _ in range(2)
-    )
+    folder = gemma3_270m_folder()
+    encoder = TextEncoder.load(folder, dtype=torch.float32)
     ready(encoder.model, torch.device("cpu"), torch.float32)
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline: Any = SanaPipeline(reference.tokenizer, reference.model, **parts)
+    pipeline: Any = SanaPipeline(
+        AutoTokenizer.from_pretrained(folder),
+        AutoModel.from_pretrained(folder, dtype=torch.float32),
+        **parts,
+    )
     lines = encoder.instruction.split("\n")
 
     def fast() -> tuple[TextStates, TextStates]:
