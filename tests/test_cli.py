@@ -499,9 +499,9 @@ def test_evaluate(
         return {"psnr": 27.5}
 
     monkeypatch.setattr("opensana.evaluate.evaluate_emoji", evaluate, raising=False)
-    asked = ["--data", "d", "--labels", "3", "--grid", "g.png", "--steps", "4"]
+    asked = ["--data", "d", "--labels", "3", "--grid", "g.png", "--steps", "4", "--size", "512"]
     assert main(["evaluate", "m", *asked]) == 0
-    options = {"counts": Counts(labels=3), "grid": Path("g.png"), "steps": 4}
+    options = {"counts": Counts(labels=3), "grid": Path("g.png"), "steps": 4, "size": 512}
     assert calls == [(("m", Path("d")), options)]
     assert capsys.readouterr().out == "psnr  27.5\n"
     assert main(["evaluate", "m", "--pairs", "-1"]) == 2

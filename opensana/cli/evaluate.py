@@ -28,6 +28,8 @@ class Evaluate(Command):
     """How many pairs of the training set and as many that were kept out of it; 0 for none."""
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Draw in so many steps; left out, what the model recommends."""
+    size: Annotated[int | None, arg(metavar="N")] = None
+    """Draw squares of so many pixels; left out, what the model recommends."""
     grid: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write a PNG grid of drawn pictures here."""
     json: bool = False
@@ -38,7 +40,12 @@ class Evaluate(Command):
 
         counts = Counts(self.labels, self.captions, self.colours, self.pairs)
         figures = evaluate_emoji(
-            self.model, self.data, counts=counts, grid=self.grid, steps=self.steps
+            self.model,
+            self.data,
+            counts=counts,
+            grid=self.grid,
+            steps=self.steps,
+            size=self.size,
         )
         if self.json:
             emit_json(figures)

@@ -72,17 +72,18 @@ def evaluate(
     counts: Counts = DEFAULT,
     grid: str | Path | None = None,
     steps: int | None = None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """The figures as a nested dictionary; `grid` takes a PNG of the first 25 pictures.
 
-    `steps` replace the model's own.
+    `steps` and `size`, the side of the pictures in pixels, replace the model's own.
     """
     emoji = open_or_prepare(Path(data))
     part = autoencoder_alone(model)
     if part is not None:
         return asdict(measure_all(part, emoji))
     sana = model if isinstance(model, Sana) else Sana.load(model)
-    draw = drawer(sana, steps=steps)
+    draw = drawer(sana, steps=steps, size=size)
     return asdict(measure_all(sana.autoencoder, emoji, draw=draw, counts=counts, grid=grid))
 
 

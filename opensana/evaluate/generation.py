@@ -166,9 +166,9 @@ def summarise(verdicts: Sequence[Verdict]) -> Answers:
     )
 
 
-def drawer(model: Sana, *, steps: int | None = None) -> Draw:
-    """Draw different prompts in one batch, with the model's own guidance and, if None, steps."""
-    request = Request("a picture", seed=0, steps=steps)
+def drawer(model: Sana, *, steps: int | None = None, size: int | None = None) -> Draw:
+    """Draw different prompts in one batch, square; what is None is the model's own."""
+    request = Request("a picture", seed=0, steps=steps, width=size, height=size)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         drawing = model.for_request(request)

@@ -108,3 +108,5 @@ def test_a_batch_draws_what_single_requests_draw() -> None:
         (single,) = model.generate(prompt, seed=seed, steps=3, guidance=notes.guidance)
         difference = np.asarray(picture).astype(int) - np.asarray(single.image)
         assert np.abs(difference).max() <= 1
+    larger = drawer(model, steps=1, size=2 * pictures[0].width)(prompts[:1], seeds[:1])
+    assert larger[0].size == (2 * pictures[0].width, 2 * pictures[0].height)
