@@ -1,6 +1,5 @@
 """The three phases of the autoencoder: what trains, what resumes, what is exported."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.losses import ReconstructionLoss, psnr
 from opensana.weights.files import load_into, read_json, read_safetensors, write_safetensors
+from tests.train.reading import bits, lines
 
 REFINE = {
     "phase": "refine",
@@ -28,15 +28,6 @@ REFINE = {
     "loss": {"mse": 1.0, "l1": 0.1, "gradient": 0.1, "gan": 0.1, "gan_start": 2},
     "discriminator": {"width": 8, "depth": 2},
 }
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def bits(run: Path, step: int) -> dict[str, bytes]:
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def exported(run: Path) -> Autoencoder:

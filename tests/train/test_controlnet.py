@@ -1,6 +1,5 @@
 """Training a ControlNet: the base stays, the condition is followed, diffusers reads it."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import read_safetensors
 from tests.tiny import randomise
 from tests.train.conftest import COMMON, TRANSFORMER
+from tests.train.reading import bits, lines
 
 LAYERS = 3
 Cache = Callable[..., Path]
@@ -79,13 +79,7 @@ def recipe(tmp_path: Path, base: Path, cache: Cache) -> Callable[..., ControlNet
 
 
 def fixed_losses(run: Path) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["fixed_loss"] for line in lines if "fixed_loss" in line]
-
-
-def bits(run: Path) -> dict[str, bytes]:
-    folder = run / "checkpoints" / "step-00000010"
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    return [line["fixed_loss"] for line in lines(run) if "fixed_loss" in line]
 
 
 def test_the_condition_is_followed_and_the_base_stays(recipe, base: Path, tmp_path: Path) -> None:

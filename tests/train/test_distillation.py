@@ -1,6 +1,5 @@
 """Distillation: its objective against finite differences, a whole small run, resuming."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from opensana.transformer.conditioning import FREQUENCIES, TimeEmbedding
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests import tiny
 from tests.train.conftest import BY_WEIGHT, COMMON, TRANSFORMER
+from tests.train.reading import bits, lines
 
 # torch's own forward derivatives are scripted when they are first used.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
@@ -140,10 +140,6 @@ def recipe(tmp_path: Path, features: Path) -> Callable[..., DistillationRecipe]:
     return make
 
 
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_one_step_comes_nearer_to_the_teachers_twenty(
     recipe, transformer_recipe, tmp_path: Path
 ) -> None:
@@ -169,11 +165,6 @@ def test_resuming_is_exact(recipe, tmp_path: Path) -> None:
     distil(recipe(run=str(parts), steps=5))
     distil(recipe(run=str(parts)))
     assert bits(whole) == bits(parts)
-
-
-def bits(run: Path) -> dict[str, bytes]:
-    folder = run / "checkpoints" / "step-00000010"
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def test_the_adversary_and_the_student_see_each_other(recipe, tmp_path: Path) -> None:

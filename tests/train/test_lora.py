@@ -1,6 +1,5 @@
 """LoRA and prior preservation: only adapters train, runs resume to the bit, exports are right."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import read_safetensors
 from opensana.weights.lora import FILE, merge_lora, read_lora
 from tests.train.conftest import TRANSFORMER
+from tests.train.reading import bits, lines
 
 LORA = {"rank": 2, "alpha": 4, "targets": ["to_q", "to_v", "to_out.0"]}
 
@@ -52,15 +52,6 @@ def classes(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with write_features(folder, keys={}, text=features / "text") as cache:
         cache.add(latents, [Sample(str(i), (i,), (1.0,)) for i in range(5)])
     return folder
-
-
-def bits(run: Path, step: int) -> dict[str, bytes]:
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_only_adapters_train_and_are_saved(lora_recipe, base: str, tmp_path: Path):
@@ -130,7 +121,7 @@ def test_a_lora_learns(lora_recipe, tmp_path: Path):
             evaluate={"every": 60, "pictures": 8, "batch": 8},
         )
     )
-    fixed = [line["fixed_loss"] for line in metrics(tmp_path / "run") if "fixed_loss" in line]
+    fixed = [line["fixed_loss"] for line in lines(tmp_path / "run") if "fixed_loss" in line]
     assert fixed[-1] < 0.9 * fixed[0]
 
 
@@ -171,7 +162,7 @@ def test_class_samples_are_drawn_independently(lora_recipe, features: Path):
 def test_full_training_takes_a_prior_too(transformer_recipe, features: Path, tmp_path: Path):
     prior = {"folder": str(features), "weight": 0.5}
     train_transformer(transformer_recipe(prior=prior, steps=2, console_seconds=0.0))
-    assert any("prior_loss" in line for line in metrics(tmp_path / "run"))
+    assert any("prior_loss" in line for line in lines(tmp_path / "run"))
 
 
 def test_a_prior_of_another_model_is_refused(lora_recipe, tmp_path: Path, features: Path):

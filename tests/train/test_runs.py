@@ -14,6 +14,7 @@ from opensana.train.autoencoder import train_autoencoder
 from opensana.train.lock import locked
 from opensana.train.plot import COLOURS, HEIGHT, WIDTH, Axis, plot
 from opensana.train.runs import describe, list_runs, series
+from tests.train.reading import lines
 
 
 @pytest.fixture
@@ -34,12 +35,11 @@ def write(run: Path, losses: dict[int, float], *, tail: str = "") -> Path:
 
 
 def test_a_run_is_told_from_its_files(run: Path) -> None:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     (found,) = list_runs(run.parent)
     assert found == describe(run) == list_runs(run)[0]
     assert (found.kind, found.name, found.state) == ("autoencoder", "tiny", "stopped")
     assert (found.step, found.steps, found.checkpoint) == (10, 20, 10)
-    assert found.loss == [line["loss"] for line in lines if "loss" in line][-1]
+    assert found.loss == [line["loss"] for line in lines(run) if "loss" in line][-1]
     assert found.samples_per_second is not None and found.samples_per_second > 0
     assert found.problem is None
 

@@ -1,6 +1,5 @@
 """Eight pictures learnt by heart: given back by an autoencoder, drawn back by a transformer."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from opensana.train.autoencoder import train_autoencoder
 from opensana.train.samples import to_pixels
 from opensana.train.transformer import train_transformer
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
+from tests.train.reading import lines
 
 SIZE = 32
 WIDER = {
@@ -71,8 +71,7 @@ def encoded(pictures: Path, autoencoder: Path, folder: Path) -> Path:
 
 
 def reported(run: Path, name: str) -> list[float]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
+    return [line[name] for line in lines(run) if name in line]
 
 
 def test_eight_pictures_are_given_back(by_heart: Path) -> None:

@@ -1,6 +1,5 @@
 """Flow matching on cached features: it learns, resumes to the bit, and draws."""
 
-import json
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -21,15 +20,7 @@ from opensana.train.transformer import TransformerTask, by_band, repeated, train
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import load_into, read_json, read_safetensors
 from tests.train.conftest import BY_WEIGHT
-
-
-def lines(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def bits(run: Path, step: int) -> dict[str, bytes]:
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+from tests.train.reading import bits, lines
 
 
 def test_overfits_eight_latents(transformer_recipe, tmp_path: Path):
