@@ -6,6 +6,7 @@ import pytest
 from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.emoji.preparation import build
 from opensana.data.emoji.prompts import (
+    KEYWORD_WEIGHT,
     is_held_out_pair,
     keywords_of,
     pair_scenes,
@@ -62,7 +63,7 @@ def test_a_keyword_names_no_other_and_weighs_less_if_it_is_shared(
     weights = {prompt.text: prompt.weight for prompt in keywords}
     # "pet" is a cat's as well as a cat face's; "cat face" is a name, and "rosy" and "fruit" are
     # parts of the held-out "rosy fruit".
-    assert weights == {"diet": 1, "mac": 1, "pet": pytest.approx(1 / 3)}
+    assert weights == {"diet": KEYWORD_WEIGHT, "mac": KEYWORD_WEIGHT, "pet": KEYWORD_WEIGHT / 3}
 
 
 def many(apple: Record, count: int) -> list[Record]:

@@ -16,6 +16,7 @@ from opensana.data.emoji.dataset import Record
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
+KEYWORD_WEIGHT = 3.0
 LARGEST_SHARE_OF_OTHERS = 0.65
 BACKGROUNDS = 6
 """On so many colours each emoji is trained on."""
@@ -94,7 +95,7 @@ def keywords_of(records: Sequence[Record]) -> list[list[Prompt]]:
     names = {one.text.lower() for record in records for one in record.training_captions}
     known = [[word for word in _keywords(record) if word not in names] for record in records]
     owners = Counter(word for mine in known for word in mine)
-    return [[Prompt(word, 1 / owners[word]) for word in mine] for mine in known]
+    return [[Prompt(word, KEYWORD_WEIGHT / owners[word]) for word in mine] for mine in known]
 
 
 def _keywords(record: Record) -> list[str]:
