@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import opensana
-from opensana.cli import main
+from opensana.cli import app, main
 from opensana.cli.app import COMMANDS
 from opensana.cli.command import table
 from opensana.cli.generate import Generate
@@ -583,3 +583,31 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(timeout=10) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a full device")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "opensana.cli", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr
+
+
+def test_the_program_ends_by_itself_where_threads_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "main", lambda: 3)
+    ended: list[int] = []
+    monkeypatch.setattr(app.os, "_exit", ended.append)
+    monkeypatch.setattr(app.atexit, "_run_exitfuncs", lambda: None)
+    monkeypatch.setattr(app.threading, "active_count", lambda: 1)
+    app.program()
+    assert ended == [3]
+    monkeypatch.setattr(app.threading, "active_count", lambda: 2)
+    with pytest.raises(SystemExit) as caught:
+        app.program()
+    assert (caught.value.code, ended) == (3, [3])

@@ -14,7 +14,7 @@ from typing import NoReturn
 import tyro
 
 from opensana import __version__
-from opensana.cli.command import Command, say
+from opensana.cli.command import Command, emit, say
 from opensana.cli.convert import Convert
 from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.encode import Encode
@@ -56,11 +56,11 @@ def names() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code (`--help` and unknown flags exit themselves)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments == ["--version"]:
-        print(f"opensana {__version__}")
-        return 0
     try:
-        parse(arguments).run()
+        if arguments == ["--version"]:
+            emit(f"opensana {__version__}")
+        else:
+            parse(arguments).run()
     except KeyboardInterrupt:
         say("interrupted")
         return 130
@@ -83,9 +83,9 @@ def program() -> NoReturn:
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
+        say(f"cannot write to stdout: {error}")
         code = 1
-    sys.stderr.flush()
     os._exit(code)
 
 
