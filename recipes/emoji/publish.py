@@ -3,7 +3,9 @@
     python recipes/emoji/publish.py --autoencoder runs/emoji-autoencoder \
         --transformer runs/emoji-transformer/export --sprint runs/emoji-sprint/export
 
-The weights are stored in half precision. The text encoder stays in its own package.
+The weights are stored in half precision. The text encoder stays in its own package. With
+`--earlier FOLDER --share 0.75` the transformer is the weighted mean of this run and of the one that
+it went on from (model soups, arXiv 2203.05482).
 """
 
 import argparse
@@ -25,16 +27,31 @@ NOTES = Notes(
 )
 
 
+@torch.no_grad()
+def blend(model: torch.nn.Module, earlier: torch.nn.Module, *, share: float) -> None:
+    """Make the weights of `model` the mean of both, its own counting `share`."""
+    others = dict(earlier.named_parameters())
+    for name, weight in model.named_parameters():
+        weight.copy_(torch.lerp(others[name].float(), weight.float(), share))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the embedded model into the package.")
     parser.add_argument("--autoencoder", type=Path, required=True)
     parser.add_argument("--transformer", type=Path, required=True)
+    parser.add_argument("--earlier", type=Path, help="the run that the transformer went on from")
+    parser.add_argument("--share", type=float, default=1.0, help="of the transformer in the mean")
     parser.add_argument("--sprint", type=Path, help="the distilled transformer, if there is one")
     parser.add_argument("--to", type=Path, default=TARGET)
     arguments = parser.parse_args()
+    if not 0 <= arguments.share <= 1 or (arguments.share < 1) != (arguments.earlier is not None):
+        parser.error("--share is a number in 0..1 for the mean with --earlier")
+    transformer = load_transformer(arguments.transformer)
+    if arguments.earlier is not None:
+        blend(transformer, load_transformer(arguments.earlier), share=arguments.share)
     write_model_without_text(
         arguments.to,
-        transformer=load_transformer(arguments.transformer),
+        transformer=transformer,
         autoencoder=load_autoencoder(arguments.autoencoder),
         sprint=arguments.sprint and load_transformer(arguments.sprint),
         shift=SHIFT,
