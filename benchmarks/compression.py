@@ -60,7 +60,12 @@ def train_autoencoder(arm: Arm, folder: Path, steps: int) -> float:
     """The documented commands, into folder/scaled; the seconds that training took."""
     code = ("--compression", str(arm.compression), "--channels", str(arm.channels))
     run("recipes/emoji/initialise.py", "--to", folder / "initial", *code)
-    own = {"initial": folder / "initial", "run": folder / "run", "steps": steps, "samples.every": 0}
+    own = {
+        "initial": folder / "initial",
+        "run": folder / "run",
+        "steps": steps,
+        "samples.every": steps,
+    }
     changes = [part for name, value in own.items() for part in ("--set", f"{name}={value}")]
     start = time.perf_counter()
     run("-m", "opensana.train", "recipes/emoji/autoencoder-1-full.toml", *changes)

@@ -185,6 +185,9 @@ class AutoencoderSamplesRecipe:
     every: int = 1000
     pictures: int = 8
 
+    def __post_init__(self) -> None:
+        require(self.every > 0, "samples.every", self.every, "1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderRecipe(Recipe):
@@ -267,6 +270,9 @@ class TransformerSamplesRecipe:
     guidance: float = 4.5
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        require(self.every > 0, "samples.every", self.every, "1 or more")
+
 
 @dataclass(frozen=True)
 class LoraRecipe:
@@ -304,6 +310,8 @@ class TransformerRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        noise = self.data.text_noise
+        require(noise >= 0, "data.text_noise", noise, "0 or more deviations")
         if self.prior is not None:
             weight = self.prior.weight
             require(0 < weight < inf, "prior.weight", weight, "a positive number")

@@ -44,6 +44,7 @@ def test_overrides(autoencoder_recipe, write_recipe):
         ("loss.mse=0.0", "positive sum"),
         ("initial=somewhere", "drop one"),
         ("clip=-1.0", "`clip`"),
+        ("samples.every=0", "`samples.every` is 0; it must be 1 or more"),
     ],
 )
 def test_mistakes_are_named(autoencoder_recipe, write_recipe, override, said):
@@ -54,6 +55,14 @@ def test_mistakes_are_named(autoencoder_recipe, write_recipe, override, said):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match="no recipe at"):
         load_recipe(tmp_path / "none.toml")
+
+
+def test_mistakes_of_the_transformer_are_named(transformer_recipe, write_recipe):
+    path = write_recipe(transformer_recipe())
+    with pytest.raises(ConfigError, match=r"`samples\.every` is 0"):
+        load_recipe(path, ["samples.every=0"])
+    with pytest.raises(ConfigError, match=r"`data\.text_noise` is -0\.5"):
+        load_recipe(path, ["data.text_noise=-0.5"])
 
 
 @pytest.mark.parametrize("path", DC_AE, ids=lambda path: path.stem)
