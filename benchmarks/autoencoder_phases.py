@@ -21,7 +21,7 @@ from torch.nn import functional
 from opensana.autoencoder import Autoencoder
 from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.data.emoji.dataset import EmojiData
-from opensana.evaluate.frechet import Moments, clip_features, frechet_distance
+from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.reconstruction import BATCH, Tally, chosen, pairs, through
 from opensana.layout import load_autoencoder
 
@@ -66,9 +66,11 @@ def crops(images: Tensor) -> Tensor:
     return tiles.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
 
 
-def examine(autoencoder: Autoencoder, array: np.ndarray) -> tuple[dict[str, float], Tensor]:
+def examine(
+    autoencoder: Autoencoder, extract: Extract, array: np.ndarray
+) -> tuple[dict[str, float], Tensor]:
     """The figures on pictures of one kind, and what became of the first ones."""
-    extract, tally, first_ones = clip_features(CLIP, torch.device("cpu")), Tally(), []
+    tally, first_ones = Tally(), []
     moments = {name: (Moments(), Moments()) for name in ("pictures", "crops")}
     for before, after in pairs(through(autoencoder), batches(array)):
         tally.add(before, after)
@@ -86,7 +88,7 @@ def examine(autoencoder: Autoencoder, array: np.ndarray) -> tuple[dict[str, floa
 
 
 def save_strip(path: Path, rows: list[Tensor]) -> None:
-    """Centres of pictures, three times as large: a row for each source."""
+    """Centres of pictures, twice as large: a row for each source."""
     edge = (SIZE - ENLARGED) // 2
     cut = [row[..., edge:-edge, edge:-edge] for row in rows]
     sheet = torch.cat([torch.cat(list(row), dim=2) for row in cut], dim=1)
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--strip", type=Path, help="a PNG of enlarged details")
     arguments = parser.parse_args()
-    data = EmojiData.open(arguments.data)
+    data, extract = EmojiData.open(arguments.data), clip_features(CLIP, torch.device("cpu"))
     sets = {ground: pictures(data, ground) for ground in GROUNDS}
     originals = torch.from_numpy(sets["white"][:SHOWN]).permute(0, 3, 1, 2) / 255
     results, rows = {}, [originals]
@@ -109,7 +111,7 @@ def main() -> None:
         autoencoder = load_autoencoder(Path(folder)).float()
         results[name] = {}
         for ground, array in sets.items():
-            results[name][ground], shown = examine(autoencoder, array)
+            results[name][ground], shown = examine(autoencoder, extract, array)
             print(name, ground, results[name][ground], flush=True)
             if ground == "white":
                 rows.append(shown)

@@ -145,14 +145,21 @@ def judge(task: TransformerTask, known: Known, autoencoder: Autoencoder, clip: C
     return figures
 
 
-def drawn(task: TransformerTask, captions: Sequence[int], autoencoder: Autoencoder) -> Tensor:
+@torch.no_grad()
+def drawn(
+    task: TransformerTask,
+    captions: Sequence[int],
+    autoencoder: Autoencoder,
+    *,
+    guidance: float = GUIDANCE,
+) -> Tensor:
     """Pictures [K, 3, 64, 64] of captions, one fixed noise each."""
     texts = task.features.texts
     wanted, null = (task.averaged_towards(*texts.batch(c)) for c in (captions, [NULL]))
     solver = SOLVERS["flow_dpm"]
     noise = noise_for(range(len(captions)), task.features.latent_shape)
     sigmas = solver.sigmas(STEPS, task.recipe.flow.shift)
-    latents = solver.solve(guided(wanted, null, GUIDANCE), noise, sigmas)
+    latents = solver.solve(guided(wanted, null, guidance), noise, sigmas)
     return torch.cat([small(autoencoder.decode(part)) for part in latents.split(BATCH)])
 
 

@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.caption_sampling import BATCH, RECIPE, SMALL, small
+from benchmarks.caption_sampling import BATCH, RECIPE, SMALL, drawn, small, trained
 from opensana.autoencoder import Autoencoder
 from opensana.data.emoji.compose import Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData, Record
@@ -30,14 +29,11 @@ from opensana.data.features import Sample, write_features
 from opensana.data.texts import Texts
 from opensana.encode.encoders import encode_pixels
 from opensana.evaluate.reconstruction import evaluate_reconstruction, through
-from opensana.flow.noise import noise_for
-from opensana.flow.solvers import SOLVERS
 from opensana.layout import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask
 
 DATA, TEXT = Path("data/emoji"), Path("data/emoji-features-text")
-SOLVER_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -81,10 +77,7 @@ def train_transformer(arm: Arm, cache: Path, steps: int, folder: Path) -> Transf
     shape += [f"model.patch_size={arm.patch}", f"model.sample_size={256 // arm.compression}"]
     recipe = load_recipe(RECIPE, [*SMALL, *own, *shape, "data.text_noise=0"])
     assert isinstance(recipe, TransformerRecipe)
-    task = TransformerTask(replace(recipe, initial=None))
-    for step in range(steps):
-        task.train(step, task.prepare(step))
-    return task
+    return trained(replace(recipe, initial=None))
 
 
 def write_cache(
@@ -97,18 +90,6 @@ def write_cache(
             latents = encode_pixels(autoencoder, pixels[start : start + BATCH])
             part = records[start : start + BATCH]
             writer.add(latents, [Sample(r.hexcode, (ids[r.label],), (1.0,)) for r in part])
-
-
-@torch.no_grad()
-def drawn(task: TransformerTask, autoencoder: Autoencoder) -> Tensor:
-    """Pictures [K, 3, 64, 64] of all labels, one fixed noise each."""
-    features = task.features
-    captions = [features.sample(index).captions[0] for index in range(len(features))]
-    velocity = task.averaged_towards(*features.texts.batch(captions))
-    solver = SOLVERS["flow_dpm"]
-    noise = noise_for(range(len(captions)), features.latent_shape)
-    latents = solver.solve(velocity, noise, solver.sigmas(SOLVER_STEPS, task.recipe.flow.shift))
-    return torch.cat([small(autoencoder.decode(part)) for part in latents.split(BATCH)])
 
 
 def measure(
@@ -128,7 +109,10 @@ def measure(
     )
     taken = time.perf_counter() - start
     truth = small(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    errors = (drawn(task, autoencoder)[:, None] - truth[None]).square().flatten(2).mean(2)
+    captions = [task.features.sample(index).captions[0] for index in range(len(records))]
+    # The package draws without guidance, too.
+    made = drawn(task, captions, autoencoder, guidance=1.0)
+    errors = (made[:, None] - truth[None]).square().flatten(2).mean(2)
     right = errors.argmin(1) == torch.arange(len(errors))
     return {
         "held_out_psnr": round(held_out.psnr, 2),

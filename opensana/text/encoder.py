@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from opensana.errors import ConfigError, RequestError
+from opensana.errors import RequestError
 from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.text.instruction import instruction as instruction_text
@@ -56,12 +56,7 @@ class TextEncoder:
     ) -> None:
         """`model` is one of transformers or Gemma3TextModel; `instruction` is a name."""
         self.model = model.eval().requires_grad_(False)
-        ours = isinstance(model, Gemma3TextModel)
-        self._decoder = model if ours else LibraryDecoder(model)
-        if not ours and getattr(self._decoder.config, "use_bidirectional_attention", False):
-            raise ConfigError(
-                "the text encoder must be a decoder: this one attends in both directions"
-            )
+        self._decoder = model if isinstance(model, Gemma3TextModel) else LibraryDecoder(model)
         self.tokenizer = tokenizer
         self.instruction = instruction_text(instruction)
         self._plain = _Window(limit=max_tokens, tail=1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opensana.errors import WeightsError
-from opensana.weights.files import load_into, read_json, read_safetensors, write_json
+from opensana.weights.files import load_into, read_safetensors, write_json
 from opensana.weights.files import write_safetensors as write_weights
 
 MODEL_TYPE = "gemma3_text"
@@ -247,8 +247,3 @@ def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """x [B, heads, L, E] turned by its positions; the halves of E are the parts of each pair."""
     first, second = x.chunk(2, dim=-1)
     return x * cosine + torch.cat([-second, first], dim=-1) * sine
-
-
-def gemma3_config(folder: Path) -> Gemma3Config | None:
-    """The configuration in a folder, None if another module has to read it."""
-    return Gemma3Config.from_dict(read_json(folder / "config.json"))

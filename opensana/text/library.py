@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from opensana.errors import ConfigError
+from opensana.text.gemma3 import Past
+
 CACHEABLE = {"full_attention", "sliding_attention"}
-Past = tuple[Tensor, Tensor]
 
 
 class LibraryDecoder:
@@ -18,6 +20,10 @@ class LibraryDecoder:
         self.model: Any = model
         self.config: Any = self.model.config.get_text_config(decoder=True)
         self.hidden_size: int = self.config.hidden_size
+        if getattr(self.config, "use_bidirectional_attention", False):
+            raise ConfigError(
+                "the text encoder must be a decoder: this one attends in both directions"
+            )
 
     @property
     def can_continue(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from opensana.errors import WeightsError
-from opensana.text.gemma3 import Gemma3TextModel, gemma3_config
+from opensana.text.gemma3 import Gemma3Config, Gemma3TextModel
 from opensana.text.tokenizer import PreTrainedTokenizerFast
 from opensana.weights.files import read_json
 
@@ -41,9 +41,9 @@ def part_of(folder: Path | str, name: str) -> Path:
 
 def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The decoder of a causal language model, without its head."""
-    check_config(folder)
+    values = check_config(folder)
     variant = _variant(folder)
-    if config := gemma3_config(folder):
+    if config := Gemma3Config.from_dict(values):
         return Gemma3TextModel.load(folder, config, dtype=dtype, variant=variant)
     return _load_by_library(folder, dtype, variant)
 
@@ -72,8 +72,8 @@ def _load_by_library(folder: Path, dtype: torch.dtype | None, variant: str | Non
     return model.get_decoder()
 
 
-def check_config(folder: Path) -> None:
-    """Raise WeightsError where there is no config.json, or one of a monstrous model."""
+def check_config(folder: Path) -> dict[str, Any]:
+    """The config.json; WeightsError where there is none, or one of a monstrous model."""
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
@@ -86,6 +86,7 @@ def check_config(folder: Path) -> None:
             value = table.get(name)
             if isinstance(value, int | float) and not 0 <= value <= most:
                 raise WeightsError(f"{path}: {name} must be at most {most}, got {value}")
+    return config
 
 
 def _variant(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from opensana.errors import WeightsError
-from opensana.text.gemma3 import Gemma3Config
+from opensana.text.gemma3 import Gemma3Config, Past
 from opensana.weights.files import read_safetensors, write_safetensors
 
 FILE = "instruction"
@@ -22,9 +22,9 @@ class Prefix:
 
     tokens: list[int]
     first_state: Tensor  # [1, 1, D]
-    layers: list[tuple[Tensor, Tensor]]  # keys and values, each [1, K, P, E]
+    layers: list[Past]  # keys and values, each [1, K, P, E]
 
-    def first(self, length: int) -> list[tuple[Tensor, Tensor]]:
+    def first(self, length: int) -> list[Past]:
         """Keys and values of the first `length` tokens."""
         return [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
 

@@ -22,10 +22,9 @@ class PreTrainedTokenizerFast:
     def __init__(self, file: Path, special: dict[str, str]) -> None:
         """`special` names the special tokens: {"pad_token": "<pad>", ...}."""
         self.file, self.special = file, special
-        # At least one of the two is read now: a damaged file is known at once.
-        if not ascii_file(file).is_file():
-            self._any  # noqa: B018
-        self._ascii = _read(ascii_file(file)) if ascii_file(file).is_file() else None
+        # One of the two is read now, so that a damaged file is known at once.
+        small = ascii_file(file)
+        self._ascii = _read(small) if small.is_file() else self._any
 
     @cached_property
     def _any(self) -> Tokenizer:
@@ -41,9 +40,7 @@ class PreTrainedTokenizerFast:
     ) -> dict[str, Any]:
         """`input_ids` of a text, or of each in a list; and `offset_mapping` if asked for."""
         texts = [text] if isinstance(text, str) else list(text)
-        plain = self._ascii is not None and all(one.isascii() for one in texts)
-        backend = self._ascii if plain else self._any
-        assert backend is not None
+        backend = self._ascii if all(one.isascii() for one in texts) else self._any
         if truncation and max_length is not None:
             backend.enable_truncation(max_length)
         else:
@@ -63,8 +60,7 @@ class PreTrainedTokenizerFast:
         return self._id("eos_token")
 
     def _id(self, name: str) -> int | None:
-        backend = self._ascii or self._any
-        return backend.token_to_id(self.special[name]) if name in self.special else None
+        return self._ascii.token_to_id(self.special[name]) if name in self.special else None
 
     def save_pretrained(self, folder: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, as transformers reads them."""

@@ -16,7 +16,7 @@ from opensana.errors import OpensanaError
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the prepared emoji folder.")
     parser.add_argument("--to", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--archives", type=Path, help="a folder with the two packed packages")
+    parser.add_argument("--archives", type=Path, help="a folder with the packed packages")
     arguments = parser.parse_args()
     try:
         data = prepare(arguments.to, archives=arguments.archives)

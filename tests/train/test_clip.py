@@ -36,9 +36,6 @@ def record(index: int) -> dict[str, Any]:
         "split": "train",
     }
     return {"index": index, "hexcode": f"1F{index}", "label": f"label {index}", **nothing} | {
-        "group": "g",
-        "subgroup": "s",
-        "split": "train",
         "family": str(index),
         "captions": captions,
         "vocabulary": index % 2 == 0,
