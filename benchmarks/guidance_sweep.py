@@ -1,36 +1,43 @@
 """Which guidance and which shift a model of the emoji set draws best with.
 
-    python -m benchmarks.guidance_sweep [--model emoji-256] [--labels 60] [--colours 60]
-        [--pairs 60] [--plot FILE.png] [--strip FILE.png]
+    python -m benchmarks.guidance_sweep [--model emoji-256] [--labels 60] [--keywords 60]
+        [--colours 60] [--pairs 60] [--plot FILE.png] [--strip FILE.png]
 
-Labels, labels on colours and pairs of the training set are those that `opensana evaluate` does not
-ask for, so that its figures are not tuned on. One row a setting: labels nearest right, among five
-and their error; colours within the just noticeable; pairs right and in order. The plot has a curve
+Labels, keywords, labels on colours and pairs of the training set are those that `opensana evaluate`
+does not ask for, so that its figures are not tuned on. One row a setting: labels nearest right,
+among five and their error; single words that were trained on for one emoji alone, nearest right;
+colours within the just noticeable; pairs right and in order. The plot has a curve
 a shift, the strip the first labels at every guidance of the model's own shift, or of the first one.
 The last line is JSON.
 """
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.timing import machine
+from opensana.data.emoji.dataset import EmojiData
+from opensana.data.emoji.prompts import KEYWORD_WEIGHT, keywords_of
 from opensana.evaluate import Counts
-from opensana.evaluate.colours import ask_colours, colour_questions
+from opensana.evaluate.colours import ColourQuestion, ask_colours, colour_questions
 from opensana.evaluate.emoji import open_or_prepare
 from opensana.evaluate.generation import (
+    Draw,
     Question,
+    References,
     ask,
     contact_sheet,
     drawer,
     label_questions,
     references,
+    shuffled,
 )
-from opensana.evaluate.grounds import halves, whole
-from opensana.evaluate.pairs import ask_pairs, pair_questions
+from opensana.evaluate.grounds import Grounds, halves, whole
+from opensana.evaluate.pairs import PairQuestion, ask_pairs, pair_questions
 from opensana.pipeline import Sana
 from opensana.train.plot import plot
 
@@ -41,13 +48,65 @@ METRICS = {
     "top1": "share of labels drawn right",
     "top5": "share of labels among the five nearest",
     "error": "mean squared error to the emoji",
+    "keywords": "share of keywords drawn right",
     "colours": "share of grounds in the colour asked for",
     "pairs": "share of pairs that are right and in order",
 }
+ASKED = ("labels", "keywords", "colours", "pairs")
 SHOWN, SIDE = 8, 128
 
 Drawn = dict[float, list[Image.Image]]
 """Guidance to pictures."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Questions that `opensana evaluate` does not ask, and what the pictures are compared with."""
+
+    labels: list[Question]
+    keywords: list[Question]
+    colours: list[ColourQuestion]
+    pairs: list[PairQuestion]
+    everything: References
+    vocabulary: References
+    grounds: Grounds
+    boxes: Grounds
+
+    @classmethod
+    def of(cls, data: EmojiData, *, labels: int, keywords: int, colours: int, pairs: int) -> "Exam":
+        known, taken = data.vocabulary, EVALUATED
+        return cls(
+            labels=label_questions(data, taken.labels + labels)[taken.labels :],
+            keywords=keyword_questions(data, keywords),
+            colours=colour_questions(data, taken.colours + colours)[taken.colours :],
+            pairs=pair_questions(data, taken.pairs + pairs, held_out=False)[taken.pairs :],
+            everything=references(data, data.records),
+            vocabulary=references(data, known),
+            grounds=whole(data, known),
+            boxes=halves(data, known),
+        )
+
+    def sit(self, draw: Draw) -> tuple[dict[str, float], list[Image.Image]]:
+        """The figures, and the pictures of the labels."""
+        answers, pictures = ask(draw, self.labels, self.everything)
+        figures = asdict(answers) | {
+            "keywords": ask(draw, self.keywords, self.vocabulary)[0].top1,
+            "colours": ask_colours(draw, self.colours, self.grounds).just_noticeable,
+            "pairs": ask_pairs(draw, self.pairs, self.boxes).in_order,
+        }
+        return figures, pictures
+
+
+def keyword_questions(data: EmojiData, count: int) -> list[Question]:
+    """Single words of training that belong to one emoji alone."""
+    records = data.vocabulary
+    alone = [
+        Question(prompt.text, record)
+        for record, prompts in zip(records, keywords_of(records), strict=True)
+        for prompt in prompts
+        if prompt.weight == KEYWORD_WEIGHT
+    ]
+    return shuffled(alone, lambda question: question.prompt)[:count]
 
 
 def setting(sana: Sana, *, shift: float, guidance: float, steps: int) -> Sana:
@@ -56,11 +115,19 @@ def setting(sana: Sana, *, shift: float, guidance: float, steps: int) -> Sana:
     return replace(sana, info=replace(sana.info, shift=shift, notes=notes))
 
 
-def save_strip(path: Path, drawn: Drawn, questions: list[Question]) -> None:
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def shown(metric: str, value: float) -> str:
+    return f"{value:.4f}" if metric == "error" else f"{value:.0%}"
+
+
+def save_strip(path: Path, drawn: Drawn, questions: Sequence[Question]) -> None:
     """A row a label, a column a guidance."""
-    shown = questions[:SHOWN]
-    pictures = [own[row] for row in range(len(shown)) for own in drawn.values()]
-    names = [f"{question.prompt}, {guidance:g}" for question in shown for guidance in drawn]
+    some = questions[:SHOWN]
+    pictures = [own[index] for index in range(len(some)) for own in drawn.values()]
+    names = [f"{question.prompt}, {guidance:g}" for question in some for guidance in drawn]
     contact_sheet(pictures, names, columns=len(drawn), side=SIDE).save(path, format="PNG")
 
 
@@ -68,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Figures by guidance and shift.")
     parser.add_argument("--model", default="emoji-256")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    for kind in ("labels", "colours", "pairs"):
+    for kind in ASKED:
         parser.add_argument(f"--{kind}", type=int, default=60)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, nargs="+", default=GUIDANCE)
@@ -78,40 +145,25 @@ def main() -> None:
     parser.add_argument("--strip", type=Path)
     arguments = parser.parse_args()
     data, sana = open_or_prepare(arguments.data), Sana.load(arguments.model)
-    questions = label_questions(data, EVALUATED.labels + arguments.labels)[EVALUATED.labels :]
-    on_colours = colour_questions(data, EVALUATED.colours + arguments.colours)[EVALUATED.colours :]
-    pairs = pair_questions(data, EVALUATED.pairs + arguments.pairs, held_out=False)
-    known, grounds = references(data, data.records), whole(data, data.vocabulary)
-    boxes = halves(data, data.vocabulary)
+    exam = Exam.of(data, **{kind: getattr(arguments, kind) for kind in ASKED})
     curves: dict[str, list[tuple[float, float]]] = {}
     results: dict[str, dict[str, dict[str, float]]] = {}
     drawn: dict[float, Drawn] = {}
-    print(
-        "| shift | guidance | nearest | among five | error | colours | pairs |\n" + "|---" * 7 + "|"
-    )
+    print(row("shift", "guidance", *METRICS) + "\n" + "|---" * (2 + len(METRICS)) + "|")
     for shift in arguments.shifts:
         name = f"shift {shift:g}"
         results[name], curves[name], drawn[shift] = {}, [], {}
         for guidance in arguments.guidance:
             own = setting(sana, shift=shift, guidance=guidance, steps=arguments.steps)
-            draw = drawer(own)
-            answers, drawn[shift][guidance] = ask(draw, questions, known)
-            figures = asdict(answers) | {
-                "colours": ask_colours(draw, on_colours, grounds).just_noticeable,
-                "pairs": ask_pairs(draw, pairs[EVALUATED.pairs :], boxes).in_order,
-            }
+            figures, drawn[shift][guidance] = exam.sit(drawer(own))
             results[name][f"guidance {guidance:g}"] = figures
             curves[name].append((guidance, figures[arguments.metric]))
-            print(
-                f"| {shift:g} | {guidance:g} | {answers.top1:.0%} | {answers.top5:.0%} "
-                f"| {answers.error:.4f} | {figures['colours']:.0%} | {figures['pairs']:.0%} |",
-                flush=True,
-            )
+            cells = [shown(metric, figures[metric]) for metric in METRICS]
+            print(row(f"{shift:g}", f"{guidance:g}", *cells), flush=True)
     if arguments.plot is not None:
         plot(arguments.plot, curves, label=METRICS[arguments.metric], across_label="guidance")
     if arguments.strip is not None:
-        shown = drawn.get(sana.shift, drawn[arguments.shifts[0]])
-        save_strip(arguments.strip, shown, questions)
+        save_strip(arguments.strip, drawn.get(sana.shift, drawn[arguments.shifts[0]]), exam.labels)
     print(json.dumps({"machine": machine(), "results": results}))
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,11 @@ def test_a_name_that_comes_along(pretrained: Path) -> None:
 def test_a_folder(pretrained: Path, tmp_path: Path) -> None:
     assert locate(pretrained) == pretrained
     with pytest.raises(WeightsError, match="no model_index"):
+        locate(tmp_path)
+    exported = tmp_path / "transformer"
+    exported.mkdir()
+    (exported / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=re.escape(f"did you mean {exported}?")):
         locate(tmp_path)
     (tmp_path / "model.pth").write_text("x")
     with pytest.raises(WeightsError, match="opensana convert"):

@@ -1,6 +1,6 @@
 """The scenes of the vocabulary and the prompts of each: which words stand for it, and how often.
 
-A third of a single emoji's mass belongs to the label and its forms, more where there are few other
+A fifth of a single emoji's mass belongs to the label and its forms, more where there are few other
 captions. A pair has one prompt, made of two labels.
 """
 
@@ -17,7 +17,7 @@ from opensana.data.emoji.dataset import Record
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
 NAMED_WHITE = 1.0
 KEYWORD_WEIGHT = 3.0
-LARGEST_SHARE_OF_OTHERS = 0.65
+LARGEST_SHARE_OF_OTHERS = 0.8
 BACKGROUNDS = 6
 """On so many colours each emoji is trained on."""
 PAIR_ROUNDS = 24
