@@ -30,7 +30,7 @@ def is_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("model_index.json", "config.json"))
 
 
-def _parts(folder: Path) -> str:
+def _hint_at_parts(folder: Path) -> str:
     """A hint at the models inside the folder, such as what a training run has exported."""
     inside = sorted(str(part) for part in folder.iterdir() if part.is_dir() and is_model(part))
     return f"; did you mean {' or '.join(inside[:3])}?" if inside else ""
@@ -48,7 +48,8 @@ def locate(model: str | Path, *, revision: str | None = None, variant: str | Non
     if folder.is_dir():
         if not is_model(folder):
             raise WeightsError(
-                f"{folder} holds no model: it has no model_index.json or config.json{_parts(folder)}"
+                f"{folder} holds no model: it has no model_index.json or config.json"
+                f"{_hint_at_parts(folder)}"
             )
         return folder
     if folder.is_file():
