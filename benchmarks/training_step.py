@@ -152,7 +152,8 @@ def peak_memory(name: str, side: int, count: int) -> int:
     config = config_of(side)
     batch = batch_of(config, count).padded(LENGTHS[name])
     before = resident("VmRSS")
-    step = training_step(*MODELS[WAYS[name]](config), batch)
+    model, velocity = MODELS[WAYS[name]](config)
+    step = training_step(model, velocity, batch)
     for _ in range(STEPS_FOR_MEMORY):
         step()
     return round(resident("VmHWM") - before)
