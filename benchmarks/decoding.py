@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
 from opensana.layers.compiled import compile_convolutions
-from opensana.layout import ready
+from opensana.layout.reading import ready
 from opensana.presets import autoencoder_preset
 
 PRESET = "dc_ae_f32c32_sana_1_1"

@@ -22,7 +22,7 @@ from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.pixels import to_images
 
 WEIGHTS = Path("opensana/pretrained/emoji-256/vae")

@@ -16,17 +16,9 @@ from opensana.autoencoder import lpips
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
-from opensana.layout import (
-    DPM,
-    INDEX,
-    NOTES,
-    PIPELINES,
-    SCM,
-    read_info,
-    write_autoencoder,
-    write_scheduler,
-    write_transformer,
-)
+from opensana.layout.index import INDEX, NOTES, PIPELINES, read_info
+from opensana.layout.scheduler import DPM, SCM, write_scheduler
+from opensana.layout.writing import write_autoencoder, write_transformer
 from opensana.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer

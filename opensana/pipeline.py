@@ -24,21 +24,18 @@ from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
 from opensana.image_input import ImageSource
 from opensana.layers.compiled import compile_convolutions
-from opensana.layout import (
-    SPRINT_PART,
-    ModelInfo,
+from opensana.layout.index import ModelInfo, read_info
+from opensana.layout.parts import SPRINT_PART, part_dtype, stored_dtype
+from opensana.layout.reading import (
     load_autoencoder,
     load_controlnet,
     load_other_transformer,
     load_text,
     load_transformer,
-    part_dtype,
-    read_info,
     ready,
     settle,
-    stored_dtype,
-    write_model,
 )
+from opensana.layout.writing import write_model
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
 from opensana.prompts import read_prompts, truncation_notes

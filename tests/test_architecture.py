@@ -34,7 +34,6 @@ HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}
 LONGEST_MODULE = 300
 # A longer module is a question: here are the answers.
 LONG_FOR_A_REASON = {
-    "layout.py": "reads, writes and describes one folder layout; the three must agree",
     "pipeline.py": "the one class that people call, its steps in the order they run",
     "train/autoencoder.py": "a training loop with its two players is long and straight",
     "train/recipe.py": "every table of a recipe, as its reader meets them",

@@ -459,7 +459,9 @@ def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
 
 def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = {"model": "m", "parameters": 1234567, "parts": {"vae": {"dtype": "F16"}}}
-    monkeypatch.setattr("opensana.layout.describe", lambda model, **_: told | {"model": model})
+    monkeypatch.setattr(
+        "opensana.layout.describing.describe", lambda model, **_: told | {"model": model}
+    )
     assert main(["info", "some"]) == 0
     assert "1,234,567" in capsys.readouterr().out
     assert main(["info", "some", "--json"]) == 0
@@ -568,9 +570,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         "from opensana.cli import main\n"
         "from opensana.cli import info\n"
         "import types\n"
-        "layout = types.ModuleType('opensana.layout')\n"
-        "layout.describe = lambda *_, **__: {str(i): 'x' * 1000 for i in range(1000)}\n"
-        "sys.modules['opensana.layout'] = layout\n"
+        "describing = types.ModuleType('opensana.layout.describing')\n"
+        "describing.describe = lambda *_, **__: {str(i): 'x' * 1000 for i in range(1000)}\n"
+        "sys.modules['opensana.layout.describing'] = describing\n"
         "sys.exit(main(['info', 'm']))"
     )
     process = subprocess.Popen(

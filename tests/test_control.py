@@ -12,7 +12,7 @@ from opensana.cli import main
 from opensana.control import read_control
 from opensana.errors import ConfigError, RequestError, WeightsError
 from opensana.layers.packed import PackedLinear, can_pack
-from opensana.layout import write_controlnet
+from opensana.layout.writing import write_controlnet
 from opensana.picture import read_note
 from opensana.pipeline import Sana
 from opensana.pixels import to_pixels

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana import layout
 from opensana.autoencoder.plan import decoder_chain
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
-from opensana.layout import describe
+from opensana.layout import reading
+from opensana.layout.describing import describe
+from opensana.layout.index import Notes
+from opensana.layout.writing import write_model_without_text
 from opensana.pipeline import Sana
 from opensana.pixels import to_images, to_pixels
 from opensana.request import Request
@@ -358,18 +360,18 @@ def test_a_folder_may_name_its_text_encoder(
     text = tmp_path / "text"
     shutil.copytree(folder / "text_encoder", text)
     shutil.copytree(folder / "tokenizer", text, dirs_exist_ok=True)
-    monkeypatch.setitem(layout.TEXT_ENCODERS, "gemma3-270m", lambda: text)
-    small = layout.write_model_without_text(
+    monkeypatch.setitem(reading.TEXT_ENCODERS, "gemma3-270m", lambda: text)
+    small = write_model_without_text(
         tmp_path / "small",
         transformer=quick.transformer,
         autoencoder=quick.autoencoder,
         shift=2.0,
-        notes=layout.Notes(text_encoder="gemma3-270m", instruction="none", steps=12),
+        notes=Notes(text_encoder="gemma3-270m", instruction="none", steps=12),
         dtype=torch.float16,
     )
     loaded = Sana.load(small, device="cpu")
     assert loaded.transformer.dtype == torch.float32
-    assert layout.describe(small)["parts"]["text_encoder"]["class"] == "gemma3-270m"
+    assert describe(small)["parts"]["text_encoder"]["class"] == "gemma3-270m"
 
     whole = Sana.load(loaded.save(tmp_path / "whole"), device="cpu")
     assert whole.info.notes == replace(loaded.info.notes, text_encoder=None)

@@ -11,11 +11,14 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from torch import nn
 
-from opensana import layout, presets
+from opensana import presets
+from opensana.autoencoder.model import Autoencoder
 from opensana.cli import main
-from opensana.layout import describe
+from opensana.layout.describing import describe
+from opensana.layout.parts import transformer_config
 from opensana.published import describe_published
 from opensana.text.loading import check_config
+from opensana.transformer.model import Transformer
 from opensana.weights import published
 from opensana.weights.published import hub_id
 from tests import tiny
@@ -88,12 +91,12 @@ def test_the_tables_name_the_same_models() -> None:
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_published_transformer_has_the_shapes_of_diffusers(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(transformer_json(name)))
-    config = layout.transformer_config(tmp_path)
+    config = transformer_config(tmp_path)
     assert config == presets.TRANSFORMERS[presets.MODELS[name].transformer]
     # Depth repeats one shape: two blocks show it, and the count of all is another test's.
     short = transformer_json(name) | {"num_layers": 2}
     with torch.device("meta"):
-        ours = layout.Transformer(replace(config, num_layers=2))
+        ours = Transformer(replace(config, num_layers=2))
         theirs = SanaTransformer2DModel(**plain(short))
     assert shapes(ours) == shapes(theirs)
 
@@ -103,7 +106,7 @@ def test_a_published_autoencoder_has_the_shapes_of_diffusers(repository: str) ->
     config = presets.published_autoencoder(repository)
     assert config is not None
     with torch.device("meta"):
-        ours = layout.Autoencoder(config)
+        ours = Autoencoder(config)
         theirs = AutoencoderDC(**plain(config.to_dict()))
     assert shapes(ours) == shapes(theirs)
 

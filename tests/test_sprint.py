@@ -14,7 +14,7 @@ from PIL import Image
 from opensana.convert import convert
 from opensana.errors import ConfigError, OpensanaError, RequestError
 from opensana.evaluate.generation import drawer
-from opensana.layout import describe
+from opensana.layout.describing import describe
 from opensana.picture import read_request
 from opensana.pipeline import Sana
 from opensana.request import Request

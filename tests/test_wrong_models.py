@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from opensana import layout
 from opensana.cli import main
 from opensana.errors import OpensanaError
+from opensana.layout.reading import load_autoencoder, load_transformer
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny
 
@@ -227,7 +227,7 @@ HOSTILE = (
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_no_value_of_a_configuration_is_a_surprise(folder: Path, part: str) -> None:
     """Each is refused in words, or gives a network of the same shape."""
-    load = layout.load_transformer if part == "transformer" else layout.load_autoencoder
+    load = load_transformer if part == "transformer" else load_autoencoder
     path = folder / part / "config.json"
     values = json.loads(path.read_text())
     for key in (key for key in values if not key.startswith("_")):

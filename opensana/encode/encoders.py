@@ -16,16 +16,9 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
 from opensana.data.cache import tensor_hash
 from opensana.device import resolve_device, resolve_dtype
-from opensana.layout import (
-    autoencoder_config,
-    load_autoencoder,
-    load_text,
-    part_dtype,
-    read_info,
-    settle,
-    stored_dtype,
-    transformer_config,
-)
+from opensana.layout.index import read_info
+from opensana.layout.parts import autoencoder_config, part_dtype, stored_dtype, transformer_config
+from opensana.layout.reading import load_autoencoder, load_text, settle
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 

@@ -31,7 +31,7 @@ from opensana.evaluate.reconstruction import (
     linear_reference,
     through,
 )
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.pipeline import Sana
 
 DEFAULT = Counts()

@@ -22,7 +22,8 @@ from opensana.evaluate.emoji import progress
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.generation import contact_sheet
 from opensana.evaluate.reconstruction import Tally, decibels, pairs, through
-from opensana.layout import load_autoencoder, part_dtype, settle
+from opensana.layout.parts import part_dtype
+from opensana.layout.reading import load_autoencoder, settle
 from opensana.pixels import to_images
 from opensana.weights.locate import locate
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.train.discriminator import (
     PatchDiscriminator,
     adaptive_weight,

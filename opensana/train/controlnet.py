@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opensana.data.conditions import Conditions
 from opensana.flow.guidance import Velocity
-from opensana.layout import load_controlnet, load_transformer
+from opensana.layout.reading import load_controlnet, load_transformer
 from opensana.train.batches import SHOWN, FlowBatch, likeliest
 from opensana.train.initial import check_fit, trainable
 from opensana.train.loop import drive

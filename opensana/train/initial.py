@@ -11,13 +11,8 @@ from torch import nn
 from opensana.data.features import Features
 from opensana.data.texts import Texts
 from opensana.errors import ConfigError
-from opensana.layout import (
-    load_transformer,
-    main_dtype,
-    settle,
-    transformer_config,
-    transformer_folder,
-)
+from opensana.layout.parts import main_dtype, transformer_config, transformer_folder
+from opensana.layout.reading import load_transformer, settle
 from opensana.presets import TRANSFORMERS, facts
 from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe

@@ -11,7 +11,7 @@ from torch import nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
 from opensana.errors import ConfigError
-from opensana.layout import autoencoder_config, transformer_config, transformer_folder
+from opensana.layout.parts import autoencoder_config, transformer_config, transformer_folder
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.came import is_factored
 from opensana.train.controlnet import choose_trained

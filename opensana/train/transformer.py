@@ -21,7 +21,7 @@ from opensana.flow.guidance import Velocity, guided
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.train.batches import SHOWN, FlowBatch, Stream, fixed_batches, prompt_captions
 from opensana.train.cost import workload
 from opensana.train.ema import Average

@@ -43,7 +43,7 @@ from opensana.encode.encoders import (
     valid_states,
 )
 from opensana.errors import DataError, OpensanaError
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 
 import opensana
-from opensana.layout import Notes, load_autoencoder, load_transformer, write_model_without_text
+from opensana.layout.index import Notes
+from opensana.layout.reading import load_autoencoder, load_transformer
+from opensana.layout.writing import write_model_without_text
 
 TARGET = Path(opensana.__file__).parent / "pretrained" / "emoji-256"
 SHIFT = 3.0

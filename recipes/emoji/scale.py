@@ -17,7 +17,7 @@ import torch
 
 from opensana.autoencoder.latent_scale import channel_gains, scale_channels
 from opensana.data.pictures import PictureSource, stacked
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.train.samples import to_pixels
 from opensana.train.saving import Export
 

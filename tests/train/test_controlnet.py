@@ -10,7 +10,8 @@ import torch
 from opensana.config import build, to_toml
 from opensana.data.features import Features, Sample, write_features
 from opensana.errors import ConfigError, DataError
-from opensana.layout import load_controlnet, load_transformer, write_transformer
+from opensana.layout.reading import load_controlnet, load_transformer
+from opensana.layout.writing import write_transformer
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.controlnet import ControlNetTask, train_controlnet
 from opensana.train.cost import transformer_cost

@@ -10,7 +10,7 @@ from PIL import Image
 from opensana.data.features import Sample, write_features
 from opensana.data.pictures import PictureSource, stacked
 from opensana.data.texts import TEXT_KEYS, write_text
-from opensana.layout import load_autoencoder
+from opensana.layout.reading import load_autoencoder
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.samples import to_pixels
 from opensana.train.transformer import train_transformer

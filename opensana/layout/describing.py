@@ -1,0 +1,115 @@
+"""What `opensana info` shows of a model, from configs and file headers; no weights are read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opensana.bins import bins
+from opensana.device import resolve_device, resolve_dtype
+from opensana.layout.index import INDEX, ModelInfo, read_info
+from opensana.layout.parts import (
+    SPRINT_PART,
+    autoencoder_config,
+    main_dtype,
+    part_dtype,
+    part_variant,
+    transformer_config,
+)
+from opensana.memory import memory_needed
+from opensana.presets import facts
+from opensana.published import describe_published
+from opensana.weights.files import DTYPE_NAMES, read_headers, read_json
+from opensana.weights.locate import is_here, locate
+
+
+def describe(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """What `opensana info` shows, from configs and file headers; no weights are read.
+
+    A published model is not fetched for it: what is known of it is shown instead.
+    """
+    if not is_here(model, revision=revision):
+        published = describe_published(str(model), device=device)
+        if published is not None:
+            return published
+    folder = locate(model, revision=revision, variant=variant)
+    if not (folder / INDEX).is_file():
+        return _describe_autoencoder(folder, str(model), variant)
+    info = read_info(folder, name=str(model))
+    autoencoder = autoencoder_config(folder / "vae")
+    transformer = transformer_config(folder / "transformer")
+    side = transformer.sample_size * autoencoder.compression
+    names = [name for name in ("transformer", SPRINT_PART, "vae") if (folder / name).is_dir()]
+    parts = {name: _part(folder / name, variant) for name in names}
+    parts["text_encoder"] = _text_part(folder, info)
+    known = facts(str(model))
+    place = resolve_device(device)
+    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
+    main = resolve_dtype(place, None, stored)
+    others = part_dtype(place, main)
+    counts = {part: found["parameters"] or 0 for part, found in parts.items()}
+    memory = memory_needed(counts, transformer, autoencoder, main=main, others=others)
+    return {
+        "model": str(model),
+        "folder": str(folder),
+        "licence": info.notes.licence,
+        "native_size": side,
+        "shift": info.shift,
+        "scheduler": info.scheduler,
+        "instruction": info.notes.instruction,
+        "recommended_steps": info.notes.steps,
+        "recommended_guidance": info.notes.guidance,
+        "dtype": parts["transformer"]["dtype"],
+        "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        "computed_in": str(main).removeprefix("torch."),
+        "positions": transformer.positions,
+        "binned_sizes": [f"{width}x{height}" for width, height in bins(side).values()],
+        "parameters": sum(part["parameters"] or 0 for part in parts.values()),
+        "parts": parts,
+        "memory": memory.to_dict(),
+    }
+
+
+def _describe_autoencoder(folder: Path, name: str, variant: str | None) -> dict[str, Any]:
+    config = autoencoder_config(folder)
+    part = _part(folder, variant)
+    return {
+        "model": name,
+        "folder": str(folder),
+        "dtype": part["dtype"],
+        "compression": config.compression,
+        "latent_channels": config.latent_channels,
+        "scaling_factor": config.scaling_factor,
+        "parameters": part["parameters"],
+        "parts": {"vae": part},
+    }
+
+
+def _part(part: Path, variant: str | None) -> dict[str, Any]:
+    headers = read_headers(part, variant=part_variant(part, variant))
+    return {
+        "class": str(read_json(part / "config.json").get("_class_name", "unknown")),
+        "parameters": sum(tensor.size for tensor in headers.values()),
+        "dtype": main_dtype(headers),
+        "bytes": sum(tensor.bytes for tensor in headers.values()),
+    }
+
+
+def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
+    if info.notes.text_encoder:
+        return {"class": info.notes.text_encoder, "parameters": None, "dtype": "F32", "bytes": None}
+    part = folder / "text_encoder"
+    headers = read_headers(part)
+    architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
+    return {
+        "class": str(architectures[0]),
+        "parameters": sum(tensor.size for tensor in headers.values()),
+        "dtype": main_dtype(headers),
+        "bytes": sum(tensor.bytes for tensor in headers.values()),
+    }

@@ -1,0 +1,120 @@
+"""model_index.json: what a model folder is, and what is known of it besides its networks.
+
+`_opensana` in it keeps what the published format has no place for; other readers skip keys that
+begin with an underscore.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from opensana.config import build
+from opensana.errors import WeightsError
+from opensana.layout.parts import transformer_config
+from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
+from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.request import SolverName
+from opensana.text.instruction import KEPT_TOKENS
+from opensana.weights.files import read_json
+
+INDEX = "model_index.json"
+NOTES = "_opensana"
+PIPELINES = {"SanaPipeline": (DPM, EULER), "SanaSprintPipeline": (SCM,)}
+SPRINT_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Notes:
+    """The `_opensana` entry of model_index.json."""
+
+    text_encoder: Literal["gemma3-270m"] | None = None
+    """The package that holds the text encoder, where the folder has none."""
+    instruction: Literal["diffusers", "official", "none"] = "diffusers"
+    max_tokens: int = KEPT_TOKENS
+    licence: str = "unknown: ask whoever gave you this model"
+    steps: int = 20
+    guidance: float = 4.5
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model besides its networks."""
+
+    name: str
+    shift: float
+    notes: Notes
+    folder: Path | None = None
+    scheduler: str = DPM
+
+    @property
+    def solver(self) -> SolverName:
+        """What the folder's scheduler is called here: the solver of requests that name none."""
+        return OWN_SOLVERS[self.scheduler]
+
+    @property
+    def sprint(self) -> "ModelInfo":
+        """The same with a few-step transformer in place of the model's own."""
+        return replace(self, scheduler=SCM, notes=replace(self.notes, steps=SPRINT_STEPS))
+
+
+def read_info(folder: Path, *, name: str = "") -> ModelInfo:
+    """Name, shift and notes of a model folder; a scheduler that opensana lacks is an error."""
+    index = read_json(folder / INDEX)
+    scheduler, shift = read_shift(folder / "scheduler" / "scheduler_config.json")
+    _check_kind(folder, str(index.get("_class_name", "SanaPipeline")), scheduler)
+    notes = read_notes(index, name or folder.name, folder, sprint=scheduler == SCM)
+    return ModelInfo(name or folder.name, shift, notes, folder, scheduler)
+
+
+def _check_kind(folder: Path, kind: str, scheduler: str) -> None:
+    """A Sprint model is one in its index, its scheduler and its transformer."""
+    if kind not in PIPELINES:
+        known = " and ".join(PIPELINES)
+        raise WeightsError(f"{folder} is a {kind}: opensana draws with {known} models only")
+    if scheduler not in PIPELINES[kind]:
+        wanted = " or ".join(PIPELINES[kind])
+        raise WeightsError(f"{folder} is a {kind} with {scheduler}, but needs {wanted}")
+    config = transformer_config(folder / "transformer")
+    if config.guidance_embeds != (scheduler == SCM):
+        raise WeightsError(
+            f"{folder} is a {kind}, got a transformer with guidance_embeds {config.guidance_embeds}"
+        )
+    if scheduler == SCM and config.timestep_scale != 1:
+        raise WeightsError(
+            f"{folder} is a {kind}, whose transformer is told sigma itself, "
+            f"got timestep_scale {config.timestep_scale}"
+        )
+
+
+def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool) -> Notes:
+    own = Notes(steps=SPRINT_STEPS) if sprint else Notes()
+    if isinstance(index.get(NOTES), dict):
+        return build(Notes, {"steps": own.steps} | index[NOTES], where=f"{folder / INDEX}, {NOTES}")
+    known = facts(name)
+    if known is not None:
+        return Notes(
+            instruction=known.instruction,
+            licence=known.licence,
+            steps=known.steps,
+            guidance=known.guidance,
+        )
+    published = name.startswith("Efficient-Large-Model/")
+    return replace(own, licence=PUBLISHED_LICENCE) if published else own
+
+
+def model_index(
+    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, scheduler: str = DPM
+) -> dict[str, Any]:
+    """The content of model_index.json; a class is None where the folder has no such part."""
+    absent = [None, None]
+    return {
+        "_class_name": "SanaSprintPipeline" if scheduler == SCM else "SanaPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        NOTES: asdict(notes),
+        "scheduler": ["diffusers", scheduler],
+        "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
+        "tokenizer": ["transformers", tokenizer] if tokenizer else absent,
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }

@@ -1,0 +1,99 @@
+"""Where the networks of a model folder lie, and their configurations and number formats."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opensana.autoencoder.config import AutoencoderConfig
+from opensana.device import resolve_dtype
+from opensana.errors import WeightsError, near
+from opensana.transformer.config import TransformerConfig
+from opensana.transformer.controlnet import ControlNetConfig
+from opensana.weights.files import (
+    DTYPE_NAMES,
+    VARIANTS,
+    TensorInfo,
+    available_variants,
+    read_headers,
+    read_json,
+)
+from opensana.weights.locate import HUB_ID, fetch
+
+SPRINT_PART = "transformer_sprint"
+"""The folder of a few-step transformer beside the model's own; other readers know nothing of it."""
+CONTROLNET_FILES = (
+    *("config.json", "diffusion_pytorch_model*"),
+    *("controlnet/config.json", "controlnet/diffusion_pytorch_model*"),
+)
+
+
+def transformer_folder(folder: Path) -> Path:
+    return folder / "transformer" if (folder / "transformer").is_dir() else folder
+
+
+def autoencoder_folder(folder: Path) -> Path:
+    return folder / "vae" if (folder / "vae").is_dir() else folder
+
+
+def controlnet_folder(source: str | Path) -> Path:
+    """Where a ControlNet's config.json lies; of a hub id only the ControlNet is fetched."""
+    folder = Path(source).expanduser()
+    if not folder.exists() and HUB_ID.fullmatch(str(source)):
+        folder = fetch(str(source), CONTROLNET_FILES)
+    part = folder / "controlnet" if (folder / "controlnet").is_dir() else folder
+    if not (part / "config.json").is_file():
+        raise WeightsError(
+            f"{source} holds no ControlNet: name the folder with its config.json, the one above "
+            "its folder `controlnet`, or a hub id (owner/name)"
+        )
+    return part
+
+
+def transformer_config(part: Path) -> TransformerConfig:
+    return TransformerConfig.from_dict(_config(part, "SanaTransformer2DModel"))
+
+
+def autoencoder_config(part: Path) -> AutoencoderConfig:
+    return AutoencoderConfig.from_dict(_config(part, "AutoencoderDC"))
+
+
+def controlnet_config(part: Path) -> ControlNetConfig:
+    return ControlNetConfig.from_dict(_config(part, "SanaControlNetModel"))
+
+
+def _config(part: Path, kind: str) -> dict[str, Any]:
+    config = read_json(part / "config.json")
+    if config.get("_class_name", kind) != kind:
+        raise WeightsError(f"{part} holds a {config['_class_name']}, expected a {kind}")
+    return config
+
+
+def part_variant(part: Path, variant: str | None) -> str | None:
+    """The variant asked for where the part has it, else the plain files, as published models do."""
+    if variant is not None and variant not in VARIANTS:
+        raise WeightsError(f"no such variant {variant!r}{near(variant, VARIANTS)}: fp16 or bf16")
+    return variant if variant in available_variants(part) else None
+
+
+def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
+    """The number format of the stored transformer."""
+    part = folder / "transformer"
+    headers = read_headers(part, variant=part_variant(part, variant))
+    return DTYPE_NAMES.get(main_dtype(headers), torch.float32)
+
+
+def main_dtype(headers: Mapping[str, TensorInfo]) -> str:
+    """The dtype that holds most of the numbers."""
+    totals: dict[str, int] = {}
+    for tensor in headers.values():
+        totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.size
+    return max(totals, key=lambda name: totals[name], default="F32")
+
+
+def part_dtype(device: torch.device, transformer: torch.dtype) -> torch.dtype:
+    """Text encoder and autoencoder follow the transformer, but overflow in float16."""
+    if transformer != torch.float16:
+        return transformer
+    return resolve_dtype(device, None, torch.bfloat16)

@@ -1,0 +1,130 @@
+"""The networks of a model folder as modules, ready to draw."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from opensana.autoencoder.model import Autoencoder
+from opensana.errors import WeightsError
+from opensana.layers.packed import can_pack, pack
+from opensana.layout.index import ModelInfo
+from opensana.layout.parts import (
+    autoencoder_config,
+    autoencoder_folder,
+    controlnet_config,
+    controlnet_folder,
+    part_variant,
+    transformer_config,
+    transformer_folder,
+)
+from opensana.text.encoder import TextEncoder
+from opensana.text.gemma import gemma3_270m_folder
+from opensana.transformer.config import TransformerConfig
+from opensana.transformer.controlnet import ControlNet, check_pair
+from opensana.transformer.model import Transformer
+from opensana.weights.files import check_finite, load_into, read_safetensors
+
+ALIGNMENT = 64
+TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
+    """The transformer of a model folder or of a folder that is one itself, for inference.
+
+    It is on the CPU, in the stored dtype.
+    """
+    part = transformer_folder(folder)
+    config = transformer_config(part)
+    with torch.device("meta"):
+        module = Transformer(config)
+    _load(module, part, variant)
+    return module
+
+
+def load_other_transformer(own: Path, model: Path) -> Transformer:
+    """The transformer in `own`, to stand in for that of the model folder.
+
+    WeightsError where it reads or writes other things than the model's own.
+    """
+    config, expected = (transformer_config(transformer_folder(folder)) for folder in (own, model))
+    for name in ("in_channels", "out_channels", "caption_channels"):
+        got, wanted = getattr(config, name), getattr(expected, name)
+        if got != wanted:
+            raise WeightsError(
+                f"{own} has {name} {got}, and the other parts of this model need {wanted}; "
+                "name the model whose features it was trained on"
+            )
+    return load_transformer(own)
+
+
+def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
+    """The autoencoder of a model folder or of a folder that is one itself, for inference."""
+    part = autoencoder_folder(folder)
+    config = autoencoder_config(part)
+    with torch.device("meta"):
+        module = Autoencoder(config)
+    _load(module, part, variant)
+    return module
+
+
+def load_controlnet(
+    source: str | Path, transformer: TransformerConfig, *, variant: str | None = None
+) -> ControlNet:
+    """The ControlNet in a folder, in its folder `controlnet`, or of a hub id, for inference.
+
+    ConfigError if it was made for another transformer.
+    """
+    part = controlnet_folder(source)
+    config = controlnet_config(part)
+    check_pair(transformer, config)
+    with torch.device("meta"):
+        module = ControlNet(config)
+    _load(module, part, variant)
+    return module
+
+
+def _load(module: nn.Module, part: Path, variant: str | None) -> None:
+    load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
+    module.eval().requires_grad_(False)
+
+
+def load_text(
+    folder: Path, info: ModelInfo, *, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
+    """The text encoder in the folder, or the one that its notes name."""
+    source = TEXT_ENCODERS[info.notes.text_encoder]() if info.notes.text_encoder else folder
+    encoder = TextEncoder.load(
+        source,
+        device=device,
+        dtype=dtype,
+        instruction=info.notes.instruction,
+        max_tokens=info.notes.max_tokens,
+    )
+    if not info.notes.text_encoder:  # a package's file is known by its SHA-256
+        check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
+    ready(encoder.model, device, dtype)
+    return encoder
+
+
+def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module where and as it will run.
+
+    Tensors mapped from a file start anywhere; kernels round differently there, so that a loaded
+    model would differ in its last bits from the one that was saved.
+    """
+    module.to(device, dtype)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
+    return module
+
+
+def ready(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module settled for inference: its linear layers packed where that is faster."""
+    settle(module, device, dtype)
+    if can_pack(device, dtype):
+        pack(module)
+    return module

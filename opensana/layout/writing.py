@@ -1,0 +1,126 @@
+"""Writing a model folder: it appears complete, or not at all."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from opensana.autoencoder.model import Autoencoder
+from opensana.errors import NumericsError, OpensanaError
+from opensana.layout.index import INDEX, ModelInfo, Notes, model_index
+from opensana.layout.parts import SPRINT_PART
+from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
+from opensana.text.encoder import TextEncoder
+from opensana.transformer.controlnet import ControlNet
+from opensana.transformer.model import Transformer
+from opensana.weights.files import is_finite, write_json, write_safetensors
+
+
+def write_model(
+    folder: str | Path,
+    *,
+    text: TextEncoder,
+    transformer: Transformer,
+    autoencoder: Autoencoder,
+    info: ModelInfo,
+    sprint: Transformer | None = None,
+) -> Path:
+    """The whole model in the published layout; the folder appears complete or not at all."""
+    with published(Path(folder)) as partial:
+        write_transformer(transformer, partial / "transformer")
+        if sprint is not None:
+            write_transformer(sprint, partial / SPRINT_PART)
+        write_autoencoder(autoencoder, partial / "vae")
+        write_scheduler(partial, info.shift, info.scheduler)
+        text.model.save_pretrained(partial / "text_encoder")
+        text.tokenizer.save_pretrained(partial / "tokenizer")
+        classes = (type(text.model).__name__, type(text.tokenizer).__name__)
+        notes = replace(info.notes, text_encoder=None)
+        write_json(partial / INDEX, model_index(*classes, notes=notes, scheduler=info.scheduler))
+    return Path(folder)
+
+
+def write_model_without_text(
+    folder: str | Path,
+    *,
+    transformer: Transformer,
+    autoencoder: Autoencoder,
+    shift: float,
+    notes: Notes,
+    sprint: Transformer | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """A model whose notes name the package of its text encoder, stored in `dtype`."""
+    assert notes.text_encoder is not None, "the notes must say where the text encoder is"
+    scheduler = SCM if transformer.config.guidance_embeds else DPM
+    with published(Path(folder)) as partial:
+        write_transformer(transformer, partial / "transformer", dtype=dtype)
+        if sprint is not None:
+            write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
+        write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
+        write_scheduler(partial, shift, scheduler)
+        write_json(partial / INDEX, model_index(None, None, notes=notes, scheduler=scheduler))
+    return Path(folder)
+
+
+def write_transformer(module: Transformer, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one transformer, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def write_controlnet(module: ControlNet, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one ControlNet, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def write_autoencoder(module: Autoencoder, part: Path, *, dtype: torch.dtype | None = None) -> None:
+    """config.json and weights of one autoencoder, stored in `dtype` if given."""
+    _write_part(module, module.config.to_dict(), part, dtype)
+
+
+def _write_part(
+    module: nn.Module, config: Mapping[str, Any], part: Path, dtype: torch.dtype | None
+) -> None:
+    state = module.state_dict()
+    if dtype is not None:
+        state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    for key, value in state.items():
+        if not is_finite(value):
+            raise NumericsError(f"{key!r} holds NaN or infinite values: not written to {part}")
+    write_safetensors(state, part)
+    write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` that takes its place once the block has ended well."""
+    if folder.exists() and not _may_replace(folder):
+        raise OpensanaError(f"{folder} exists and is not a model folder: give another place")
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        _swap(partial, folder)
+    except OSError as error:
+        raise OpensanaError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _may_replace(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    old = partial.with_suffix(".old")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
