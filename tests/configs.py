@@ -22,3 +22,9 @@ SANA_600M: dict[str, Any] = {
     "patch_size": 1,
     "sample_size": 32,
 }
+
+# What a damaged or hostile file may say in the place of any value.
+HOSTILE = (
+    0, -1, 10**9, 10**30, 1e308, float("nan"), float("inf"), "x", None, True, [], {}, [10**9],
+    [0] * 6, [-1] * 6, ["x"] * 6, [[10**9]] * 6, [[0]] * 6, [[-5]] * 6, [[2]] * 6,
+)  # fmt: skip

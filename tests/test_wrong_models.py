@@ -22,6 +22,7 @@ from opensana.errors import OpensanaError
 from opensana.layout.reading import load_autoencoder, load_transformer
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny
+from tests.configs import HOSTILE
 
 SECONDS = 1.0
 BYTES = 200e6
@@ -216,12 +217,6 @@ def test_monstrous_sizes_are_refused(
 ) -> None:
     edit(folder / part / "config.json", **{key: 10**9})
     assert "1000000000" in refusal(folder, capsys)
-
-
-HOSTILE = (
-    0, -1, 10**9, 10**30, 1e308, float("nan"), float("inf"), "x", None, True, [], {}, [10**9],
-    [0] * 6, [-1] * 6, ["x"] * 6, [[10**9]] * 6, [[0]] * 6, [[-5]] * 6, [[2]] * 6,
-)  # fmt: skip
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])

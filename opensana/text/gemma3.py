@@ -6,71 +6,19 @@ importing that library takes. Other language models are read by it.
 
 # B batch, L new tokens, P past tokens, D hidden size, H heads, K key-value heads, E head size
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from opensana.errors import WeightsError
+from opensana.text.gemma3_config import FULL, SLIDING, Gemma3Config
 from opensana.weights.files import load_into, read_safetensors, write_json
 from opensana.weights.files import write_safetensors as write_weights
 
-MODEL_TYPE = "gemma3_text"
-SLIDING, FULL = "sliding_attention", "full_attention"
-# What a configuration may ask for that is not computed here.
-ABSENT = {
-    "attention_bias": False,
-    "attn_logit_softcapping": None,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "use_bidirectional_attention": False,
-}
 Past = tuple[Tensor, Tensor]
 """Keys and values [B, K, P, E] of one layer."""
-
-
-@dataclass(frozen=True)
-class Gemma3Config:
-    """The numbers of a config.json; `source` is all of it, to be written again."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    query_pre_attn_scalar: float
-    sliding_window: int
-    layer_types: tuple[str, ...]
-    rope_theta: dict[str, float]
-    pad_token_id: int | None = None
-    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma3Config | None":
-        """None where the configuration is of another model, or asks for more than this module."""
-        if values.get("model_type") != MODEL_TYPE:
-            return None
-        ropes, layers = values.get("rope_parameters"), values.get("layer_types")
-        if not isinstance(ropes, dict) or not isinstance(layers, list):
-            return None
-        if set(layers) - {SLIDING, FULL} or set(layers) - set(ropes):
-            return None
-        if any(rope.get("rope_type") != "default" for rope in ropes.values()):
-            return None
-        if any(values.get(name, usual) != usual for name, usual in ABSENT.items()):
-            return None
-        given = {one.name: values[one.name] for one in fields(cls) if one.name in values}
-        try:
-            theta = {name: float(rope["rope_theta"]) for name, rope in ropes.items()}
-            given |= {"layer_types": tuple(layers), "rope_theta": theta, "source": values}
-            return cls(**given)
-        except (KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"the text encoder's config.json is damaged: {error}") from error
 
 
 class Norm(nn.Module):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from opensana.errors import WeightsError
-from opensana.text.gemma3 import Gemma3Config, Gemma3TextModel
+from opensana.text.gemma3 import Gemma3TextModel
+from opensana.text.gemma3_config import Gemma3Config
 from opensana.text.tokenizer import PreTrainedTokenizerFast
 from opensana.weights.files import read_json
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from opensana.errors import WeightsError
-from opensana.text.gemma3 import Gemma3Config, Past
+from opensana.text.gemma3 import Past
+from opensana.text.gemma3_config import Gemma3Config
 from opensana.weights.files import read_safetensors, write_safetensors
 
 FILE = "instruction"

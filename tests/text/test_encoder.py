@@ -1,5 +1,6 @@
 """The unpadded, prefix-cached states equal the padded run of diffusers' SanaPipeline."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -29,11 +30,14 @@ from transformers import (
     Qwen3Model,
 )
 
-from opensana.errors import ConfigError, RequestError, WeightsError
+from opensana.errors import ConfigError, OpensanaError, RequestError, WeightsError
 from opensana.text import encoder as encoder_module
-from opensana.text import gemma3, library
+from opensana.text import gemma3, gemma3_config, library
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.text.instruction import COMPLEX_HUMAN_INSTRUCTION, instruction
+from opensana.text.loading import load_model
+from opensana.weights.files import read_json
+from tests.configs import HOSTILE
 
 LONG = "a red apple, a green pear and one more cat, " * 60
 PROMPTS = ["A cat", "", "  Three RED apples on a blue Background  ", "été 猫 \N{CAT FACE}", LONG]
@@ -392,16 +396,32 @@ def test_another_configuration_is_left_to_transformers(
     small_gemma: Path, change: dict[str, Any]
 ) -> None:
     values = json.loads((small_gemma / "config.json").read_text())
-    assert gemma3.Gemma3Config.from_dict(values) is not None
-    assert gemma3.Gemma3Config.from_dict({**values, **change}) is None
+    assert gemma3_config.Gemma3Config.from_dict(values) is not None
+    assert gemma3_config.Gemma3Config.from_dict({**values, **change}) is None
 
 
 def test_a_damaged_gemma_config_is_named(small_gemma: Path) -> None:
     values = json.loads((small_gemma / "config.json").read_text())
     del values["head_dim"]
     (small_gemma / "config.json").write_text(json.dumps(values))
-    with pytest.raises(WeightsError, match=r"config\.json is damaged.*head_dim"):
+    with pytest.raises(ConfigError, match=r"config\.json: 'head_dim' is missing"):
         TextEncoder.load(small_gemma)
+
+
+def test_no_value_of_a_gemma_config_is_a_surprise(small_gemma: Path) -> None:
+    """Each is refused in words, left to transformers, or gives a network that runs."""
+    path = small_gemma / "config.json"
+    values = json.loads(path.read_text())
+    for key in gemma3_config.BOUNDS.keys() | {"layer_types", "rope_parameters", "pad_token_id"}:
+        for value in (*HOSTILE, dict.fromkeys(ALTERNATING, 3), [[]], [{}]):
+            (small_gemma / "config.json").write_text(json.dumps(values | {key: value}))
+            with contextlib.suppress(OpensanaError):
+                config = gemma3_config.Gemma3Config.from_dict(
+                    read_json(small_gemma / "config.json")
+                )
+                if config is not None:
+                    model = load_model(small_gemma, torch.float32)
+                    model(torch.tensor([[1, 2, 3]]))
 
 
 def test_a_stored_instruction_is_gone_on_from(small_gemma: Path) -> None:

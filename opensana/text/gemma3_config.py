@@ -1,0 +1,92 @@
+"""The numbers in the config.json of a Gemma 3 decoder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from opensana.config import build
+from opensana.errors import ConfigError
+
+MODEL_TYPE = "gemma3_text"
+SLIDING, FULL = "sliding_attention", "full_attention"
+# What a configuration may ask for that Gemma3TextModel does not compute.
+ABSENT = {
+    "attention_bias": False,
+    "attn_logit_softcapping": None,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "use_bidirectional_attention": False,
+}
+# A config file may come from anyone: sizes are bounded before anything is allocated.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "vocab_size": (1, 2**22),
+    "hidden_size": (1, 65536),
+    "intermediate_size": (1, 2**20),
+    "num_attention_heads": (1, 1024),
+    "num_key_value_heads": (1, 1024),
+    "head_dim": (2, 4096),
+    "rms_norm_eps": (1e-12, 1e-1),
+    "query_pre_attn_scalar": (1e-6, 1e6),
+    "sliding_window": (1, 2**24),
+}
+MOST_LAYERS = 256
+
+
+@dataclass(frozen=True)
+class Gemma3Config:
+    """Field names are those of the file; `source` is all of it, to be written again."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    query_pre_attn_scalar: float
+    sliding_window: int
+    layer_types: tuple[str, ...]
+    rope_theta: dict[str, float]
+    """The base of the rotary positions, for each type of layer."""
+    pad_token_id: int | None = None
+    source: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        thetas = {f"rope_theta of {kind}": theta for kind, theta in self.rope_theta.items()}
+        given = [(name, getattr(self, name), bounds) for name, bounds in BOUNDS.items()]
+        given += [(name, theta, (1e-6, 1e12)) for name, theta in thetas.items()]
+        given.append(("the number of layers", len(self.layer_types), (1, MOST_LAYERS)))
+        for name, value, (low, high) in given:
+            if not low <= value <= high:
+                raise ConfigError(f"{name} must be {low:g} to {high:g}, got {value}")
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise ConfigError(
+                "num_key_value_heads must divide num_attention_heads, and head_dim be even, got "
+                f"{self.num_key_value_heads}, {self.num_attention_heads} and {self.head_dim}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Gemma3Config | None":
+        """None where the configuration is of another model, or asks for more than is computed.
+
+        ConfigError where it lacks a number or has an impossible one.
+        """
+        if not _is_computed(values):
+            return None
+        numbers = {one.name: values[one.name] for one in fields(cls) if one.name in values}
+        ropes = values["rope_parameters"].items()
+        numbers["rope_theta"] = {kind: rope.get("rope_theta") for kind, rope in ropes}
+        numbers["source"] = {}
+        return replace(build(cls, numbers, where="the text encoder's config.json"), source=values)
+
+
+def _is_computed(values: Mapping[str, Any]) -> bool:
+    ropes, layers = values.get("rope_parameters"), values.get("layer_types")
+    if values.get("model_type") != MODEL_TYPE or not isinstance(layers, list):
+        return False
+    if not isinstance(ropes, dict) or not all(isinstance(rope, dict) for rope in ropes.values()):
+        return False
+    return (
+        all(kind in (SLIDING, FULL) and kind in ropes for kind in layers)
+        and all(rope.get("rope_type") == "default" for rope in ropes.values())
+        and all(values.get(name, usual) == usual for name, usual in ABSENT.items())
+    )
