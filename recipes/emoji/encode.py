@@ -52,7 +52,7 @@ INSTRUCTION = "diffusers"
 TEXT_BATCH = 32
 PICTURE_BATCH = 16
 # How often a scene of each kind stands in the cache.
-COPIES = {"white": 30, "coloured": 2, "pair": 1}
+COPIES = {"white": 60, "coloured": 2, "pair": 1}
 
 Item = TypeVar("Item")
 Described = tuple[Scene, list[Prompt]]
