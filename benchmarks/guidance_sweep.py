@@ -97,8 +97,8 @@ class Exam:
         return figures, pictures
 
 
-def keyword_questions(data: EmojiData, count: int) -> list[Question]:
-    """Single words of training that belong to one emoji alone."""
+def keyword_questions(data: EmojiData, count: int | None = None) -> list[Question]:
+    """Single words of training that belong to one emoji alone, all of them or `count`."""
     records = data.vocabulary
     alone = [
         Question(prompt.text, record)

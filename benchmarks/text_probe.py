@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.guidance_sweep import keyword_questions
 from benchmarks.timing import machine
 from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import KEYWORD_WEIGHT, keywords_of, prompts_of, scenes_of
+from opensana.data.emoji.prompts import keywords_of, prompts_of, scenes_of
 from opensana.data.texts import Texts
 from opensana.encode.encoders import valid_states
 from opensana.text.encoder import TextEncoder
@@ -54,11 +55,11 @@ def training_words(data: EmojiData, texts: Texts) -> tuple[Words, np.ndarray]:
     """The prompts of the white scenes, and which of them are keywords of one emoji alone [N]."""
     ids = {caption: index for index, caption in enumerate(texts.captions)}
     moments = [moment.numpy() for moment in texts.moments]
+    alone = {question.prompt for question in keyword_questions(data)}
     rows, is_keyword = [], []
     for index, (record, keywords) in enumerate(
         zip(data.vocabulary, keywords_of(data.vocabulary), strict=True)
     ):
-        alone = {prompt.text for prompt in keywords if prompt.weight == KEYWORD_WEIGHT}
         white = scenes_of(record, backgrounds=0)[0]
         for prompt in prompts_of(record, white, keywords=keywords):
             features = summary(texts.of(ids[prompt.text]), moments)

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -37,6 +37,18 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, where: str) -> T:
         raise ConfigError(f"{where}: {found}") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+def check_bounds(
+    config: Any, bounds: Mapping[str, tuple[float, float]], *, optional: Collection[str] = ()
+) -> None:
+    """ConfigError where a number of a dataclass lies outside; those in `optional` may be None."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is None and name in optional:
+            continue
+        if value is None or not low <= value <= high:
+            raise ConfigError(f"{name} must be {low} to {high}, got {value}")
 
 
 def load_toml(path: str | Path, cls: type[T], overrides: Sequence[str] = ()) -> T:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from opensana.autoencoder.resample import Down, Up
-from opensana.config import build
+from opensana.config import build, check_bounds
 from opensana.errors import ConfigError, near
 
 Block = Literal["ResBlock", "EfficientViTBlock"]
@@ -69,9 +69,7 @@ class AutoencoderConfig:
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        for name, (low, high) in BOUNDS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} must be {low} to {high}, got {getattr(self, name)}")
+        check_bounds(self, BOUNDS)
         widths = self.encoder_block_out_channels + self.decoder_block_out_channels
         layers = self.encoder_layers_per_block + self.decoder_layers_per_block
         if not all(1 <= width <= MAX_WIDTH for width in widths):

@@ -1,5 +1,6 @@
 """The networks of a model folder as modules, ready to draw."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ from opensana.weights.files import check_finite, load_into, read_safetensors
 
 ALIGNMENT = 64
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
+Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -37,11 +39,7 @@ def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer
     It is on the CPU, in the stored dtype.
     """
     part = transformer_folder(folder)
-    config = transformer_config(part)
-    with torch.device("meta"):
-        module = Transformer(config)
-    _load(module, part, variant)
-    return module
+    return _load(Transformer, transformer_config(part), part, variant)
 
 
 def load_other_transformer(own: Path, model: Path) -> Transformer:
@@ -63,11 +61,7 @@ def load_other_transformer(own: Path, model: Path) -> Transformer:
 def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
     """The autoencoder of a model folder or of a folder that is one itself, for inference."""
     part = autoencoder_folder(folder)
-    config = autoencoder_config(part)
-    with torch.device("meta"):
-        module = Autoencoder(config)
-    _load(module, part, variant)
-    return module
+    return _load(Autoencoder, autoencoder_config(part), part, variant)
 
 
 def load_controlnet(
@@ -80,15 +74,17 @@ def load_controlnet(
     part = controlnet_folder(source)
     config = controlnet_config(part)
     check_pair(transformer, config)
+    return _load(ControlNet, config, part, variant)
+
+
+def _load(
+    network: Callable[[Config], Module], config: Config, part: Path, variant: str | None
+) -> Module:
+    """The network of a configuration with the weights of a part."""
     with torch.device("meta"):
-        module = ControlNet(config)
-    _load(module, part, variant)
-    return module
-
-
-def _load(module: nn.Module, part: Path, variant: str | None) -> None:
+        module = network(config)
     load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
-    module.eval().requires_grad_(False)
+    return module.eval().requires_grad_(False)
 
 
 def load_text(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from opensana.config import build
+from opensana.config import build, check_bounds
 from opensana.errors import ConfigError
 
 MODEL_TYPE = "gemma3_text"
@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sliding_window": (1, 2**24),
 }
 MOST_LAYERS = 256
+LARGEST_THETA = 1e12
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,12 @@ class Gemma3Config:
     source: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        thetas = {f"rope_theta of {kind}": theta for kind, theta in self.rope_theta.items()}
-        given = [(name, getattr(self, name), bounds) for name, bounds in BOUNDS.items()]
-        given += [(name, theta, (1e-6, 1e12)) for name, theta in thetas.items()]
-        given.append(("the number of layers", len(self.layer_types), (1, MOST_LAYERS)))
-        for name, value, (low, high) in given:
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be {low:g} to {high:g}, got {value}")
+        check_bounds(self, BOUNDS)
+        for theta in self.rope_theta.values():
+            if not 1e-6 <= theta <= LARGEST_THETA:
+                raise ConfigError(f"rope_theta must be 1e-06 to {LARGEST_THETA:g}, got {theta}")
+        if not 1 <= len(self.layer_types) <= MOST_LAYERS:
+            raise ConfigError(f"1 to {MOST_LAYERS} layers are read, got {len(self.layer_types)}")
         if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
             raise ConfigError(
                 "num_key_value_heads must divide num_attention_heads, and head_dim be even, got "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
-from opensana.config import build
+from opensana.config import build, check_bounds
 from opensana.errors import ConfigError, near
 
 CLASS_NAME = "SanaTransformer2DModel"
@@ -65,12 +65,7 @@ class TransformerConfig:
     timestep_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, (low, high) in BOUNDS.items():
-            value = getattr(self, name)
-            if value is None and name in OPTIONAL:
-                continue
-            if value is None or not low <= value <= high:
-                raise ConfigError(f"{name} must be {low} to {high}, got {value}")
+        check_bounds(self, BOUNDS, optional=OPTIONAL)
         self._check_widths()
         if self.qk_norm not in (None, QK_NORM):
             raise ConfigError(f"qk_norm must be null or {QK_NORM!r}, got {self.qk_norm!r}")
