@@ -2,6 +2,7 @@
 
 # B batch, L new tokens, P past tokens, D hidden size, K key-value heads, E head size
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ class LibraryDecoder:
         self.model: Any = model
         self.config: Any = self.model.config.get_text_config(decoder=True)
         self.hidden_size: int = self.config.hidden_size
+        self._cache_name = _cache_name(self.model)
         if getattr(self.config, "use_bidirectional_attention", False):
             raise ConfigError(
                 "the text encoder must be a decoder: this one attends in both directions"
@@ -31,17 +33,26 @@ class LibraryDecoder:
 
         Recurrent layers have other state.
         """
-        return set(getattr(self.config, "layer_types", None) or ()) <= CACHEABLE
+        layers = set(getattr(self.config, "layer_types", None) or ())
+        return self._cache_name is not None and layers <= CACHEABLE
 
     def __call__(
         self, tokens: Tensor, past: Sequence[Past] | None = None
     ) -> tuple[Tensor, list[Past]]:
         """States [B, L, D] of tokens [B, L], and each layer's keys and values [B, K, P + L, E]."""
-        if not self.can_continue:
+        if self._cache_name is None or not self.can_continue:
             return self.model(input_ids=tokens, use_cache=False)[0], []
         cache = _cache(past, len(tokens))
-        states = self.model(input_ids=tokens, past_key_values=cache, use_cache=True)[0]
+        states = self.model(input_ids=tokens, use_cache=True, **{self._cache_name: cache})[0]
         return states, [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def _cache_name(model: Any) -> str | None:
+    """What the model calls its key-value cache: `cache` from transformers 5.24 on, None if it
+    takes none.
+    """
+    known = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in known), None)
 
 
 def _cache(past: Sequence[Past] | None, batch: int) -> Any:
