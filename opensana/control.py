@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -34,14 +34,14 @@ class Control:
         """What a PNG remembers of what steered it."""
         return {"control_image_sha256": self.digest, "control_scale": self.scale}
 
-    def fitted(self, width: int, height: int, notice: Callable[[str], None]) -> Image.Image:
+    def fit(self, width: int, height: int, notice: Callable[[str], None]) -> "Control":
         """Scaled until it covers the size, then cut to it about its centre; `notice` is told."""
         size, had = (width, height), self.image.size
         if had == size:
-            return self.image
+            return self
         cut = "" if had[0] * height == had[1] * width else " and cut"
         notice(f"the control image of {had[0]} x {had[1]} was scaled{cut} to {width} x {height}")
-        return ImageOps.fit(self.image, size, Image.Resampling.LANCZOS)
+        return replace(self, image=ImageOps.fit(self.image, size, Image.Resampling.LANCZOS))
 
 
 def read_control(image: ImageSource | None, scale: float, *, expected: bool) -> Control | None:

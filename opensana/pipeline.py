@@ -4,7 +4,7 @@ A model folder has the published layout; `Sana.load` reads it and `Sana.save` wr
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,6 @@ class Sana:
 
     # -------------------------------------------------------------- drawing
 
-    @torch.inference_mode()
     def generate(
         self,
         prompt: str | Request,
@@ -190,7 +189,36 @@ class Sana:
         notice: Notice | None = None,
         **fields: Any,
     ) -> list[Picture]:
-        """Draw the pictures of a request, or of a prompt and fields of `Request`.
+        """The pictures that `draw` yields, once all are done."""
+        return list(
+            self.draw(
+                prompt,
+                on_step,
+                image=image,
+                mask=mask,
+                control_image=control_image,
+                control_scale=control_scale,
+                notice=notice,
+                **fields,
+            )
+        )
+
+    def draw(
+        self,
+        prompt: str | Request,
+        on_step: OnStep | None = None,
+        *,
+        image: ImageSource | None = None,
+        mask: ImageSource | None = None,
+        control_image: ImageSource | None = None,
+        control_scale: float = 1.0,
+        notice: Notice | None = None,
+        **fields: Any,
+    ) -> Generator[Picture, None, None]:
+        """Draw the pictures of a request, or of a prompt and fields of `Request`, as they are done.
+
+        IMAGES_AT_ONCE are drawn together and come together. What is wrong with the request is
+        raised by the call itself, before the first picture is asked for; `close` ends the work.
 
         With `image` they start from that picture instead of noise (`strength` says how far from
         it); with `mask`, of the same size, only its white part is drawn anew and outside it every
@@ -205,30 +233,46 @@ class Sana:
         if image is None and mask is None and control_image is None:
             drawer = self.for_request(request)
             if drawer is not self:
-                return drawer.generate(request, on_step, notice=notice)
+                return drawer.draw(request, on_step, notice=notice)
         source = read_original(image, mask, strength=request.strength, binned=request.binned)
         control = read_control(control_image, control_scale, expected=self.controlnet is not None)
+        facts = (source.facts if source else {}) | (control.facts if control else {})
         request = self.complete(source.complete(request, self._size_unit) if source else request)
         for note in truncation_notes(self.text, request):
             notice(note)
         memory = self._band_memory(request, notice)
         original = source and source.fit(request, native=self.native_size, notice=notice)
-        start = original and self._start(original, request, memory)
-        condition = control and self._condition(control, request, memory, notice)
-        texts = self.encode(request, condition=condition)
+        control = control and control.fit(*self._drawn_size(request), notice)
+        return self._pictures(request, on_step, original, control, memory, facts)
+
+    def _pictures(
+        self,
+        request: Request,
+        on_step: OnStep | None,
+        original: Original | None,
+        control: Control | None,
+        memory: int | None,
+        facts: dict[str, Any],
+    ) -> Generator[Picture, None, None]:
+        """The pictures of a complete request, one batch of seeds after another.
+
+        Inference mode is left before each is yielded: the caller would be in it until the next.
+        """
+        with torch.inference_mode():
+            start = original and self._start(original, request, memory)
+            condition = control and self._condition(control, memory)
+            texts = self.encode(request, condition=condition)
         size = _asked_size(request) if request.binned else None
         many, all_seeds = IMAGES_AT_ONCE, request.seeds
-        chunks = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
-        facts = (source.facts if source else {}) | (control.facts if control else {})
-        pictures: list[Picture] = []
-        for index, seeds in enumerate(chunks):
-            step = _overall(on_step, index, len(chunks))
-            latent = self.solve(request, texts, self.noises(request, seeds), step, start)
-            images = decode_images(self.autoencoder, latent, memory=memory, size=size)
+        batches = [all_seeds[i : i + many] for i in range(0, len(all_seeds), many)]
+        for index, seeds in enumerate(batches):
+            step = _overall(on_step, index, len(batches))
+            with torch.inference_mode():
+                latent = self.solve(request, texts, self.noises(request, seeds), step, start)
+                images = decode_images(self.autoencoder, latent, memory=memory, size=size)
             for seed, drawn in zip(seeds, images, strict=True):
                 whole = original.paste(drawn) if original else drawn
-                pictures.append(self._picture(whole, request, seed, facts))
-        return pictures
+                yield self._picture(whole, request, seed, facts)
 
     @torch.inference_mode()
     def draw_latents(
@@ -307,11 +351,9 @@ class Sana:
         x0 = encode_image(self.autoencoder, original.image, memory=memory)
         return Start(x0, request.strength, redrawn)
 
-    def _condition(
-        self, control: Control, request: Request, memory: int | None, notice: Notice
-    ) -> Condition:
-        image = control.fitted(*self._drawn_size(request), notice)
-        return Condition(encode_image(self.autoencoder, image, memory=memory), control.scale)
+    def _condition(self, control: Control, memory: int | None) -> Condition:
+        latent = encode_image(self.autoencoder, control.image, memory=memory)
+        return Condition(latent, control.scale)
 
     def solve(
         self,
@@ -372,11 +414,11 @@ def _asked_size(request: Request) -> Size:
     return request.width, request.height
 
 
-def _overall(on_step: OnStep | None, chunk: int, chunks: int) -> OnStep | None:
-    """Steps are counted over all chunks, so that progress runs once from start to end."""
+def _overall(on_step: OnStep | None, batch: int, batches: int) -> OnStep | None:
+    """Steps are counted over all batches, so that progress runs once from start to end."""
     if on_step is None:
         return None
-    return lambda step, total, x: on_step(chunk * total + step, chunks * total, x)
+    return lambda step, total, x: on_step(batch * total + step, batches * total, x)
 
 
 def _warn(message: str) -> None:

@@ -38,12 +38,13 @@ class PaintedSana:
         self.loads, self.requests = [], []
         self.facts: dict[str, str] = {}
         self.failure: BaseException | None = None
+        self.painted_before_failure = 0
 
     def load(self, model: str, **options: Any) -> "PaintedSana":
         self.loads.append({"model": model} | options)
         return self
 
-    def generate(
+    def draw(
         self,
         request: Request,
         *,
@@ -53,7 +54,7 @@ class PaintedSana:
         mask: Image.Image | None,
         control_image: Image.Image | None = None,
         control_scale: float = 1.0,
-    ) -> list[Picture]:
+    ) -> Iterator[Picture]:
         self.requests.append(request)
         original = read_original(image, mask)
         self.facts = original.facts if original else {}
@@ -62,8 +63,6 @@ class PaintedSana:
         steps = 20 if request.steps is None else request.steps
         for step in range(steps):
             on_step(step, steps, None)
-        if self.failure is not None:
-            raise self.failure
         whole = replace(
             request.seeded(),
             width=request.width or 64,
@@ -71,7 +70,10 @@ class PaintedSana:
             steps=steps,
             guidance=4.5 if request.guidance is None else request.guidance,
         )
-        return [self.paint(whole, seed) for seed in whole.seeds]
+        for number, seed in enumerate(whole.seeds):
+            if self.failure is not None and number == self.painted_before_failure:
+                raise self.failure
+            yield self.paint(whole, seed)
 
     def paint(self, request: Request, seed: int) -> Picture:
         image = Image.new("RGB", (request.width or 64, request.height or 64), (seed % 256, 0, 0))
@@ -230,6 +232,45 @@ def test_no_metadata(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_cut_is_said(sana: PaintedSana, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "word " * 50]) == 0
     assert "opensana: the prompt is too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(KeyboardInterrupt(), 130), (WeightsError("broken"), 1), (RequestError("too much"), 2)],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_pictures_that_were_done_are_kept_and_told(
+    sana: PaintedSana,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    failure: BaseException,
+    code: int,
+    form: list[str],
+) -> None:
+    sana.failure, sana.painted_before_failure = failure, 5
+    assert main(["generate", "x", "-n", "64", "--seed", "1", *form]) == code
+    names = [f"out_{seed}.png" for seed in range(1, 6)]
+    told = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["path"] for line in told] == names if form else told == names
+    assert files(tmp_path) == names
+
+
+def test_each_picture_is_saved_and_told_before_the_next_is_drawn(
+    sana: PaintedSana,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    seen: list[tuple[list[str], str]] = []
+    paint = sana.paint
+
+    def watched(request: Request, seed: int) -> Picture:
+        seen.append((files(tmp_path), capsys.readouterr().out))
+        return paint(request, seed)
+
+    monkeypatch.setattr(sana, "paint", watched)
+    assert main(["generate", "x", "-n", "3", "-o", "{index}.png"]) == 0
+    assert seen == [([], ""), (["0.png"], "0.png\n"), (["0.png", "1.png"], "1.png\n")]
 
 
 # ------------------------------------------------------------------ pictures to start from
@@ -452,6 +493,38 @@ def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert b"Traceback" not in error
     assert files(tmp_path) == []
+
+
+def test_ctrl_c_between_pictures_keeps_those_that_are_done(tmp_path: Path) -> None:
+    code = (
+        "import signal, sys, time, opensana\n"
+        "from PIL import Image\n"
+        "from opensana.cli import main\n"
+        "from opensana.picture import Picture\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Slow:\n"
+        "    def load(*_, **__): return Slow()\n"
+        "    def draw(self, request, **_):\n"
+        "        for seed in (1, 2):\n"
+        "            yield Picture(Image.new('RGB', (8, 8)), request)\n"
+        "        time.sleep(60)\n"
+        "opensana.Sana = Slow()\n"
+        "sys.exit(main(['generate', 'x', '-n', '64', '-o', '{index}.png']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == [b"0.png\n", b"1.png\n"]
+    process.send_signal(signal.SIGINT)
+    rest, error = process.communicate(timeout=10)
+    assert (process.returncode, rest) == (130, b"")
+    assert error.splitlines()[-1:] == [b"opensana: interrupted"]
+    assert files(tmp_path) == ["0.png", "1.png"]
 
 
 # ------------------------------------------------------------------ the other commands

@@ -191,6 +191,56 @@ def test_a_stop_in_on_step_stops_the_work(quick: Sana) -> None:
         quick.generate("a cat", stop, steps=50)
 
 
+def test_pictures_come_when_their_batch_is_done(quick: Sana) -> None:
+    request = Request("a cat", seed=4, steps=2, images=6)
+    done: list[int] = []
+    drawing = quick.draw(request, lambda step, total, _: done.append(step))
+    assert done == []
+    assert [next(drawing).request.seed for _ in range(4)] == [4, 5, 6, 7]
+    assert done == [0, 1]
+    rest = list(drawing)
+    assert done == [0, 1, 2, 3]
+    for one, other in zip(rest, quick.generate(request)[4:], strict=True):
+        assert np.array_equal(np.asarray(one.image), np.asarray(other.image))
+        assert one.metadata == other.metadata
+
+
+def test_inference_mode_ends_at_each_picture(quick: Sana) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    for _ in quick.draw("a cat", steps=1, images=5):
+        assert not torch.is_inference_mode_enabled()
+        (weight * 2).backward()  # as a caller that trains between two pictures
+    assert weight.grad is not None and weight.grad.item() == 10
+
+
+def test_closing_the_drawing_ends_the_work(quick: Sana) -> None:
+    done: list[int] = []
+    drawing = quick.draw("a cat", lambda step, *_: done.append(step), steps=3, images=64)
+    next(drawing)
+    drawing.close()
+    assert done == [0, 1, 2]
+    assert list(drawing) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be"),
+        ({"width": 100}, "multiple of 32"),
+        ({"solver": "scm"}, "needs a Sprint model"),
+        ({"strength": 0.5}, "strength was given without a picture"),
+        ({"image": "missing.png"}, "there is no image"),
+        ({"image": Image.new("RGB", (64, 64)), "mask": Image.new("L", (8, 8))}, "make them equal"),
+        ({"control_image": Image.new("RGB", (64, 64))}, "without a ControlNet"),
+    ],
+)
+def test_what_is_wrong_is_raised_before_the_first_picture_is_asked_for(
+    quick: Sana, options: dict, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        quick.draw("a cat", **options)
+
+
 def test_a_long_prompt_is_reported(quick: Sana) -> None:
     heard: list[str] = []
     long = "x" * 299 + "lost end"

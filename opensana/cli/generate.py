@@ -1,4 +1,4 @@
-"""`opensana generate`: prompts in, PNG files out.
+"""`opensana generate`: prompts in, PNG files out, each as soon as it is drawn.
 
 The flags are the fields of `Request`, inherited, so that every default and its help are written
 once. All requests and the output folder are checked before the model is loaded.
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -100,13 +101,11 @@ class Generate(Request, Command):
         original, control = self.inputs()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         sana = self._load()
-        index = 0
-        for request in requests:
-            for picture in _draw(sana, request, original, control):
-                path = files.path(seed=picture.request.seed, index=index)
-                picture.save(path, metadata=not self.no_metadata)
-                self._report(path, picture)
-                index += 1
+        pictures = chain.from_iterable(_draw(sana, one, original, control) for one in requests)
+        for index, picture in enumerate(pictures):
+            path = files.path(seed=picture.request.seed, index=index)
+            picture.save(path, metadata=not self.no_metadata)
+            self._report(path, picture)
 
     def _load(self) -> "Sana":
         """The model. Loading makes a million objects that stay: no garbage is looked for."""
@@ -187,10 +186,13 @@ class Generate(Request, Command):
         return _read_prompts(self.prompt_file)
 
     def _report(self, path: Path, picture: "Picture") -> None:
-        if self.json:
-            emit_json({"path": str(path)} | loads(picture.metadata["opensana"]))
-        else:
-            emit(str(path))
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode():  # the bar makes room on a terminal that shows both
+            if self.json:
+                emit_json({"path": str(path)} | loads(picture.metadata["opensana"]))
+            else:
+                emit(str(path))
 
 
 def recorded(path: Path) -> dict[str, Any]:
@@ -237,9 +239,9 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
 
 def _draw(
     sana: "Sana", request: Request, original: "Original | None", control: "Control | None"
-) -> "list[Picture]":
+) -> "Iterator[Picture]":
     with _progress(request) as on_step:
-        return sana.generate(
+        yield from sana.draw(
             request,
             on_step=on_step,
             notice=say,
