@@ -30,10 +30,10 @@ from opensana.weights.files import (
     write_safetensors,
 )
 from opensana.weights.locate import locate, locate_file
-from opensana.weights.names import convert_autoencoder, convert_transformer
+from opensana.weights.names import convert_autoencoder, convert_transformer, unwrapped
 
 Config = TransformerConfig | AutoencoderConfig
-STATE_NAMES = ("state_dict", "model_state_dict")
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "module")
 BASE_PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 
 
@@ -119,10 +119,15 @@ def _shift(preset: str | None, shift: float | None) -> float:
 
 
 def read_state(file: Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of an official `.pth`."""
-    if file.suffix == ".safetensors":
-        return read_safetensors(file)
-    content = _unpickle(file)
+    """The tensors of a `.safetensors` file or of an official `.pth`, without wrappers' names."""
+    if file.suffix.lower() == ".safetensors":
+        return unwrapped(read_safetensors(file))
+    state = _tensors(_unpickle(file), file, ema)
+    return unwrapped(state)
+
+
+def _tensors(content: Mapping[str, Any], file: Path, ema: bool) -> Mapping[str, Tensor]:
+    """The table of tensors in what a `.pth` holds, beside its optimizer, its step and so on."""
     if ema:
         if "state_dict_ema" not in content:
             raise WeightsError(f"{file} holds no averaged weights (state_dict_ema)")
@@ -130,10 +135,14 @@ def read_state(file: Path, *, ema: bool = False) -> dict[str, Tensor]:
     else:
         name = next((n for n in STATE_NAMES if isinstance(content.get(n), Mapping)), None)
         content = content[name] if name else content
-    strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    strange = [
+        key
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, Tensor))
+    ]
     if strange or not content:
         raise WeightsError(f"{file} is not a table of tensors: {strange[:3] or 'it is empty'}")
-    return dict(content)
+    return content
 
 
 def _unpickle(file: Path) -> Mapping[str, Any]:

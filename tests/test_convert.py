@@ -109,3 +109,71 @@ def test_a_file_without_tensors_is_refused(tmp_path: Path, content: object) -> N
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"odd\.pth"):
         convert(tmp_path / "odd.pth", tmp_path / "made", config=tiny.TRANSFORMER)
+
+
+# ------------------------------------------------------------------ names that wrappers give
+
+
+PREFIXED = (
+    *("module.", "_orig_mod.", "model.", "model.diffusion_model.", "diffusion_model."),
+    *("module._orig_mod.", "_orig_mod.module.", "module.model.diffusion_model.", "transformer."),
+    *("_fsdp_wrapped_module._orig_mod.", "model.diffusion_model.module._orig_mod."),
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXED)
+@pytest.mark.parametrize("suffix", ["pth", "PTH", "safetensors", "SafeTensors", "SAFETENSORS"])
+def test_wrappers_around_a_transformer_change_nothing(
+    tmp_path: Path, prefix: str, suffix: str
+) -> None:
+    expected = tiny.transformer().state_dict()
+    state = {prefix + key: value for key, value in official(dict(expected)).items()}
+    file = tmp_path / f"model.{suffix}"
+    if suffix.lower() == "pth":
+        torch.save({"state_dict": state}, file)
+    else:
+        write_safetensors(state, tmp_path, name="model")[0].rename(file)
+    made = convert(file, tmp_path / "made", config=tiny.TRANSFORMER)
+    found = read_safetensors(made / "transformer")
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("table", ["state_dict", "model_state_dict", "model", "module", None])
+def test_the_table_of_a_training_is_found(tmp_path: Path, table: str | None) -> None:
+    """As DDP, torch.compile, an average and a wrapper of one block leave it, published names."""
+    expected = tiny.transformer().state_dict()
+    state = {f"module.{key}": value for key, value in expected.items()}
+    state = {k.replace("_blocks.0.", "_blocks.0._orig_mod."): v for k, v in state.items()}
+    state["n_averaged"] = torch.tensor(7)
+    torch.save(state if table is None else {table: state, "step": 3}, tmp_path / "model.pt")
+    made = convert(tmp_path / "model.pt", tmp_path / "made", config=tiny.TRANSFORMER)
+    found = read_safetensors(made / "transformer")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "first_stage_model.", "vae._orig_mod."])
+@pytest.mark.parametrize("published", [True, False])
+def test_wrappers_around_an_autoencoder_change_nothing(
+    tmp_path: Path, prefix: str, published: bool
+) -> None:
+    expected = dict(tiny.autoencoder().state_dict())
+    state = expected
+    if not published:
+        state = tiny_names().official_autoencoder(expected, plain_down=True)
+    [file] = write_safetensors({prefix + k: v for k, v in state.items()}, tmp_path, name="model")
+    made = convert(file, tmp_path / "made", config=tiny.AUTOENCODER)
+    found = read_safetensors(made / "vae")
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_a_prefix_that_some_names_lack_is_an_error(tmp_path: Path) -> None:
+    state = official(dict(tiny.transformer().state_dict()))
+    mixed = {f"module.{k}" if k.startswith("blocks.") else k: v for k, v in state.items()}
+    torch.save(mixed, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"'module\.blocks.* belongs to no known model"):
+        convert(tmp_path / "model.pth", tmp_path / "made", config=tiny.TRANSFORMER)
+    twice = state | {f"_orig_mod.{key}": value for key, value in state.items()}
+    torch.save(twice, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="some tensors twice"):
+        convert(tmp_path / "model.pth", tmp_path / "made", config=tiny.TRANSFORMER)

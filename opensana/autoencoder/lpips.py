@@ -70,7 +70,7 @@ def vgg16_features() -> tuple[nn.Sequential, tuple[int, ...]]:
 def load_lpips(path: str | Path) -> Lpips:
     """Frozen LPIPS of a converted folder or safetensors file."""
     path = Path(path).expanduser()
-    if path.is_file() and path.suffix != ".safetensors":
+    if path.is_file() and path.suffix.lower() != ".safetensors":
         raise WeightsError(
             f"{path} is no safetensors file; make one of torchvision's VGG16 and the heads of"
             f" LPIPS: opensana convert vgg16.pth lpips --preset {LPIPS_PRESET} --heads vgg.pth"

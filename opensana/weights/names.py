@@ -4,12 +4,24 @@ A key that no table knows is an error that lists the nearest known name, never a
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 from torch import Tensor
 
 from opensana.errors import WeightsError, near
+
+# What stands before every name of a file: a wrapper's attribute, or the place in a whole model.
+PREFIXES = (
+    *("module.", "model.", "diffusion_model.", "model.diffusion_model.", "transformer."),
+    *("first_stage_model.", "vae."),
+)
+# What compilation and sharding put anywhere into a name.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# What an averaging wrapper counts beside the weights.
+COUNTER = "n_averaged"
+# Names that tell that a file has the published ones already.
+PUBLISHED = ("transformer_blocks.", "encoder.down_blocks.", "decoder.up_blocks.")
 
 # Official module -> published module. A parameter's last part (weight, bias) stays as it is.
 TRANSFORMER: dict[str, str] = {
@@ -88,10 +100,32 @@ AUTOENCODER_MATRICES = ("context_module.qkv.conv", "context_module.proj.conv")
 
 Renamed = Iterator[tuple[str, Tensor]]
 Target = TypeVar("Target", str, tuple[str, ...])
+Value = TypeVar("Value")
+
+
+def unwrapped(state: Mapping[str, Value]) -> dict[str, Value]:
+    """The same tensors without what wrappers have put into their names, by the tables above.
+
+    A prefix goes only where all names have it; several may follow one another.
+    """
+    names = {key: _join(*(p for p in key.split(".") if p not in WRAPPERS)) for key in state}
+    names.pop(COUNTER, None)
+    while prefix := _shared_prefix(names.values()):
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+    if len(set(names.values())) < len(names):
+        raise WeightsError("the file has some tensors twice, with a wrapper's names and without")
+    return {name: state[key] for key, name in names.items()}
+
+
+def _shared_prefix(names: Collection[str]) -> str | None:
+    return next((p for p in PREFIXES if names and all(n.startswith(p) for n in names)), None)
 
 
 def convert_transformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of an official transformer `.pth` -> published `SanaTransformer2DModel` keys."""
+    """Keys of an official transformer `.pth` -> published `SanaTransformer2DModel` keys.
+
+    Published keys stay as they are.
+    """
     sprint = any(key.startswith("cfg_embedder.") for key in state)
     table = SPRINT_TRANSFORMER if sprint else TRANSFORMER
     kept = {k: v for k, v in state.items() if not k.startswith(TRANSFORMER_DROPPED)}
@@ -99,13 +133,15 @@ def convert_transformer(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def convert_autoencoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of an original DC-AE file -> published `AutoencoderDC` keys."""
+    """Keys of an original DC-AE file -> published `AutoencoderDC` keys, which stay as they are."""
     return _convert(state, _autoencoder_entry)
 
 
 def _convert(
     state: Mapping[str, Tensor], entry: Callable[[str, Tensor], Renamed]
 ) -> dict[str, Tensor]:
+    if any(key.startswith(PUBLISHED) for key in state):
+        return dict(state)
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
         for name, part in entry(key, tensor):
