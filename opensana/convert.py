@@ -29,6 +29,7 @@ from opensana.weights.files import (
     write_json,
     write_safetensors,
 )
+from opensana.weights.formats import check_formats, format_of, widened
 from opensana.weights.locate import locate, locate_file
 from opensana.weights.names import convert_autoencoder, convert_transformer, unwrapped
 
@@ -123,7 +124,8 @@ def read_state(file: Path, *, ema: bool = False) -> dict[str, Tensor]:
     if file.suffix.lower() == ".safetensors":
         return unwrapped(read_safetensors(file))
     state = _tensors(_unpickle(file), file, ema)
-    return unwrapped(state)
+    check_formats({key: format_of(tensor) for key, tensor in state.items()}, where=file)
+    return unwrapped({key: widened(tensor) for key, tensor in state.items()})
 
 
 def _tensors(content: Mapping[str, Any], file: Path, ema: bool) -> Mapping[str, Tensor]:

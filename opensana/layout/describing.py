@@ -1,10 +1,13 @@
 """What `opensana info` shows of a model, from configs and file headers; no weights are read."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
+from opensana.autoencoder.model import Autoencoder
 from opensana.bins import bins
 from opensana.device import resolve_device, resolve_dtype
 from opensana.layout.index import INDEX, ModelInfo, read_info
@@ -14,13 +17,18 @@ from opensana.layout.parts import (
     main_dtype,
     part_dtype,
     part_variant,
+    text_headers,
     transformer_config,
 )
 from opensana.memory import memory_needed
 from opensana.presets import facts
 from opensana.published import describe_published
-from opensana.weights.files import DTYPE_NAMES, read_headers, read_json
+from opensana.transformer.model import Transformer
+from opensana.weights.files import check_fit, read_headers, read_json
+from opensana.weights.formats import held_dtype
 from opensana.weights.locate import is_here, locate
+
+Config = TypeVar("Config")
 
 
 def describe(
@@ -45,12 +53,14 @@ def describe(
     autoencoder = autoencoder_config(folder / "vae")
     transformer = transformer_config(folder / "transformer")
     side = transformer.sample_size * autoencoder.compression
-    names = [name for name in ("transformer", SPRINT_PART, "vae") if (folder / name).is_dir()]
-    parts = {name: _part(folder / name, variant) for name in names}
+    parts = {"transformer": _part(folder / "transformer", variant, Transformer, transformer)}
+    if (sprint := folder / SPRINT_PART).is_dir():
+        parts[SPRINT_PART] = _part(sprint, variant, Transformer, transformer_config(sprint))
+    parts["vae"] = _part(folder / "vae", variant, Autoencoder, autoencoder)
     parts["text_encoder"] = _text_part(folder, info)
     known = facts(str(model))
     place = resolve_device(device)
-    stored = DTYPE_NAMES.get(str(parts["transformer"]["dtype"]), torch.float32)
+    stored = held_dtype(str(parts["transformer"]["dtype"]))
     main = resolve_dtype(place, None, stored)
     others = part_dtype(place, main)
     counts = {part: found["parameters"] or 0 for part, found in parts.items()}
@@ -78,7 +88,7 @@ def describe(
 
 def _describe_autoencoder(folder: Path, name: str, variant: str | None) -> dict[str, Any]:
     config = autoencoder_config(folder)
-    part = _part(folder, variant)
+    part = _part(folder, variant, Autoencoder, config)
     return {
         "model": name,
         "folder": str(folder),
@@ -91,8 +101,13 @@ def _describe_autoencoder(folder: Path, name: str, variant: str | None) -> dict[
     }
 
 
-def _part(part: Path, variant: str | None) -> dict[str, Any]:
+def _part(
+    part: Path, variant: str | None, network: Callable[[Config], nn.Module], config: Config
+) -> dict[str, Any]:
+    """One network; WeightsError where its files are not what loading it needs."""
     headers = read_headers(part, variant=part_variant(part, variant))
+    with torch.device("meta"):
+        check_fit(network(config), headers, where=part)
     return {
         "class": str(read_json(part / "config.json").get("_class_name", "unknown")),
         "parameters": sum(tensor.size for tensor in headers.values()),
@@ -105,7 +120,7 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
     if info.notes.text_encoder:
         return {"class": info.notes.text_encoder, "parameters": None, "dtype": "F32", "bytes": None}
     part = folder / "text_encoder"
-    headers = read_headers(part)
+    headers = text_headers(part)
     architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
     return {
         "class": str(architectures[0]),

@@ -12,13 +12,14 @@ from opensana.errors import WeightsError, near
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNetConfig
 from opensana.weights.files import (
-    DTYPE_NAMES,
     VARIANTS,
     TensorInfo,
     available_variants,
+    check_weights,
     read_headers,
     read_json,
 )
+from opensana.weights.formats import held_dtype
 from opensana.weights.locate import HUB_ID, fetch
 
 SPRINT_PART = "transformer_sprint"
@@ -78,10 +79,10 @@ def part_variant(part: Path, variant: str | None) -> str | None:
 
 
 def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
-    """The number format of the stored transformer."""
+    """The number format of the transformer as it is read: bfloat16 of float8."""
     part = folder / "transformer"
     headers = read_headers(part, variant=part_variant(part, variant))
-    return DTYPE_NAMES.get(main_dtype(headers), torch.float32)
+    return held_dtype(main_dtype(headers))
 
 
 def main_dtype(headers: Mapping[str, TensorInfo]) -> str:
@@ -90,6 +91,17 @@ def main_dtype(headers: Mapping[str, TensorInfo]) -> str:
     for tensor in headers.values():
         totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.size
     return max(totals, key=lambda name: totals[name], default="F32")
+
+
+def text_headers(part: Path) -> dict[str, TensorInfo]:
+    """What the files of a text encoder hold; WeightsError where it would be read as other numbers.
+
+    One whose configuration tells how it is quantized is for the library that reads it.
+    """
+    headers = read_headers(part)
+    if "quantization_config" not in read_json(part / "config.json"):
+        check_weights(headers, where=part)
+    return headers
 
 
 def part_dtype(device: torch.device, transformer: torch.dtype) -> torch.dtype:

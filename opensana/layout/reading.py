@@ -17,6 +17,7 @@ from opensana.layout.parts import (
     controlnet_config,
     controlnet_folder,
     part_variant,
+    text_headers,
     transformer_config,
     transformer_folder,
 )
@@ -100,6 +101,7 @@ def load_text(
         max_tokens=info.notes.max_tokens,
     )
     if not info.notes.text_encoder:  # a package's file is known by its SHA-256
+        text_headers(folder / "text_encoder")
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     ready(encoder.model, device, dtype)
     return encoder

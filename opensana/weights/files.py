@@ -19,20 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from opensana.errors import OpensanaError, WeightsError, near
+from opensana.weights.formats import WHOLE, check_formats, format_of, widened
 
 VARIANTS = ("fp16", "bf16")
 BASE_NAMES = ("diffusion_pytorch_model", "model")
-DTYPE_NAMES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 LARGEST_JSON = 2**26
 KEYS_SHOWN = 3
@@ -52,8 +42,8 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        known = DTYPE_NAMES.get(self.dtype)
-        return self.size * (known.itemsize if known is not None else 1)
+        bits = re.search(r"\d+", self.dtype)  # BOOL has none, and takes a byte
+        return self.size * int(bits[0] if bits else 8) // 8
 
 
 # ------------------------------------------------------------------ finding the files
@@ -93,7 +83,7 @@ def weight_files(folder_or_file: str | Path, *, variant: str | None = None) -> l
 
 def pickle_note(folder: Path) -> str:
     """`; x.bin may hold code ...` where a folder has pickles instead, or nothing."""
-    found = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
+    found = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in PICKLED)
     if not found:
         return ""
     return f"; {found[0]} may hold code and is never opened: get the safetensors files"
@@ -161,8 +151,12 @@ def read_json(path: str | Path) -> dict:
 def read_safetensors(
     folder_or_file: str | Path, *, variant: str | None = None
 ) -> dict[str, Tensor]:
-    """Every tensor of one model part, on the CPU, in the stored dtype."""
-    return _gather(folder_or_file, variant, lambda handle, key: handle.get_tensor(key))
+    """Every tensor of one model part, on the CPU, in the stored dtype; float8 as bfloat16.
+
+    WeightsError for a number format that is not read (`weights/formats.py`).
+    """
+    check_headers(read_headers(folder_or_file, variant=variant), where=folder_or_file)
+    return _gather(folder_or_file, variant, lambda handle, key: widened(handle.get_tensor(key)))
 
 
 def read_headers(
@@ -170,6 +164,11 @@ def read_headers(
 ) -> dict[str, TensorInfo]:
     """Shapes and dtypes of one model part, without reading its weights."""
     return _gather(folder_or_file, variant, _tensor_info)
+
+
+def check_headers(headers: Mapping[str, TensorInfo], *, where: str | Path) -> None:
+    """WeightsError for a tensor in a number format that is not read."""
+    check_formats({key: info.dtype for key, info in headers.items()}, where=where)
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -230,17 +229,24 @@ def load_into(
 
     Without `finite` no value is looked at, so that mapped tensors are not read yet.
     """
-    expected = dict(module.state_dict())
-    _check_keys(expected, state, where)
-    for key, tensor in state.items():
-        _check_shape(key, tensor, expected[key], where)
+    found = {k: TensorInfo(tuple(v.shape), format_of(v)) for k, v in state.items()}
+    check_fit(module, found, where=where)
     if finite:
         check_finite(state, where=where)
     module.load_state_dict(dict(state), strict=True, assign=True)
 
 
+def check_fit(module: nn.Module, headers: Mapping[str, TensorInfo], *, where: str | Path) -> None:
+    """WeightsError for a name, shape or number format with which `load_into` would not work."""
+    check_headers(headers, where=where)
+    expected = module.state_dict()
+    _check_keys(expected, headers, where)
+    for key, found in headers.items():
+        _check_tensor(key, found, expected[key], where)
+
+
 def _check_keys(
-    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str | Path
+    expected: Mapping[str, Tensor], state: Mapping[str, TensorInfo], where: str | Path
 ) -> None:
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
@@ -253,12 +259,28 @@ def _check_keys(
         raise WeightsError(f"{where}: the weights do not fit the model: {'; '.join(problems)}")
 
 
-def _check_shape(key: str, tensor: Tensor, expected: Tensor, where: str | Path) -> None:
-    if tensor.shape != expected.shape:
+def _check_tensor(key: str, found: TensorInfo, expected: Tensor, where: str | Path) -> None:
+    if found.shape != tuple(expected.shape):
         raise WeightsError(
-            f"{where}: {key!r} has the shape {tuple(tensor.shape)}, "
-            f"the model needs {tuple(expected.shape)}"
+            f"{where}: {key!r} has the shape {found.shape}, the model needs {tuple(expected.shape)}"
         )
+    if expected.is_floating_point() and found.dtype in WHOLE:
+        raise _whole(key, found, where)
+
+
+def check_weights(headers: Mapping[str, TensorInfo], *, where: str | Path) -> None:
+    """WeightsError where the weights of a module that a library builds are no plain numbers."""
+    check_headers(headers, where=where)
+    for key, found in headers.items():
+        if found.dtype in WHOLE and found.dtype != "I64" and len(found.shape) > 1:
+            raise _whole(key, found, where)
+
+
+def _whole(key: str, found: TensorInfo, where: str | Path) -> WeightsError:
+    return WeightsError(
+        f"{where}: {key!r} is stored as {found.dtype}, whole numbers where the model has weights; "
+        "get the model in bfloat16, float16, float32 or float8"
+    )
 
 
 def check_finite(state: Mapping[str, Tensor], *, where: str | Path) -> None:
@@ -271,10 +293,10 @@ def check_finite(state: Mapping[str, Tensor], *, where: str | Path) -> None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """True if no value is NaN or infinite (one pass, no second copy of the tensor)."""
+    """True if no value is NaN or infinite (one pass; only float8 is copied)."""
     if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
         return True
-    low, high = torch.aminmax(tensor)
+    low, high = torch.aminmax(widened(tensor))
     return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
