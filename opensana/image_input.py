@@ -1,47 +1,61 @@
-"""Pictures from outside: a file, its bytes or a Pillow image to upright 8-bit RGB.
+"""Pictures that a request brings: a file, its bytes or a Pillow image to upright 8-bit RGB.
 
-Nothing about the input is trusted. Bytes and pixels are limited before anything is decoded, only
-three formats are opened whatever the file is called, and every fault is one RequestError.
+`data/images.py` reads them; here are the limits of a picture that somebody sends, and the words of
+a RequestError. Bytes and pixels are limited before anything is decoded.
 """
 
-import io
-import warnings
+import math
+import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from opensana.errors import RequestError
+from opensana.data.images import FORMATS, Limits, TooManyPixelsError, decode, upright
+from opensana.errors import DataError, RequestError
 from opensana.request import LARGEST_SIZE
+
+__all__ = ["FORMATS", "ImageSource", "read_image", "read_layer"]
 
 ImageSource = str | Path | bytes | Image.Image
 """A path, the content of a file, or a Pillow image."""
 
-FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_BYTES = 50 * 2**20
 MOST_PIXELS = LARGEST_SIZE**2
 
 
 def read_image(source: ImageSource, name: str = "image") -> Image.Image:
-    """The picture as RGB: EXIF orientation applied, transparency laid on white, 16 bits made 8.
+    """The picture as RGB: turned upright, transparency laid on white, 16 bits made 8.
 
     `name` is what errors call it. Of an animation the first frame is taken.
     """
+    return Image.fromarray(_read(source, name, alpha=False))
+
+
+def read_layer(source: ImageSource, name: str = "image") -> np.ndarray:
+    """The same as uint8 [H, W, 3], or [H, W, 4] with its transparency where it has some."""
+    return _read(source, name, alpha=True)
+
+
+def _read(source: ImageSource, name: str, *, alpha: bool) -> np.ndarray:
     what = f"{name} {str(source)!r}" if isinstance(source, str | Path) else f"the {name}"
     if isinstance(source, str | Path):
         source = _content(Path(source), what)
+    _check(source, what)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _upright(_opened(source, what), what)
-    except RequestError:
-        raise
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        if isinstance(source, Image.Image):
+            return upright(source, alpha=alpha)
+        return decode(source, limits=_limits(), alpha=alpha)
+    except TooManyPixelsError:
         raise _too_many_pixels(what) from None
-    except UnidentifiedImageError:
-        raise RequestError(f"{what} is no PNG, JPEG or WebP picture; save it as one") from None
-    except Exception as error:  # what decoders raise on broken files has no end
-        raise RequestError(f"{what} is damaged ({error}); save it anew") from error
+    except DataError as error:
+        raise RequestError(
+            f"{what} {error}; save it anew as a PNG, JPEG or WebP of 8 bits"
+        ) from error
+
+
+def _limits() -> Limits:
+    return Limits(MOST_BYTES, MOST_PIXELS, sys.maxsize, side=1, aspect=math.inf, animated=True)
 
 
 def _content(path: Path, what: str) -> bytes:
@@ -57,33 +71,20 @@ def _content(path: Path, what: str) -> bytes:
         raise RequestError(f"cannot read {what}: {error.strerror}") from None
 
 
-def _opened(source: object, what: str) -> Image.Image:
-    """The picture with its size known and checked, not yet decoded."""
+def _check(source: object, what: str) -> None:
+    """What can be told of a source before it is opened."""
     if isinstance(source, bytes):
+        if not source:
+            raise RequestError(f"{what} is empty, no PNG, JPEG or WebP picture")
         if len(source) > MOST_BYTES:
             raise _too_many_bytes(what)
-        source = Image.open(io.BytesIO(source), formats=FORMATS)
+        return
     if not isinstance(source, Image.Image):
         raise RequestError(f"{what} must be a path, bytes or a Pillow image, got {source!r}")
     if not source.width * source.height:
         raise RequestError(f"{what} has no pixels ({source.width} x {source.height})")
     if source.width * source.height > MOST_PIXELS:
         raise _too_many_pixels(what)
-    return source
-
-
-def _upright(image: Image.Image, what: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise RequestError(f"{what} has floating-point pixels; convert it to 8 bits first")
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits to 8 instead of scaling them
-        levels = np.asarray(image).clip(0, 65535) / 257
-        image = Image.fromarray(levels.round().astype(np.uint8))
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    white = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(white, layer).convert("RGB")
 
 
 def _too_many_bytes(what: str) -> RequestError:

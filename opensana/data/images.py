@@ -1,4 +1,7 @@
-"""The pictures of a data set: encoded bytes to upright 8-bit pixels, none of them trusted.
+"""Pictures from outside: encoded bytes to upright 8-bit pixels, none of them trusted.
+
+The one reader of training pictures and of those that a request brings (`image_input.py`), which
+differ in their limits only.
 
 A picture is what its first bytes say, whatever its name. Everything that its header can tell is
 checked before a pixel is decoded, and every refusal is a DataError whose text completes the
@@ -17,13 +20,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from opensana.data.orientation import SIDEWAYS, orientation_of
 from opensana.errors import DataError
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 FORMATS = tuple(SUFFIXES)
 BAND_PIXELS = 1 << 20
-ORIENTATION = 0x0112
-SIDEWAYS = (5, 6, 7, 8)
 # (where, what, name): how files begin, those that are refused only to name them
 MARKS = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -45,6 +47,11 @@ MARKS = (
     (4, b"ftypmif1", "HEIC"),
 )
 _warning_filters = threading.Lock()
+Key = int | tuple[int, ...]
+
+
+class TooManyPixelsError(DataError):
+    """More pixels than the limits allow."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,8 @@ class Limits:
     """Pixels of the shorter side, at least."""
     aspect: float = 10.0
     """The longer side over the shorter one, at most."""
+    animated: bool = False
+    """Whether an animation is read, as its first frame."""
 
 
 LIMITS = Limits()
@@ -66,7 +75,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a picture without decoding it; sizes are after the EXIF rotation."""
+    """What is known of a picture without decoding it; sizes are those of the upright picture."""
 
     format: str
     width: int
@@ -89,10 +98,13 @@ def decode(picture: bytes, *, limits: Limits = LIMITS, alpha: bool = False) -> n
     become 8-bit RGB; colour profiles are not applied.
     """
     with _opened(picture, limits) as (image, orientation):
-        image.load()
-        mode = "RGBA" if alpha and image.has_transparency_data else "RGB"
-        pixels = _pixels(image, mode)
-    return np.ascontiguousarray(_upright(pixels, orientation))
+        return _decoded(image, orientation, alpha=alpha)
+
+
+def upright(image: Image.Image, *, alpha: bool = False) -> np.ndarray:
+    """What `decode` makes of a file, of a Pillow image; it stays as it is."""
+    with _faults():
+        return _decoded(image, None, alpha=alpha)
 
 
 def kind_of(start: bytes) -> str:
@@ -110,22 +122,30 @@ def kind_of(start: bytes) -> str:
 
 @contextmanager
 def _opened(picture: bytes | BinaryIO, limits: Limits) -> Iterator[tuple[Image.Image, int]]:
-    """The picture with its header checked, and its EXIF orientation (1 to 8)."""
+    """The picture with its header checked, and its orientation (1 to 8)."""
     file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     size = _checked_content(file, limits)
-    try:
+    with _faults():
         # Whoever changes the filters restores those it found: two threads must not overlap.
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(file, formats=FORMATS)
-            orientation = _orientation(image)
+            try:
+                image = Image.open(file, formats=FORMATS)
+            except Image.DecompressionBombError:
+                raise TooManyPixelsError(f"has more than {limits.pixels:,} pixels") from None
+            orientation = orientation_of(image, file)
         with image:
             _check_header(image, size, limits)
             yield image, orientation
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """Whatever a decoder raises as one DataError."""
+    try:
+        yield
     except DataError:
         raise
-    except Image.DecompressionBombError:
-        raise DataError(f"has more than {limits.pixels:,} pixels") from None
     except UnidentifiedImageError:
         raise DataError("is damaged (its header cannot be read)") from None
     except MemoryError:
@@ -154,12 +174,14 @@ def _check_header(image: Image.Image, size: int, limits: Limits) -> None:
     width, height = image.size
     shape = f"{width} x {height}"
     if width * height > limits.pixels:
-        raise DataError(f"has {width * height:,} pixels ({shape}); the most is {limits.pixels:,}")
+        raise TooManyPixelsError(
+            f"has {width * height:,} pixels ({shape}); the most is {limits.pixels:,}"
+        )
     if min(width, height) < limits.side:
         raise DataError(f"is {shape}; the shorter side must have {limits.side} pixels or more")
     if max(width, height) > limits.aspect * min(width, height):
         raise DataError(f"is {shape}; sides may differ {limits.aspect:g} times at most")
-    if getattr(image, "is_animated", False) and image.format != "MPO":
+    if getattr(image, "is_animated", False) and image.format != "MPO" and not limits.animated:
         raise DataError(f"is an animated {image.format}; save one frame of it")
     needed = size + width * height * _cost(image)
     if needed > limits.memory:
@@ -178,17 +200,38 @@ def _cost(image: Image.Image) -> int:
     return 8
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the picture to look behind its pixels
-    try:
-        value = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # a broken EXIF block says nothing of the pixels
-        return 1
-    return value if value in range(1, 9) else 1
+def _decoded(image: Image.Image, orientation: int | None, *, alpha: bool) -> np.ndarray:
+    key = _transparent_key(image)
+    image.load()
+    orientation = orientation or orientation_of(image)
+    mode = "RGBA" if alpha and image.has_transparency_data else "RGB"
+    return np.ascontiguousarray(_turned(_pixels(image, mode, key), orientation))
 
 
-def _pixels(image: Image.Image, mode: str) -> np.ndarray:
+def _transparent_key(image: Image.Image) -> Key | None:
+    """The level or colour that is transparent, on the scale of the pixels that Pillow gives.
+
+    Pillow widens 2 and 4 bits to 8 and cuts 16-bit RGB to them, but not the key beside them.
+    Colours of 16 bits are told apart by their upper 8.
+    """
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple):
+        return tuple(level >> 8 for level in key) if _raw_mode(image) == "RGB;16B" else key
+    if not isinstance(key, int) or not image.mode.startswith(("1", "L", "I")):
+        return None  # of palettes and alpha channels Pillow knows better
+    if image.mode == "1":
+        return 255 if key else 0
+    most = {"L;2": 3, "L;4": 15}.get(_raw_mode(image), 255)
+    return key * 255 // most if key <= most else key
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the pixels of a picture lie in its file, while they are not decoded."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _pixels(image: Image.Image, mode: str, key: Key | None) -> np.ndarray:
     """The pixels as they are stored, uint8 [H, W, channels of the mode], converted in bands."""
     result = np.empty((image.height, image.width, len(mode)), dtype=np.uint8)
     rows = max(1, BAND_PIXELS // image.width)
@@ -196,22 +239,37 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
         bottom = min(top + rows, image.height)
         whole = bottom - top == image.height
         band = image if whole else image.crop((0, top, image.width, bottom))
-        result[top:bottom] = np.asarray(_converted(band, mode))
+        layer = _layer(band, key)
+        if layer.mode != mode and layer.mode == "RGBA":
+            white = Image.new("RGBA", layer.size, "white")
+            layer = Image.alpha_composite(white, layer)
+        result[top:bottom] = np.asarray(layer if layer.mode == mode else layer.convert(mode))
     return result
 
 
-def _converted(band: Image.Image, mode: str) -> Image.Image:
+def _layer(band: Image.Image, key: Key | None) -> Image.Image:
+    """RGB, or RGBA where there is transparency, of any mode that Pillow has."""
+    if band.mode == "F":
+        raise DataError("has floating-point pixels")
+    levels: np.ndarray | None = None
     if band.mode.startswith("I"):  # Pillow would clip 16 bits to 8 instead of scaling them
-        levels = np.asarray(band).clip(0, 65535) / 257
-        band = Image.fromarray(levels.round().astype(np.uint8))
-    if mode == "RGBA" or not band.has_transparency_data:
+        levels = np.asarray(band).clip(0, 65535)
+        band = Image.fromarray((levels / 257).round().astype(np.uint8))
+    if key is None:
+        band = band.convert("LA") if band.mode == "La" else band
+        mode = "RGBA" if band.has_transparency_data else "RGB"
         return band if band.mode == mode else band.convert(mode)
-    layer = band.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if levels is None:
+        levels = np.asarray(band.convert("L") if band.mode == "1" else band)
+    opaque = levels != np.asarray(key)
+    opaque = opaque.any(axis=-1) if opaque.ndim == 3 else opaque
+    layer = band.convert("RGB")
+    layer.putalpha(Image.fromarray(np.where(opaque, np.uint8(255), np.uint8(0))))
+    return layer
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The EXIF orientation undone, as a view: 5 to 8 swap rows and columns first."""
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The orientation undone, as a view: 5 to 8 swap rows and columns first."""
     if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
