@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import WeightsError
-from opensana.text.loading import without_progress
+from opensana.text.loading import SOFTCAP, without_progress
 from opensana.weights.locate import HUB_ID, fetch
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -50,8 +50,14 @@ def load(folder: Path, auto_class: str, *needed: str) -> tuple[Any, Any]:
     try:
         with without_progress():
             processor = transformers.AutoProcessor.from_pretrained(folder, **safe)
+            config = transformers.AutoConfig.from_pretrained(folder, **safe)
             model, report = getattr(transformers, auto_class).from_pretrained(
-                folder, dtype="auto", use_safetensors=True, output_loading_info=True, **safe
+                folder,
+                dtype="auto",
+                attn_implementation="eager" if _softcapped(config) else None,
+                use_safetensors=True,
+                output_loading_info=True,
+                **safe,
             )
     except Exception as error:  # transformers raises nearly anything, ImportError among them
         raise WeightsError(f"cannot read the model in {folder}: {_first_lines(error)}") from error
@@ -61,6 +67,11 @@ def load(folder: Path, auto_class: str, *needed: str) -> tuple[Any, Any]:
         if not hasattr(model, name):
             raise WeightsError(f"{type(model).__name__} in {folder} has no {name}: another kind")
     return model, processor
+
+
+def _softcapped(config: Any) -> bool:
+    """Whether the language model squashes its attention's logits, which fused kernels may drop."""
+    return getattr(config.get_text_config(), SOFTCAP, None) is not None
 
 
 def _first_lines(error: Exception) -> str:

@@ -5,7 +5,7 @@ safetensors only; code that comes with a model is never run.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from opensana.weights.files import read_json
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
 PLAIN_KEYS = SPECIAL_TOKENS | {"backend", "model_max_length", "tokenizer_class"}
+# Decoders whose attention is the softmax of scaled products, under a causal mask and a window.
+PLAIN_ATTENTION = ("gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
+SOFTCAP = "attn_logit_softcapping"
 # A config file may come from anyone: sizes are bounded before anything is allocated.
 LARGEST = {
     "head_dim": 4096,
@@ -46,10 +49,22 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     variant = _variant(folder)
     if config := Gemma3Config.from_dict(values):
         return Gemma3TextModel.load(folder, config, dtype=dtype, variant=variant)
-    return _load_by_library(folder, dtype, variant)
+    return _load_by_library(folder, dtype, variant, attention=attention_kernel(values))
 
 
-def _load_by_library(folder: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
+def attention_kernel(config: Mapping[str, Any]) -> str:
+    """The kernel of transformers that computes all that a decoder's config.json asks for.
+
+    torch's fused one (sdpa) knows masks and scales alone: some versions drop a softcap there
+    without a word. Any model that is not known to need no more gets its own formula (eager).
+    """
+    plain = config.get("model_type") in PLAIN_ATTENTION and config.get(SOFTCAP) is None
+    return "sdpa" if plain else "eager"
+
+
+def _load_by_library(
+    folder: Path, dtype: torch.dtype | None, variant: str | None, *, attention: str
+) -> Any:
     from transformers import AutoModel
 
     try:
@@ -58,6 +73,7 @@ def _load_by_library(folder: Path, dtype: torch.dtype | None, variant: str | Non
                 folder,
                 dtype=dtype or "auto",
                 variant=variant,
+                attn_implementation=attention,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

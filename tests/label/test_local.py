@@ -138,3 +138,21 @@ def test_pickled_weights_are_refused(vision_model: Path, tmp_path: Path) -> None
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(WeightsError):
         open_captioner(f"hf:{folder}", ASK)
+
+
+@pytest.mark.parametrize(("family", "kernel"), [("Gemma2", "eager"), ("Llama", "sdpa")])
+def test_a_softcapped_language_model_keeps_its_softcap(
+    vision_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, kernel: str
+) -> None:
+    folder = shutil.copytree(vision_model, tmp_path / "vlm")
+    config = transformers.LlavaConfig.from_pretrained(folder)
+    sizes = {name: getattr(config.text_config, name) for name in ("vocab_size", "hidden_size")}
+    more = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    text = getattr(transformers, f"{family}Config")(**sizes, **more, intermediate_size=32)
+    options: Any = {"vision_config": config.vision_config, "text_config": text}
+    config = transformers.LlavaConfig(**options, image_token_id=config.image_token_id)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
+    # What the library takes by itself differs between its versions.
+    monkeypatch.setattr(transformers.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    model = LocalCaptioner(str(folder), ASK).model
+    assert model.model.language_model.config._attn_implementation == kernel
