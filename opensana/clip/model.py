@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from opensana.config import build
 from opensana.errors import ConfigError, WeightsError
+from opensana.layers.precision import without_autocast
 from opensana.weights.files import load_into, read_json, read_safetensors
 
 CLASS_NAME = "OpensanaClip"
@@ -83,7 +84,8 @@ class TextHead(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """States [T, N, S] and their mask [T, N] to [T, D]."""
         hidden = self.dropout(functional.gelu(self.project(states)))
-        weights = self.attention(hidden).masked_fill(~mask[..., None], -math.inf).softmax(1)
+        scores = self.attention(hidden).float()
+        weights = scores.masked_fill(~mask[..., None], -math.inf).softmax(1)
         return self.out((weights * hidden).sum(1))
 
 
@@ -102,7 +104,9 @@ class Clip(nn.Module):
     def forward(self, pixels: Tensor, states: Tensor, mask: Tensor) -> Tensor:
         """Logits [B, T]: cosines divided by the learned temperature."""
         scale = self.log_scale.exp().clamp(max=LARGEST_SCALE)
-        return scale * self.embed_images(pixels) @ self.embed_texts(states, mask).T
+        images, texts = self.embed_images(pixels), self.embed_texts(states, mask)
+        with without_autocast(pixels.device):  # near 100, bfloat16 would tell halves apart
+            return scale * images @ texts.T
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """Features [B, F] of pictures [B, 3, H, W] in -1..1, before the shared space."""

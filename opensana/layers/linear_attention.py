@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opensana.layers.precision import without_autocast
+
 
 @dataclass(frozen=True)
 class AttentionState:
@@ -26,13 +28,16 @@ class AttentionState:
 def attention_state(key: Tensor, value: Tensor) -> AttentionState:
     """The sums over keys and values [B, heads, N, D]."""
     key = _relu(key)
-    return AttentionState(key.transpose(-1, -2) @ value.float(), key.sum(dim=-2).unsqueeze(-1))
+    with without_autocast(key.device):
+        values = key.transpose(-1, -2) @ value.float()
+    return AttentionState(values, key.sum(dim=-2).unsqueeze(-1))
 
 
 def attend(query: Tensor, state: AttentionState, *, eps: float = 1e-15) -> Tensor:
     """What queries [B, heads, N, D] read from a state: [B, heads, N, D] in float32."""
     # One product for both: a matrix times a single vector would take longer than all the rest.
-    both = _relu(query) @ torch.cat([state.values, state.keys], dim=-1)
+    with without_autocast(query.device):
+        both = _relu(query) @ torch.cat([state.values, state.keys], dim=-1)
     values, weights = both.split([state.values.shape[-1], 1], dim=-1)
     return values * (weights + eps).reciprocal()
 
@@ -42,8 +47,9 @@ def relu_linear_attention(
 ) -> Tensor:
     """Attend with queries, keys and values [B, heads, N, D]; returns [B, heads, N, D].
 
-    Sums run in float32, since they add up over all tokens and overflow half precision; the
-    result has the dtype of `value`. `eps` keeps a query without any matching key at zero.
+    Sums run in float32, under autocast too, since they add up over all tokens and overflow half
+    precision; the result has the dtype of `value`. `eps` keeps a query without any matching key
+    at zero.
     """
     return attend(query, attention_state(key, value), eps=eps).to(value.dtype)
 

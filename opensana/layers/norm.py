@@ -15,7 +15,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return _normalise(x, dim=-1, eps=self.eps).to(x.dtype) * self.weight
+        # With weights in float32 nothing is rounded: what autocast made narrow is widened here.
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        return _normalise(x, dim=-1, eps=self.eps).to(wide) * self.weight
 
 
 class RMSNorm2d(nn.Module):

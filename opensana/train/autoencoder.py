@@ -19,6 +19,7 @@ from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
 from opensana.layout.reading import load_autoencoder
+from opensana.train.compilation import compiled
 from opensana.train.discriminator import (
     PatchDiscriminator,
     adaptive_weight,
@@ -80,7 +81,7 @@ class AutoencoderTask:
         self.optimizer = Optimizers(trained, recipe.optimizer)
         self.loss = ReconstructionLoss(recipe.loss)
         engine = distributed(self.model, recipe.parallel, processes)
-        self.reconstruct = torch.compile(engine) if recipe.compile else engine
+        self.reconstruct = compiled(engine) if recipe.compile else engine
         self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),

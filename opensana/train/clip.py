@@ -20,6 +20,7 @@ from opensana.config import build
 from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.texts import Texts
 from opensana.errors import DataError
+from opensana.train.compilation import compiled
 from opensana.train.ema import Average
 from opensana.train.initial import standardise_inputs
 from opensana.train.loop import ModuleState, Part, drive, require_finite
@@ -77,7 +78,7 @@ class ClipTask:
         self.model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
-        self.engine = torch.compile(self.model) if recipe.compile else self.model
+        self.engine = compiled(self.model) if recipe.compile else self.model
         self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from opensana.device import resolve_device
 from opensana.errors import ConfigError, OpensanaError
+from opensana.train.compilation import exact_backward
 from opensana.train.recipe import ParallelRecipe
 from opensana.train.shards import is_sharded, local
 
@@ -178,6 +179,7 @@ def distributed(
     if processes.alone:
         return model
     if compiled:
+        exact_backward()
         for block in blocks(model):
             block.compile()
     if processes.sharded:

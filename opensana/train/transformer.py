@@ -23,6 +23,7 @@ from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.layout.reading import load_autoencoder
 from opensana.train.batches import SHOWN, FlowBatch, Stream, fixed_batches, prompt_captions
+from opensana.train.compilation import compiled
 from opensana.train.cost import workload
 from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_inputs
@@ -80,7 +81,7 @@ class TransformerTask:
             shard(self.average.module)
         self.optimizer = Optimizers(trained_parameters(self.model), recipe.optimizer)
         step = self.network.velocity
-        self.velocity: Callable[..., Tensor] = torch.compile(step) if recipe.compile else step
+        self.velocity: Callable[..., Tensor] = compiled(step) if recipe.compile else step
         state = ModuleState if recipe.lora is None else AdapterState
         self.parts: dict[str, Part] = {
             "model": state(self.model),

@@ -84,3 +84,15 @@ def test_folders_of_others_are_refused(tmp_path: Path) -> None:
 def test_impossible_sizes_are_refused(change: dict) -> None:
     with pytest.raises(ConfigError):
         ClipConfig(**({"size": 16, "widths": (8, 16)} | change))
+
+
+def test_logits_are_not_rounded_under_autocast(clip: Clip) -> None:
+    pixels, states = torch.rand(6, 3, 64, 64) * 2 - 1, torch.randn(5, 3, clip.config.text_channels)
+    mask = torch.ones(5, 3, dtype=torch.bool)
+    torch.nn.init.constant_(clip.log_scale, 4.6)  # near 100
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = clip(pixels, states, mask)
+        images, texts = clip.embed_images(pixels), clip.embed_texts(states, mask)
+    expected = clip.log_scale.exp() * images @ texts.T
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-4)

@@ -149,8 +149,12 @@ def test_a_softcapped_language_model_keeps_its_softcap(
     sizes = {name: getattr(config.text_config, name) for name in ("vocab_size", "hidden_size")}
     more = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     text = getattr(transformers, f"{family}Config")(**sizes, **more, intermediate_size=32)
-    options: Any = {"vision_config": config.vision_config, "text_config": text}
-    config = transformers.LlavaConfig(**options, image_token_id=config.image_token_id)
+    options: Any = {
+        "vision_config": config.vision_config,
+        "text_config": text,
+        "image_token_id": config.image_token_id,
+    }
+    config = transformers.LlavaConfig(**options)
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
     # What the library takes by itself differs between its versions.
     monkeypatch.setattr(transformers.Gemma2PreTrainedModel, "_supports_sdpa", True)
