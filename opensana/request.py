@@ -20,7 +20,7 @@ MOST_SPRINT_STEPS = 4
 MOST_GUIDANCE = 100.0
 MOST_IMAGES = 64
 LARGEST_SEED = 2**63 - 1
-_DRAWN_SEEDS = 2**32  # a seed drawn for the user stays short enough to be typed again
+DRAWN_SEEDS = 2**32  # a seed drawn for the user stays short enough to be typed again
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ class Request:
 
     def seeded(self) -> "Request":
         """This request with its seed decided: itself, or a copy with a random one."""
-        return (
-            self if self.seed is not None else replace(self, seed=secrets.randbelow(_DRAWN_SEEDS))
-        )
+        return self if self.seed is not None else replace(self, seed=secrets.randbelow(DRAWN_SEEDS))
 
     def fitted(self, own: SolverName) -> "Request":
         """This request with its solver decided, by default the model's `own`, scm for Sprint.

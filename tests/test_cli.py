@@ -1,5 +1,6 @@
 """The command line with a stand-in model: what it asks for, prints, refuses and leaves behind."""
 
+import io
 import json
 import os
 import signal
@@ -194,6 +195,24 @@ def test_prompt_file(sana: PaintedSana, tmp_path: Path) -> None:
     assert files(tmp_path) == ["0.png", "1.png", "prompts.txt"]
 
 
+@pytest.mark.parametrize(
+    "mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
+)
+def test_a_prompt_ends_only_where_a_line_does(sana: PaintedSana, tmp_path: Path, mark: str) -> None:
+    content = f"a cat{mark}with a hat\r\na dog\ra fish\n\na bird"
+    (tmp_path / "prompts.txt").write_bytes(content.encode())
+    assert main(["generate", "--prompt-file", "prompts.txt", "-o", "{index}.png"]) == 0
+    prompts = [request.prompt for request in sana.requests]
+    assert prompts == [f"a cat{mark}with a hat", "a dog", "a fish", "a bird"]
+
+
+def test_the_line_of_a_wrong_prompt_is_counted_as_an_editor_does(
+    never_loaded: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"a\xe2\x80\xa8b\r\n\r\nc\n\xed\xa0\x80")
+    assert "prompts.txt is not UTF-8" in refused(capsys, "generate", "--prompt-file", "prompts.txt")
+
+
 def test_a_picture_is_drawn_again_from_its_png(sana: PaintedSana, tmp_path: Path) -> None:
     line = ["generate", 'a "b", c: d', "--seed", "9", "--steps", "4", "-n", "2", "-o", "a.png"]
     assert main(line) == 0
@@ -347,6 +366,189 @@ def test_an_edit_is_not_drawn_again_from_another_picture(
     scans.loads.clear()
     assert message in refused(capsys, "generate", "--from-png", "a.png", *flags.split())
     assert not scans.loads
+
+
+# ------------------------------------------------------------------ names
+
+
+@pytest.mark.parametrize("length", [9, 233, 234, 250, 255])
+@pytest.mark.parametrize("letter", ["a", "\u732b"])
+def test_every_name_that_the_system_takes_is_written(
+    sana: PaintedSana, tmp_path: Path, length: int, letter: str
+) -> None:
+    size = len(letter.encode())
+    name = letter * ((length - 4) // size) + "b" * ((length - 4) % size) + ".png"
+    assert len(os.fsencode(name)) == length
+    assert main(["generate", "x", "-o", name]) == 0
+    assert files(tmp_path) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("a" * 252 + ".png", []),
+        ("\u732b" * 84 + ".png", []),
+        ("a" * 251 + ".png", ["-n", "2"]),
+        ("a" * 250 + ".png", ["-n", "11", "--overwrite"]),
+        ("a" * 250 + "{index}.png", ["-n", "11"]),
+        ("a" * 242 + "{seed}.png", []),
+        ("a" * 246 + "{seed}.png", ["--seed", "123456"]),
+        ("{seed:0300d}.png", []),
+        ("{seed:c}.png", []),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_refused_before_drawing(
+    never_loaded: PaintedSana,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    flags: list[str],
+) -> None:
+    message = refused(capsys, "generate", "x", "-o", name, *flags)
+    assert "no picture can be written as" in message
+    assert message.count("\n") == 1
+    assert files(tmp_path) == []
+
+
+def test_the_number_behind_a_name_that_is_taken_counts(
+    sana: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name = "a" * 251 + ".png"
+    for _ in range(2):
+        assert main(["generate", "x", "-o", name, "--overwrite"]) == 0
+    sana.loads.clear()
+    capsys.readouterr()
+    assert "257 bytes" in refused(capsys, "generate", "x", "-o", name)
+    assert not sana.loads
+    assert files(tmp_path) == [name]
+
+
+def test_a_path_that_is_too_long_is_refused_before_drawing(
+    never_loaded: PaintedSana, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    longest = os.pathconf(tmp_path, "PC_PATH_MAX") - 1
+    part = "p" * 199 + "/"
+    for rest in (5, 10, 300):  # too long: the name under which it is written first, its own, all
+        folder = part * 30 if rest == 300 else part * ((longest - rest) // 200)
+        folder += "f" * (longest - rest - len(folder) - 1) + "/" if rest < 300 else ""
+        message = refused(capsys, "generate", "x", "-o", folder + "abcd.png")
+        assert "File name too long" in message
+
+
+def test_a_folder_of_the_name_is_not_overwritten(sana: PaintedSana, tmp_path: Path) -> None:
+    (tmp_path / "out_3.png").mkdir()
+    assert main(["generate", "x", "--seed", "3", "--overwrite"]) == 0
+    assert files(tmp_path) == ["out_3-1.png", "out_3.png"]
+
+
+def test_many_pictures_of_one_name_are_named_fast(tmp_path: Path) -> None:
+    names = PictureFiles(str(tmp_path / "a.png"), overwrite=True)
+    names.check([Request("x", images=64)] * 300)
+    assert [names.path(seed=None, index=0).name for _ in range(2)] == ["a.png", "a-1.png"]
+
+
+@pytest.mark.parametrize("grid", ["a" * 256, "folder", "/proc/self/g.png"])
+@pytest.mark.parametrize("command", ["evaluate", "reconstruct"])
+def test_a_grid_that_cannot_be_written_is_refused_before_the_work(
+    never_loaded: PaintedSana,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
+    grid: str,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    refused(capsys, command, "emoji-256", *["folder"] * (command != "evaluate"), "--grid", grid)
+
+
+# ------------------------------------------------------------------ what a console can show
+
+STAND_IN = """
+import opensana
+from PIL import Image
+from opensana.cli import program
+from opensana.picture import Picture
+class Painted:
+    def load(*_, **__): return Painted()
+    def draw(self, request, notice, **_):
+        notice(request.prompt)
+        for seed in request.seeds:
+            yield Picture(Image.new('RGB', (8, 8)), request)
+opensana.Sana = Painted()
+program()
+"""
+
+
+def painted_by_a_process(folder: Path, command: str, **environment: str) -> bytes:
+    """What a shell's command prints that runs the stand-in, which must end well."""
+    (folder / "painted.py").write_text(STAND_IN)
+    known = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    done = subprocess.run(
+        command.replace("opensana", f"{sys.executable} painted.py"),
+        shell=True,
+        cwd=folder,
+        env=known | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({"PYTHONIOENCODING": "cp1252"}, rb"\u732b"),
+        ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "\u732b".encode()),
+    ],
+)
+def test_three_prompts_are_three_pictures_on_any_console(
+    tmp_path: Path, environment: dict[str, str], shown: bytes
+) -> None:
+    (tmp_path / "p.txt").write_text("\u72d7\na \U0001f34e\n\u00e9t\u00e9\n", "utf-8")
+    line = "opensana generate --prompt-file p.txt --seed 1 -o '\u732b{index}.png'"
+    told = painted_by_a_process(tmp_path, line, **environment)
+    assert told.splitlines() == [b"%s%d.png" % (shown, index) for index in range(3)]
+    assert set(files(tmp_path)) > {f"\u732b{index}.png" for index in range(3)}
+
+
+def test_an_output_that_nobody_reads_ends_no_drawing(tmp_path: Path) -> None:
+    painted_by_a_process(tmp_path, "opensana generate x -n 2 --seed 1 -o {index}.png >&- 2>&-")
+    assert files(tmp_path) == ["0.png", "1.png", "painted.py"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "cp932", "utf-8"])
+def test_results_survive_every_encoding(
+    sana: PaintedSana, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "p.txt").write_text("\u72d7\na \U0001f34e\n\u00e9t\u00e9\n", "utf-8")
+    # Letters of many scripts, and a byte that is no text, as Python hands it over.
+    name = "\u732b\u00e9\u0430\U0001f34e\udce9-{index}.png"
+    line = ["generate", "--prompt-file", "p.txt", "--seed", "1", "-o", name, "--overwrite"]
+    for form in ([], ["--json"]):
+        console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", console)
+        assert main([*line, *form]) == 0
+        console.flush()
+        told = console.buffer.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+        paths = [name.format(index=index) for index in range(3)]
+        if form:
+            assert [json.loads(line)["path"] for line in told] == paths
+        elif encoding == "utf-8":
+            assert told == [os.fsencode(path) for path in paths]
+        else:
+            assert [line[-6:] for line in told] == [b"-%d.png" % index for index in range(3)]
+    assert len(files(tmp_path)) == 4
+
+
+def test_a_full_disk_behind_stderr_ends_no_drawing(
+    sana: PaintedSana, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert main(["generate", "word " * 50, "-o", "a.png"]) == 0
+    assert files(tmp_path) == ["a.png"]
 
 
 # ------------------------------------------------------------------ refused before loading

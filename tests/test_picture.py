@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from opensana.errors import OpensanaError, RequestError
-from opensana.picture import Picture, parameters, read_request
+from opensana.picture import Picture, parameters, read_note, read_request
 from opensana.request import Request
 
 AWKWARD = 'a "cat", two: 50%\nNegative prompt: no\\ 🍎🏳️‍🌈 é\tend'
@@ -108,3 +108,11 @@ def test_broken_settings_are_refused(tmp_path: Path, note: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png", pnginfo=chunks)
     with pytest.raises(OpensanaError):
         read_request(tmp_path / "one.png")
+
+
+def test_a_model_whose_path_is_no_text_is_recorded(tmp_path: Path) -> None:
+    picture = Picture(Image.new("RGB", (8, 8)), Request("x", seed=1), model="caf\udce9/model")
+    path = picture.save(tmp_path / "a.png")
+    assert read_note(path)["model"] == "caf\udce9/model"
+    with Image.open(path) as image:
+        assert "Model: caf\\udce9/model" in image.text["parameters"]  # pyright: ignore[reportAttributeAccessIssue]

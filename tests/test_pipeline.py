@@ -389,6 +389,12 @@ def test_save_replaces_a_model_but_nothing_else(quick: Sana, folder: Path, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "precious"]
 
 
+def test_a_models_folder_may_have_the_longest_name(quick: Sana, tmp_path: Path) -> None:
+    for _ in range(2):
+        quick.save(tmp_path / ("m" * 255))
+    assert [path.name for path in tmp_path.iterdir()] == ["m" * 255]
+
+
 def test_another_transformer_stands_in(saved: Path, quick: Sana, tmp_path: Path) -> None:
     other = tiny.transformer()
     tiny.randomise(other, seed=9)

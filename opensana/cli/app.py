@@ -14,7 +14,7 @@ from typing import NoReturn
 import tyro
 
 from opensana import __version__
-from opensana.cli.command import Command, emit, say
+from opensana.cli.command import Command, emit, say, survive_any_encoding
 from opensana.cli.convert import Convert
 from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.encode import Encode
@@ -56,6 +56,7 @@ def names() -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns its exit code (`--help` and unknown flags exit themselves)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    survive_any_encoding()
     try:
         if arguments == ["--version"]:
             emit(f"opensana {__version__}")
@@ -82,7 +83,8 @@ def program() -> NoReturn:
         sys.exit(code)
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed before the start
+            sys.stdout.flush()
     except OSError as error:
         say(f"cannot write to stdout: {error}")
         code = 1

@@ -3,9 +3,12 @@
 stdout carries results only (paths, tables, JSON); everything said along the way goes to stderr.
 """
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,8 +29,29 @@ class Command:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    print(f"opensana: {text}", file=sys.stderr, flush=True)
+    """A line for the person at the terminal; that nobody can read it any more ends no work."""
+    with suppress(OSError):
+        print(f"opensana: {text}", file=sys.stderr, flush=True)
+
+
+def survive_any_encoding() -> None:
+    """What stdout's encoding lacks is escaped from now on, as Python does on stderr.
+
+    A file name that is no text, which Python keeps as lone surrogates, comes out as its own bytes.
+    """
+    codecs.register_error("opensana", _escaped)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="opensana")
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    error.end = error.start + 1
+    code = ord(error.object[error.start])
+    if 0xDC80 <= code <= 0xDCFF:
+        return bytes([code - 0xDC00]), error.end
+    return codecs.backslashreplace_errors(error)
 
 
 def emit(line: str) -> None:

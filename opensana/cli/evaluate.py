@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, table
+from opensana.cli.output import check_file
 from opensana.evaluate.counts import Counts
 
 
@@ -36,6 +37,8 @@ class Evaluate(Command):
     """Print one JSON object."""
 
     def run(self) -> None:
+        if self.grid is not None:
+            check_file(self.grid)
         from opensana.evaluate import evaluate_emoji
 
         counts = Counts(self.labels, self.captions, self.colours, self.pairs)

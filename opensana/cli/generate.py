@@ -5,6 +5,7 @@ once. All requests and the output folder are checked before the model is loaded.
 """
 
 import gc
+import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ class Generate(Request, Command):
         requests = self.requests()
         original, control = self.inputs()
         files = PictureFiles(self.output, overwrite=self.overwrite)
+        files.check(requests)
         sana = self._load()
         pictures = chain.from_iterable(_draw(sana, one, original, control) for one in requests)
         for index, picture in enumerate(pictures):
@@ -220,16 +222,17 @@ def _checked(values: dict[str, Any], *, where: str) -> Request:
 
 
 def _read_prompts(name: str) -> list[tuple[str, str]]:
+    """A line ends in a line feed, a carriage return or both; str.splitlines() knows more ends."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        lines = data.decode("utf-8-sig").splitlines()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"{name} is not UTF-8 text (byte {error.start + 1})") from None
     except OSError as error:
         raise RequestError(f"cannot read --prompt-file {name!r}: {error.strerror}") from None
     prompts = [
         (f"{name} line {number}: ", line.strip())
-        for number, line in enumerate(lines, start=1)
+        for number, line in enumerate(io.StringIO(text, newline=None), start=1)
         if line.strip()
     ]
     if not prompts:
@@ -257,7 +260,9 @@ def _progress(request: Request) -> Iterator[Callable[[int, int, Any], None]]:
     """A bar on stderr, one tick a solver step; nothing when stderr is no terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=request.steps, desc=_short(request.prompt), leave=False, disable=None) as bar:
+    disable = True if sys.stderr is None else None  # None: where it is no terminal
+    prompt = _short(request.prompt)
+    with tqdm(total=request.steps, desc=prompt, leave=False, disable=disable) as bar:
 
         def on_step(_step: int, total: int, _latent: Any) -> None:
             bar.total = total

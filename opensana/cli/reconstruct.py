@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, aligned, emit, emit_json, table
+from opensana.cli.output import check_file
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Reconstruct(Command):
     """Print one JSON object."""
 
     def run(self) -> None:
+        if self.grid is not None:
+            check_file(self.grid)
         from opensana.evaluate import evaluate_pictures
 
         models = [self.model] if self.against is None else [self.model, self.against]

@@ -40,8 +40,8 @@ class PreparedPictures:
 
     def __init__(self, folder: Path, *, split: str) -> None:
         self.pixels = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
-        lines = (folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
+        with (folder / "records.jsonl").open(encoding="utf-8") as file:
+            records = [json.loads(line) for line in file]
         if len(records) != len(self.pixels):
             raise DataError(
                 f"{folder} has {len(self.pixels)} pictures but {len(records)} records;"

@@ -13,7 +13,7 @@ def published(to: str | Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `to` when the block ends without an error."""
     to = Path(to)
     to.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
+    folder = Path(tempfile.mkdtemp(prefix=".partial-", dir=to.parent))
     old = folder.with_name(folder.name + "-old")
     try:
         yield folder

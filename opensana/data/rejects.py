@@ -47,7 +47,7 @@ def check_bad(
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     """Write one JSON object a line, {"path", "reason"}; the file appears as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.writelines(_line(reject) for reject in rejects)
@@ -60,7 +60,8 @@ def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
 
 def read_rejects(path: Path) -> list[Reject]:
     """The rejects of a file that `write_rejects` made."""
-    return [Reject(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:
+        return [Reject(**json.loads(line)) for line in file]
 
 
 def _line(reject: Reject) -> str:

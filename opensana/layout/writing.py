@@ -103,7 +103,7 @@ def published(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` that takes its place once the block has ended well."""
     if folder.exists() and not _may_replace(folder):
         raise OpensanaError(f"{folder} exists and is not a model folder: give another place")
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    partial = folder.with_name(f".{secrets.token_hex(4)}.partial")  # short, as in write_atomic
     try:
         partial.mkdir(parents=True)
         yield partial

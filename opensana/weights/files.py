@@ -381,9 +381,12 @@ def write_json(path: str | Path, value: Mapping) -> None:
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside `path`, flush it to disk, then rename it."""
+    """Call `write` with a temporary path beside `path`, flush it to disk, then rename it.
+
+    The temporary name is short, whatever that of `path`, which may have all that the system allows.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

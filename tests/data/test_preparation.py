@@ -7,6 +7,7 @@ import pytest
 from opensana.data.emoji import vocabulary
 from opensana.data.emoji.dataset import EmojiData
 from opensana.data.emoji.preparation import build, digest
+from opensana.data.pictures import PreparedPictures
 from opensana.errors import DataError
 
 Members = dict[str, bytes]
@@ -30,6 +31,17 @@ def test_pictures_with_a_label_in_the_order_of_the_records(data: EmojiData) -> N
     assert [record.index for record in data.records] == list(range(7))
     assert tuple(data.pictures[0, 128, 128]) == (0, 200, 90, 255)
     assert tuple(data.pictures[0, 0, 0])[3] == 0
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_mark_in_a_caption_ends_no_record(data: EmojiData, mark: str) -> None:
+    path = data.folder / "records.jsonl"
+    path.write_text(path.read_text("utf-8").replace("red apple", f"red{mark}apple"), "utf-8")
+    assert EmojiData.open(data.folder).records[0].label == f"red{mark}apple"
+    split = data.records[0].split
+    assert PreparedPictures(data.folder, split=split).names == [
+        record.hexcode for record in data.split(split)
+    ]
 
 
 def test_a_picture_that_is_too_tall_is_fitted(data: EmojiData) -> None:

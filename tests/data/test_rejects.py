@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from opensana.data.publish import published
 from opensana.data.record import Reject
 from opensana.data.rejects import check_bad, read_rejects, share_of, write_rejects
 from opensana.errors import ConfigError, DataError
@@ -48,3 +49,15 @@ def test_the_rule() -> None:
         check_bad("set", REJECTS, 0, max_bad=1.0)
     with pytest.raises(DataError, match="holds no pictures"):
         check_bad("set", [], 0)
+
+
+def test_a_name_may_have_all_that_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 255)
+    write_rejects(path, [Reject("a.png", "is damaged")])
+    assert read_rejects(path) == [Reject("a.png", "is damaged")]
+    folder = tmp_path / ("b" * 255)
+    for text in ("one", "two"):
+        with published(folder) as partial:
+            (partial / "file").write_text(text)
+    assert (folder / "file").read_text() == "two"
+    assert len(list(tmp_path.iterdir())) == 2

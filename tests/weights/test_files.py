@@ -256,6 +256,15 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("length", [1, 234, 255])
+def test_a_name_may_have_all_that_the_system_allows(tmp_path: Path, length: int) -> None:
+    path = tmp_path / ("a" * length)
+    write_atomic(path, lambda temporary: temporary.write_text("whole"))
+    assert [(found.name, found.read_text()) for found in tmp_path.iterdir()] == [
+        (path.name, "whole")
+    ]
+
+
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(OpensanaError, match="cannot be written"):

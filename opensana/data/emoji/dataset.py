@@ -80,8 +80,8 @@ class EmojiData:
                 f"make it anew with: python recipes/emoji/prepare.py --to {folder}"
             )
         pictures = np.load(folder / "pictures.npy", mmap_mode="r")
-        lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
-        records = tuple(Record.from_dict(json.loads(line)) for line in lines)
+        with (folder / "records.jsonl").open(encoding="utf-8") as file:
+            records = tuple(Record.from_dict(json.loads(line)) for line in file)
         if len(records) != len(pictures):
             raise DataError(f"{folder}: {len(pictures)} pictures but {len(records)} records")
         return cls(folder, pictures, records, manifest)
