@@ -1,6 +1,10 @@
-"""scheduler/scheduler_config.json: which solver walks which noise levels."""
+"""scheduler/scheduler_config.json: which solver walks which noise levels.
+
+Every setting of the three classes of diffusers is in a table here, by what another value does.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,56 +41,120 @@ EULER_SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "shift": 3.0,
 }
-# Each of these would change the noise levels that `flow_dpm` and `euler` walk.
-OTHER_SIGMAS = (
-    "invert_sigmas",
-    "shift_terminal",
-    "stochastic_sampling",
-    "use_beta_sigmas",
-    "use_dynamic_shifting",
-    "use_exponential_sigmas",
-    "use_karras_sigmas",
-)
 OWN_SOLVERS: dict[str, SolverName] = {DPM: "flow_dpm", EULER: "euler", SCM: "scm"}
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Every setting of one of diffusers' scheduler classes, by what another value would do."""
+
+    drawn_as: Mapping[str, tuple[Any, ...]]
+    """The values that are drawn as here, equal to diffusers; the first is written."""
+    off: tuple[str, ...]
+    """What must be off: each would walk other noise levels, or in another way."""
+    without_effect: tuple[str, ...]
+    """What changes nothing of a flow, whatever its value."""
+    number: str
+    """What is a positive number: the flow shift, or Sprint's sigma_data, which cancels."""
+    absent: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """The class's default where that is none of `drawn_as`."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*self.drawn_as, *self.off, *self.without_effect, self.number)
+
+
+SETTINGS = {
+    DPM: Settings(
+        drawn_as={
+            "num_train_timesteps": (1000,),
+            "prediction_type": ("flow_prediction",),
+            "use_flow_sigmas": (True,),
+            "algorithm_type": ("dpmsolver++",),
+            "solver_order": (2,),
+            "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+            "final_sigmas_type": ("zero",),
+        },
+        off=(
+            *("thresholding", "use_dynamic_shifting", "use_lu_lambdas"),
+            *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        ),
+        without_effect=(
+            *("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+            *("lambda_min_clipped", "timestep_spacing", "steps_offset", "variance_type"),
+            *("dynamic_thresholding_ratio", "sample_max_value", "time_shift_type"),
+            *("lower_order_final", "euler_at_final"),
+        ),
+        number="flow_shift",
+        absent={"prediction_type": "epsilon", "use_flow_sigmas": False},
+    ),
+    EULER: Settings(
+        drawn_as={"num_train_timesteps": (1000,)},
+        off=(
+            *("invert_sigmas", "shift_terminal", "stochastic_sampling", "use_dynamic_shifting"),
+            *("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"),
+        ),
+        without_effect=(
+            *("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len"),
+            "time_shift_type",
+        ),
+        number="shift",
+    ),
+    SCM: Settings(
+        drawn_as={"prediction_type": ("trigflow",)},
+        off=(),
+        without_effect=("num_train_timesteps",),
+        number="sigma_data",
+    ),
+}
+# A scheduler that diffusers made from one of another class keeps that one's settings in its file,
+# where its own class never looks at them.
+LEFT_OVER = (
+    *(name for settings in SETTINGS.values() for name in settings.names),
+    *("clip_sample", "clip_sample_range", "set_alpha_to_one", "skip_prk_steps", "sigma_min"),
+    *("sigma_max", "predict_x0", "solver_p", "disable_corrector", "scale_factors", "upscale_mode"),
+)
+
+# diffusers takes its defaults for the settings that this lists, though the file has values.
+DEFAULTED = "_use_default_values"
+
+
 def read_shift(path: Path) -> tuple[str, float]:
-    """The scheduler's class and its flow shift; 1, none, for Sprint models."""
+    """The scheduler's class and its flow shift; 1, none, for Sprint models.
+
+    WeightsError for a setting with which diffusers would draw something else.
+    """
     config = read_json(path)
     kind = str(config.get("_class_name"))
-    if kind not in (DPM, EULER, SCM):
+    if kind not in SETTINGS:
         raise WeightsError(
-            f"{path}: the scheduler {kind} is not supported{near(kind, (DPM, EULER, SCM))}; "
+            f"{path}: the scheduler {kind} is not supported{near(kind, SETTINGS)}; "
             f"there are {DPM} with flow sigmas, {EULER} and {SCM}"
         )
-    if kind == SCM:
-        _check_setting(config, path, "prediction_type", "trigflow", absent="trigflow")
-        return kind, 1.0
-    for name in OTHER_SIGMAS:
+    _check_settings(config, path, SETTINGS[kind])
+    number = _number(config, path, SETTINGS[kind].number)
+    return kind, 1.0 if kind == SCM else number
+
+
+def _check_settings(config: Mapping[str, Any], path: Path, settings: Settings) -> None:
+    known = (*settings.names, *LEFT_OVER)
+    for name in config:
+        if not name.startswith("_") and name not in known:
+            raise WeightsError(f"{path}: unknown key {name!r}{near(name, known)}; leave it out")
+    for name, values in settings.drawn_as.items():
+        value = config.get(name, settings.absent.get(name, values[0]))
+        if value not in values:
+            raise WeightsError(f"{path}: {name} must be {values[0]!r}, got {value!r}")
+    for name in (*settings.off, DEFAULTED):
         if config.get(name):
             raise WeightsError(f"{path}: {name} is not supported, got {config[name]!r}")
-    if kind == DPM:
-        _check_flow(config, path)
-    shift = config.get("flow_shift" if kind == DPM else "shift", 1.0)
-    if isinstance(shift, bool) or not isinstance(shift, int | float) or not 0 < shift < 1000:
-        raise WeightsError(f"{path}: the flow shift must be a positive number, got {shift!r}")
-    return kind, float(shift)
 
 
-def _check_flow(config: Mapping[str, Any], path: Path) -> None:
-    names = ("prediction_type", "use_flow_sigmas", "algorithm_type", "solver_order", "solver_type")
-    absent = {"prediction_type": "epsilon", "use_flow_sigmas": False}
-    for name in names:
-        wanted = SCHEDULER[name]
-        _check_setting(config, path, name, wanted, absent=absent.get(name, wanted))
-
-
-def _check_setting(
-    config: Mapping[str, Any], path: Path, name: str, wanted: object, *, absent: object
-) -> None:
-    value = config.get(name, absent)
-    if value != wanted:
-        raise WeightsError(f"{path}: {name} must be {wanted!r}, got {value!r}")
+def _number(config: Mapping[str, Any], path: Path, name: str) -> float:
+    value = config.get(name, 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1000:
+        raise WeightsError(f"{path}: {name} must be a positive number below 1000, got {value!r}")
+    return float(value)
 
 
 def write_scheduler(folder: Path, shift: float, scheduler: str = DPM) -> None:
