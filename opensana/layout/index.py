@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from opensana.config import build
 from opensana.errors import WeightsError
-from opensana.layout.parts import transformer_config
+from opensana.layout.parts import autoencoder_config, transformer_config
 from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
 from opensana.presets import PUBLISHED_LICENCE, facts
 from opensana.request import SolverName
 from opensana.text.instruction import KEPT_TOKENS
+from opensana.transformer.config import TransformerConfig
 from opensana.weights.files import read_json
 
 INDEX = "model_index.json"
@@ -63,6 +64,7 @@ def read_info(folder: Path, *, name: str = "") -> ModelInfo:
     index = read_json(folder / INDEX)
     scheduler, shift = read_shift(folder / "scheduler" / "scheduler_config.json")
     _check_kind(folder, str(index.get("_class_name", "SanaPipeline")), scheduler)
+    _check_widths(folder, transformer_config(folder / "transformer"))
     notes = read_notes(index, name or folder.name, folder, sprint=scheduler == SCM)
     return ModelInfo(name or folder.name, shift, notes, folder, scheduler)
 
@@ -85,6 +87,39 @@ def _check_kind(folder: Path, kind: str, scheduler: str) -> None:
             f"{folder} is a {kind}, whose transformer is told sigma itself, "
             f"got timestep_scale {config.timestep_scale}"
         )
+
+
+def _check_widths(folder: Path, transformer: TransformerConfig) -> None:
+    """What one part gives, the next must take: the text's width, the latent's and the picture's."""
+    channels = transformer.in_channels
+    if transformer.output_channels != channels:
+        raise WeightsError(
+            f"{folder}: the transformer reads {channels} channels and writes "
+            f"{transformer.output_channels}; a velocity has as many as its latent"
+        )
+    if (folder / "vae" / "config.json").is_file():
+        autoencoder = autoencoder_config(folder / "vae")
+        if (autoencoder.latent_channels, autoencoder.in_channels) != (channels, 3):
+            raise WeightsError(
+                f"{folder}: an autoencoder of pictures with 3 channels and latents with {channels} "
+                f"is needed, got {autoencoder.in_channels} and {autoencoder.latent_channels}; "
+                "copy vae/ from the model that the transformer belongs to"
+            )
+    width = _text_width(folder / "text_encoder" / "config.json")
+    if width not in (None, transformer.caption_channels):
+        raise WeightsError(
+            f"{folder}: the text encoder's states have {width} channels, the transformer reads "
+            f"{transformer.caption_channels}; copy text_encoder/ and tokenizer/ from the model "
+            "that the transformer belongs to"
+        )
+
+
+def _text_width(path: Path) -> int | None:
+    """The width of a text encoder's states, None where it has no file that tells."""
+    config = read_json(path) if path.is_file() else {}
+    text = config.get("text_config", config)
+    width = text.get("hidden_size") if isinstance(text, dict) else None
+    return width if isinstance(width, int) else None
 
 
 def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool) -> Notes:
