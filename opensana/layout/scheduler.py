@@ -140,7 +140,9 @@ def _check_settings(config: Mapping[str, Any], path: Path, settings: Settings) -
     known = (*settings.names, *LEFT_OVER)
     for name in config:
         if not name.startswith("_") and name not in known:
-            raise WeightsError(f"{path}: unknown key {name!r}{near(name, known)}; leave it out")
+            raise WeightsError(
+                f"{path}: unknown key {name!r}{near(name, known)}; correct it or leave it out"
+            )
     for name, values in settings.drawn_as.items():
         value = config.get(name, settings.absent.get(name, values[0]))
         if value not in values:

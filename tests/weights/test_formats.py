@@ -1,6 +1,7 @@
 """Number formats of weight files: read exactly, or refused in one line that names the format."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -44,9 +45,14 @@ def every_value(dtype: torch.dtype) -> Tensor:
     return torch.arange(256, dtype=torch.uint8).view(dtype)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.sana(instruction="none").save(tmp_path_factory.mktemp("models") / "tiny")
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tiny.sana(instruction="none").save(tmp_path / "tiny")
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
 
 
 def rewrite(part: Path, dtype: torch.dtype) -> dict[str, Tensor]:
