@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from opensana.errors import RequestError
-from opensana.image_input import ImageSource, read_image
+from opensana.image_input import ImageSource, read_image, read_layer
+from opensana.mask import drawn_part
 from opensana.request import LARGEST_SIZE, SIZE_STEP, Request
 
 STRENGTH = 0.6
@@ -80,6 +81,8 @@ class Original:
 
     def fit_notes(self, width: int, height: int, *, native: int) -> Iterator[str]:
         """What the user should know of `fitted`, with a model for `native` x `native` pixels."""
+        if self.mask is not None and self.mask.getextrema() == (255, 255):
+            yield "the mask is white on the whole picture: all of it is drawn anew"
         if self.image.size != (width, height):
             cut = "" if self.image.width * height == self.image.height * width else " and cut"
             yield (
@@ -129,8 +132,9 @@ def read_original(
     *,
     strength: float | None = None,
     binned: bool = False,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> Original | None:
-    """The original of a request, None when it has none; the mask's light half is drawn anew."""
+    """The original of a request, None when it has none; a mask's `drawn_part` is drawn anew."""
     if image is None:
         for name, value in (("mask", mask), ("strength", strength)):
             if value is not None:
@@ -141,17 +145,23 @@ def read_original(
             "a picture to start from is drawn at its own size, not binned; leave binned out"
         )
     picture = read_image(image)
-    return Original(picture, None if mask is None else _read_mask(mask, picture.size))
+    return Original(picture, None if mask is None else _read_mask(mask, picture.size, notice))
 
 
-def _read_mask(source: ImageSource, size: tuple[int, int]) -> Image.Image:
-    mask = read_image(source, "mask").convert("L")
-    if mask.size != size:
+def _read_mask(
+    source: ImageSource, size: tuple[int, int], notice: Callable[[str], None]
+) -> Image.Image:
+    layer = read_layer(source, "mask")
+    height, width = layer.shape[:2]
+    if (width, height) != size:
         raise RequestError(
-            f"the mask has {mask.width} x {mask.height} pixels, its image {size[0]} x {size[1]}; "
+            f"the mask has {width} x {height} pixels, its image {size[0]} x {size[1]}; "
             "make them equal"
         )
-    return _black_and_white(np.asarray(mask) >= 128)
+    white, note = drawn_part(layer)
+    if note is not None:
+        notice(note)
+    return _black_and_white(white)
 
 
 def _black_and_white(white: np.ndarray) -> Image.Image:

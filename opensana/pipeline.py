@@ -234,7 +234,9 @@ class Sana:
             drawer = self.for_request(request)
             if drawer is not self:
                 return drawer.draw(request, on_step, notice=notice)
-        source = read_original(image, mask, strength=request.strength, binned=request.binned)
+        source = read_original(
+            image, mask, strength=request.strength, binned=request.binned, notice=notice
+        )
         control = read_control(control_image, control_scale, expected=self.controlnet is not None)
         facts = (source.facts if source else {}) | (control.facts if control else {})
         request = self.complete(source.complete(request, self._size_unit) if source else request)

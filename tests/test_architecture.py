@@ -22,7 +22,7 @@ LINES = (
     ("serve", "train", "label", "encode", "evaluate", "convert"),
     ("pipeline",),
     ("layout", "picture", "original", "control", "decoding", "solving", "prompts"),
-    ("image_input", "pixels", "published"),
+    ("image_input", "mask", "pixels", "published"),
     ("presets", "memory"),
     ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
     ("layers", "weights"),

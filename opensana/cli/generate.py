@@ -64,7 +64,8 @@ class Generate(Request, Command):
     image: Annotated[Path | None, arg(metavar="FILE")] = None
     """Start from this picture instead of noise; its size is kept unless one is given."""
     mask: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Draw anew only where this picture is white; every other pixel of --image stays."""
+    """Draw anew only where this picture is white, or painted on a transparent ground; every other
+    pixel of --image stays."""
     controlnet: Annotated[str | None, arg(metavar="FOLDER")] = None
     """A ControlNet that `opensana train` made for the model, or a hub id."""
     control_image: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -147,7 +148,9 @@ class Generate(Request, Command):
         for name in recorded:
             if getattr(self, name) is None:
                 raise RequestError(f"{self.from_png} was drawn with {_flag(name)}; give it again")
-        original = read_original(self.image, self.mask, strength=self.strength, binned=self.binned)
+        original = read_original(
+            self.image, self.mask, strength=self.strength, binned=self.binned, notice=say
+        )
         expected = self.controlnet is not None
         control = read_control(self.control_image, self.control_scale, expected=expected)
         digests = (original.facts if original else {}) | (control.facts if control else {})
