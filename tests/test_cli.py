@@ -511,7 +511,9 @@ def test_three_prompts_are_three_pictures_on_any_console(
 
 
 def test_an_output_that_nobody_reads_ends_no_drawing(tmp_path: Path) -> None:
-    painted_by_a_process(tmp_path, "opensana generate x -n 2 --seed 1 -o {index}.png >&- 2>&-")
+    line = "opensana generate x -n 2 --seed 1 -o {index}.png 2>&-"
+    assert painted_by_a_process(tmp_path, line) == b"0.png\n1.png\n"
+    painted_by_a_process(tmp_path, f"{line} --overwrite >&-")
     assert files(tmp_path) == ["0.png", "1.png", "painted.py"]
 
 

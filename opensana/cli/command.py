@@ -30,6 +30,8 @@ class Command:
 
 def say(text: str) -> None:
     """A line for the person at the terminal; that nobody can read it any more ends no work."""
+    if sys.stderr is None:  # print would take stdout
+        return
     with suppress(OSError):
         print(f"opensana: {text}", file=sys.stderr, flush=True)
 
