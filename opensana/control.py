@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from opensana.errors import RequestError
-from opensana.image_input import ImageSource, read_image
+from opensana.image_input import ImageSource, read_image, read_layer
 
 MOST_SCALE = 10.0
+NEARLY_WHITE = 250
 
 
 @dataclass(frozen=True)
@@ -56,4 +58,17 @@ def read_control(image: ImageSource | None, scale: float, *, expected: bool) -> 
         raise RequestError(f"control_scale must be a number, got {scale!r}; try 1.0")
     if not (math.isfinite(scale) and 0 <= scale <= MOST_SCALE):
         raise RequestError(f"control_scale must be 0 to {MOST_SCALE:g}, got {scale}; try 1.0")
-    return Control(read_image(image, "control image"), float(scale))
+    picture = read_image(image, "control image")
+    if np.asarray(picture).min() >= NEARLY_WHITE:
+        _check_not_lost(read_layer(image, "control image"))
+    return Control(picture, float(scale))
+
+
+def _check_not_lost(layer: np.ndarray) -> None:
+    """White lines on a transparent layer, as painting programs save them, vanish on white."""
+    opacity = layer[..., 3:]
+    if opacity.size and opacity.max() > opacity.min():
+        raise RequestError(
+            "the control image is white on a transparent ground, and transparency is laid on "
+            "white: nothing of it is left; lay it on the ground that it should have"
+        )

@@ -22,19 +22,14 @@ ImageSource = str | Path | bytes | Image.Image
 
 MOST_BYTES = 50 * 2**20
 MOST_PIXELS = LARGEST_SIZE**2
-NEARLY_WHITE = 250
 
 
 def read_image(source: ImageSource, name: str = "image") -> Image.Image:
     """The picture as RGB: turned upright, transparency laid on white, 16 bits made 8.
 
-    `name` is what errors call it. Of an animation the first frame is taken. What was drawn in white
-    on a transparent ground, of which white leaves nothing, is refused.
+    `name` is what errors call it. Of an animation the first frame is taken.
     """
-    pixels = _read(source, name, alpha=False)
-    if pixels.min() >= NEARLY_WHITE:
-        _check_not_lost(read_layer(source, name), name)
-    return Image.fromarray(pixels)
+    return Image.fromarray(_read(source, name, alpha=False))
 
 
 def read_layer(source: ImageSource, name: str = "image") -> np.ndarray:
@@ -57,17 +52,6 @@ def _read(source: ImageSource, name: str, *, alpha: bool) -> np.ndarray:
         raise RequestError(
             f"{what} {error}; save it anew as a PNG, JPEG or WebP of 8 bits"
         ) from error
-
-
-def _check_not_lost(layer: np.ndarray, name: str) -> None:
-    if layer.shape[-1] == 3:
-        return
-    visible = layer[..., 3] >= 128
-    if visible.any() and not visible.all():
-        raise RequestError(
-            f"the {name} is white on a transparent ground, and transparency is laid on white: "
-            "nothing of it is left; lay it on the ground that it should have"
-        )
 
 
 def _limits() -> Limits:

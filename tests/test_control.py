@@ -162,3 +162,17 @@ def test_the_command_draws_records_and_draws_again(
     ):
         assert main(flags) != 0
         assert problem in capsys.readouterr().err
+
+
+def test_a_sketch_that_white_swallows_is_refused() -> None:
+    """Lines on a transparent layer, as painting programs save them, would be a blank picture."""
+    lines = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    lines.paste((255, 255, 255, 255), (10, 10, 50, 14))
+    for sketch in (lines, lines.convert("LA")):
+        with pytest.raises(RequestError, match="the control image is white on a transparent"):
+            read_control(sketch, 1.0, expected=True)
+    for blank in (Image.new("RGBA", (64, 64)), Image.new("RGB", (64, 64), "white")):
+        assert read_control(blank, 1.0, expected=True)
+    black = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    black.paste((0, 0, 0, 255), (10, 10, 50, 14))
+    assert read_control(black, 1.0, expected=True)

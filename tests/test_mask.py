@@ -8,7 +8,6 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from opensana.errors import RequestError
-from opensana.image_input import read_image
 from opensana.original import Original, read_original
 
 SIZE = (96, 64)
@@ -169,13 +168,3 @@ def test_a_mask_that_is_white_everywhere_is_told() -> None:
     part = read_original(Image.new("RGB", SIZE), painted("L", 0, 255))
     assert part is not None
     assert list(part.fit_notes(*SIZE, native=64)) == []
-
-
-def test_a_drawing_that_white_swallows_is_refused() -> None:
-    """A sketch for a ControlNet, white on a transparent layer, would be blank."""
-    for sketch in (painted("RGBA", CLEAR, WHITE), painted("LA", (0, 0), (252, 255))):
-        with pytest.raises(RequestError, match="the control image is white on a transparent"):
-            read_image(file(sketch), "control image")
-    for blank in (Image.new("RGBA", SIZE, CLEAR), Image.new("RGBA", SIZE, WHITE)):
-        assert np.asarray(read_image(file(blank))).min() == 255
-    assert np.asarray(read_image(file(painted("RGBA", CLEAR, (0, 0, 0, 255))))).min() == 0
