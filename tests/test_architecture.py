@@ -26,7 +26,7 @@ LINES = (
     ("presets", "memory"),
     ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
     ("layers", "weights"),
-    ("request", "config", "device", "bins", "lock", "cluster"),
+    ("request", "config", "device", "bins", "lock", "cluster", "encodings"),
     ("errors",),
 )
 HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}

@@ -195,6 +195,15 @@ def test_prompt_file(sana: PaintedSana, tmp_path: Path) -> None:
     assert files(tmp_path) == ["0.png", "1.png", "prompts.txt"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_prompt_file_in_the_encoding_of_its_mark(
+    sana: PaintedSana, tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "prompts.txt").write_bytes("ein Käfer\r\n雪\r\n".encode(encoding))
+    assert main(["generate", "--prompt-file", "prompts.txt", "-o", "{index}.png"]) == 0
+    assert [request.prompt for request in sana.requests] == ["ein Käfer", "雪"]
+
+
 @pytest.mark.parametrize(
     "mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e"]
 )

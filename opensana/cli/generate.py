@@ -20,7 +20,8 @@ from tyro.conf import Positional, arg
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
 from opensana.device import parse_bytes
-from opensana.errors import RequestError
+from opensana.encodings import decode_text
+from opensana.errors import DataError, RequestError
 from opensana.request import Request
 
 if TYPE_CHECKING:
@@ -228,9 +229,9 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
     """A line ends in a line feed, a carriage return or both; str.splitlines() knows more ends."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{name} is not UTF-8 text (byte {error.start + 1})") from None
+        text = decode_text(data)
+    except DataError as error:
+        raise RequestError(f"{name} {error}") from None
     except OSError as error:
         raise RequestError(f"cannot read --prompt-file {name!r}: {error.strerror}") from None
     prompts = [

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from opensana.errors import ConfigError
+from opensana.encodings import decode_text
+from opensana.errors import ConfigError, DataError
 
 DEFAULT_PROMPT = (
     "Describe this picture for somebody who cannot see it, in two to four plain sentences: what it "
@@ -150,10 +151,11 @@ def _without_password(spec: str) -> str:
 def read_prompt(path: Path) -> str:
     """The text of a prompt file, without the line break at its end."""
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode_text(path.read_bytes()).strip()
+    except OSError as error:
         raise ConfigError(f"cannot read the prompt file {path}: {error}") from error
+    except DataError as error:
+        raise ConfigError(f"the prompt file {path} {error}") from None
     if not text or len(text) > LONGEST_PROMPT:
         raise ConfigError(
             f"{path} holds {len(text)} characters; a prompt has 1 to {LONGEST_PROMPT}"
