@@ -14,6 +14,7 @@ from opensana.errors import RequestError
 if TYPE_CHECKING:
     from opensana.data.filters import Filter
     from opensana.data.record import Reject
+    from opensana.data.sources.indexed import Indexed
     from opensana.label.labels import Labels
 
 SHOWN = 20
@@ -37,16 +38,19 @@ class Inspect(Command):
 
     def run(self) -> None:
         from opensana.data.report import inspect
-        from opensana.data.sources import open_source
 
-        source = open_source(self.path, split=self.split)
+        source = open_and_tell(self.path, split=self.split)
         figures, rejects = inspect(source, full=self.full)
         _keep(self.rejects, rejects)
         if self.json:
-            found = {"rejects": rejects, "notes": source.notes}
+            found = {"rejects": rejects, "notes": source.notes, "not_read": source.not_read}
             emit_json(figures | {name: [asdict(r) for r in rs] for name, rs in found.items()})
             return
-        emit("\n".join(table({name: value for name, value in figures.items() if value != {}})))
+        emit(
+            "\n".join(
+                table({name: value for name, value in figures.items() if value not in ({}, None)})
+            )
+        )
         _list("refused", rejects)
         _list("remarks", source.notes)
 
@@ -83,10 +87,9 @@ class Convert(Command):
     def run(self) -> None:
         from opensana.data.convert import convert
         from opensana.data.rejects import share_of
-        from opensana.data.sources import open_source
 
         max_bad, labels = share_of(self.max_bad), open_labels(self.labels)
-        source = open_source(self.path, split=self.split)
+        source = open_and_tell(self.path, split=self.split)
         _keep(self.rejects, source.rejects)
         done = convert(
             source,
@@ -120,6 +123,17 @@ def data(
 ) -> Command:
     """Look at picture sets, and bring them into another form."""
     return command
+
+
+def open_and_tell(path: str, *, split: str = "train") -> "Indexed":
+    """A data set; what nobody will read of it is said."""
+    from opensana.data.report import not_read
+    from opensana.data.sources import open_source
+
+    source = open_source(path, split=split)
+    for line in not_read(source):
+        say(line)
+    return source
 
 
 def open_labels(folder: Path | None) -> "Labels | None":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, say
+from opensana.cli.data import open_and_tell
 
 if TYPE_CHECKING:
     from opensana.data.record import Source
@@ -58,11 +59,12 @@ class Encode(Command):
             max_bad=share_of(self.max_bad),
             threads=self.threads,
         )
-        opened = partial(open_encoder, self.path, self.labels, self.model, self.device, options)
+        source = with_labels(open_and_tell(self.path), self.labels)
         if self.ray is None:
-            samples = encode(opened(), self.to, report=say)
+            encoder = encoder_of(source, self.model, self.device, options)
+            samples = encode(encoder, self.to, report=say)
         else:
-            source = open_labelled(self.path, self.labels)
+            opened = partial(open_encoder, self.path, self.labels, self.model, self.device, options)
             with connected(self.ray, self.workers) as cluster:
                 samples = encode_on(
                     cluster, opened, source, self.to, max_bad=options.max_bad, report=say
@@ -71,11 +73,8 @@ class Encode(Command):
         emit(str(self.to))
 
 
-def open_labelled(path: str, labels: Path | None) -> "Source":
-    """A data set, with the captions and scores of a folder of labels."""
-    from opensana.data.sources import open_source
-
-    source = open_source(path)
+def with_labels(source: "Source", labels: Path | None) -> "Source":
+    """The data set with the captions and scores of a folder of labels."""
     if labels is None:
         return source
     from opensana.label.labels import Labels, labelled
@@ -86,9 +85,16 @@ def open_labelled(path: str, labels: Path | None) -> "Source":
 def open_encoder(
     path: str, labels: Path | None, model: str, device: str, options: "EncodeOptions"
 ) -> "BlockEncoder":
-    """What encodes; a worker on another machine opens it anew."""
+    """What encodes, on another machine, which opens the data set anew."""
+    from opensana.data.sources import open_source
+
+    return encoder_of(with_labels(open_source(path), labels), model, device, options)
+
+
+def encoder_of(
+    source: "Source", model: str, device: str, options: "EncodeOptions"
+) -> "BlockEncoder":
     from opensana.data.images import decode
     from opensana.encode import BlockEncoder, load_encoders
 
-    source = open_labelled(path, labels)
     return BlockEncoder(source, load_encoders(model, device=device), options, decode)

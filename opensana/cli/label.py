@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, UseAppendAction, arg
 
 from opensana.cli.command import Command, emit, say
+from opensana.cli.data import open_and_tell
 from opensana.errors import RequestError
 
 if TYPE_CHECKING:
@@ -103,10 +104,9 @@ def open_pictures(path: str, limit: int | None, max_bad: float) -> "PictureSet":
 
     from opensana.data.images import decode
     from opensana.data.rejects import check_bad
-    from opensana.data.sources import open_source
     from opensana.label.stages import PictureSet
 
-    source = open_source(path)
+    source = open_and_tell(path)
     check_bad(path, source.rejects, len(source), max_bad=max_bad)
     if source.rejects:
         first = source.rejects[0]

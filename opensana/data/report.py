@@ -18,6 +18,38 @@ SIDES = (256, 512, 1024, 2048)
 # Height over width, as the buckets of training count it.
 SHAPES = ((0.55, "wide"), (0.9, "landscape"), (1.1, "square"), (1.8, "portrait"))
 TALL = "tall"
+KINDS_SHOWN = 5
+NAMES_SHOWN = 3
+
+
+def not_read(source: Indexed) -> list[str]:
+    """A line that counts and names the files that nothing was read of, one that does the remarks.
+
+    The same for every command, so that no caption is lost unsaid.
+    """
+    present = source.files_read + len(source.not_read)
+    files = f"{len(source.not_read):,} of {present:,} files not read"
+    remarks = f"{len(source.notes):,} remark{'s' if source.notes[1:] else ''}"
+    found = ((files, source.not_read), (remarks, source.notes))
+    return [f"{source.where}: {name}: {_named(some)}" for name, some in found if some]
+
+
+def _named(entries: Iterable[Reject]) -> str:
+    """Each kind of reason with its first names, and its count: 2 x is hidden ('.a', '.b')."""
+    by_kind: dict[str, list[Reject]] = defaultdict(list)
+    for entry in entries:
+        by_kind[_kind(entry.reason)].append(entry)
+    kinds = sorted(by_kind.values(), key=len, reverse=True)
+    counts = (f"{len(some):,} x " if some[1:] else "" for some in kinds)
+    told = (f"{some[0].reason} ({_some(some)})" for some in kinds[:KINDS_SHOWN])
+    shown = [f"{count}{reason}" for count, reason in zip(counts, told, strict=False)]
+    more = f"; {len(kinds) - KINDS_SHOWN} more kinds" if len(kinds) > KINDS_SHOWN else ""
+    return "; ".join(shown) + more
+
+
+def _some(entries: Sequence[Reject]) -> str:
+    shown = ", ".join(repr(entry.path) for entry in entries[:NAMES_SHOWN])
+    return f"{shown}, ..." if len(entries) > NAMES_SHOWN else shown
 
 
 def inspect(source: Indexed, *, full: bool = False) -> tuple[dict[str, Any], list[Reject]]:
@@ -33,6 +65,8 @@ def inspect(source: Indexed, *, full: bool = False) -> tuple[dict[str, Any], lis
         "checked": "every pixel" if full else "headers; --full decodes the pictures",
         "refused": len(rejects),
         "reasons": _counted(_kind(reject.reason) for reject in rejects),
+        "files read": source.files_read or None,
+        "files not read": _counted(reject.reason for reject in source.not_read),
         "remarks": _counted(_kind(note.reason) for note in source.notes),
         "width": _spread([record.width for record in good]),
         "height": _spread([record.height for record in good]),

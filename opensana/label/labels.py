@@ -4,10 +4,12 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opensana.data.record import Caption, Record, Reject, Source
+from opensana.data.sources.beside import one_spelling
 from opensana.errors import DataError
 from opensana.label.facts import duplicate_groups
 from opensana.label.journal import all_lines, read_makers
@@ -69,12 +71,22 @@ class Labels:
 
     def join(self, record: Record) -> Record:
         """The record with its own captions, scored, and those that were made of it."""
-        own = tuple(self._scored(c, record.key, own_maker(c.text)) for c in record.captions)
+        key = self._spelt(record.key)
+        own = tuple(self._scored(c, key, own_maker(c.text)) for c in record.captions)
         return replace(
             record,
-            captions=own + self.captions(record.key),
-            facts={**record.facts, **self.facts(record.key)},
+            captions=own + self.captions(key),
+            facts={**record.facts, **self.facts(key)},
         )
+
+    def _spelt(self, key: str) -> str:
+        """A key as the labels spell its accents; a Mac may have changed the picture's name."""
+        return key if key.isascii() or key in self.texts else self._keys.get(one_spelling(key), key)
+
+    @cached_property
+    def _keys(self) -> dict[str, str]:
+        keys = (*(key for key, _ in self.scores), *self.measured, *self.texts)
+        return {one_spelling(key): key for key in keys if not key.isascii()}
 
     def _scored(self, caption: Caption, key: str, maker: str) -> Caption:
         if (key, maker) not in self.scores:

@@ -5,12 +5,16 @@ a folder do. A picture without a row, or with an empty cell, has no caption by t
 passed over; that is no failure, and how many there were is said in the end.
 """
 
+import csv
 import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from opensana.data.sources.folder import table_rows
+from opensana.data.sources.beside import one_spelling
+from opensana.data.sources.fields import Row
+from opensana.data.sources.tables import BadRow, table_rows
 from opensana.errors import ConfigError, DataError, near
 from opensana.label.captioners import Answers, Maker, Pictures, clean
 
@@ -32,8 +36,8 @@ class TableCaptioner:
     def __call__(self, pictures: Pictures) -> Answers:
         passed: list[str] = []
         for key, _ in pictures:
-            if key in self.texts:
-                yield key, clean(self.texts[key])
+            if (name := one_spelling(key)) in self.texts:
+                yield key, clean(self.texts[name])
             else:
                 passed.append(key)
         if passed:
@@ -45,21 +49,25 @@ class TableCaptioner:
 
 
 def read_column(path: Path, column: str) -> dict[str, str]:
-    """Key -> text of the rows that have some."""
+    """Key, its accents in one spelling -> text of the rows that have some."""
     texts: dict[str, str] = {}
     columns: set[str] = set()
-    try:
-        with path.open("rb") as file:
-            for number, row in table_rows(file, path.name):
-                if isinstance(row, DataError):
-                    raise DataError(f"{path}, line {number}: {row}")
-                columns |= row.keys()
-                texts |= _cell(row, column, f"{path}, line {number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the captions in {path}: {error}") from error
+    for number, row in _rows(path):
+        if isinstance(row, BadRow):
+            raise DataError(f"{path}, line {number}: {row}")
+        columns |= row.keys()
+        texts |= _cell(row, column, f"{path}, line {number}")
     if column not in columns:
         raise ConfigError(f"{path} has no column {column!r}{near(column, columns)}")
     return texts
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
+    try:
+        with path.open("rb") as file:
+            yield from table_rows(file, path.name)
+    except (OSError, DataError, csv.Error) as error:
+        raise ConfigError(f"cannot read the captions in {path}: {error}") from error
 
 
 def _cell(row: Any, column: str, where: str) -> dict[str, str]:
@@ -71,4 +79,4 @@ def _cell(row: Any, column: str, where: str) -> dict[str, str]:
     if text is not None and not isinstance(text, str):
         raise DataError(f"{where}: {column!r} is {text!r:.40}, expected a text")
     key = row[name] if name == "key" else str(PurePosixPath(row[name]).with_suffix(""))
-    return {key: text} if text and text.strip() else {}
+    return {one_spelling(key): text} if text and text.strip() else {}

@@ -286,12 +286,15 @@ def test_texts_beyond_the_limits(tmp_path: Path) -> None:
         ("a.png", PICTURE),
         ("a.txt", b"x" * (1 << 20)),
         ("b.png", PICTURE),
-        ("b.txt", b"caf\xe9\0"),
+        ("b.txt", b"cafe\0"),
         ("b.json", b"[1]"),
+        ("c.png", PICTURE),
+        ("c.txt", b"caf\xe9\0"),
     ]
     source = open_source(shard(tmp_path / "s.tar", entries))
-    assert [[c.text for c in r.captions] for r in source.records] == [[], ["caf\ufffd"]]
-    assert [note.path for note in source.notes] == ["s.tar:a"] + ["s.tar:b"] * 3
+    assert [[c.text for c in r.captions] for r in source.records] == [[], ["cafe"]]
+    assert [note.path for note in source.notes] == ["s.tar:a"] + ["s.tar:b"] * 2
+    assert [reject.path for reject in source.rejects] == ["s.tar:c.png"]
 
 
 def test_pictures_and_shards_together_are_ambiguous(tmp_path: Path) -> None:

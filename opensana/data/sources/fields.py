@@ -6,7 +6,8 @@
     facts                    numbers by name
 
 `captions` is what opensana writes; where it stands, the other text fields repeat it and are not
-read. Nothing is dropped in silence: `note` is told what was changed or left out, and why.
+read. The case of text, caption and prompt is free. Nothing is dropped in silence: `note` is told
+what was changed or left out, and why, and text that cannot be decoded is a DataError.
 """
 
 import json
@@ -18,6 +19,7 @@ from itertools import chain
 from typing import Any
 
 from opensana.data.record import Caption, Record
+from opensana.encodings import SURROGATE, decode_text
 
 Note = Callable[[str], None]
 Row = Mapping[str, Any]
@@ -29,17 +31,16 @@ MOST_CAPTIONS = 1000
 TEXT_FIELDS = ("text", "caption", "prompt")
 OTHERS_CAPTION = re.compile(r"caption_(.+)")
 CAPTION_FIELDS = tuple(field.name for field in fields(Caption))
+NO_TEXTS = frozenset({"facts", "key", "__key__", "file_name"})
+"""Fields of a row in which words are no caption."""
 PLAIN = asdict(Caption(""))
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def clean(text: str | bytes, note: Note) -> str:
+def clean(text: str, note: Note) -> str:
     """A caption that every format can carry; "" for one that is left out.
 
-    Broken UTF-8 and lone surrogates become U+FFFD, NULs and the space around it go. Lines are kept.
+    Lone surrogates become U+FFFD, NULs and the space around it go. Lines are kept.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8-sig", "surrogateescape")
     if SURROGATE.search(text):
         note("text that is not UTF-8 was replaced by U+FFFD")
         text = SURROGATE.sub("\ufffd", text)
@@ -61,9 +62,14 @@ def tidy(name: str) -> str:
 
 
 def load_object(content: bytes, note: Note) -> Row:
-    """A JSON object, or an empty one when the content is none."""
+    """A JSON object, or an empty one when the content is none; DataError if it is no text."""
+    return parsed_object(decode_text(content), note)
+
+
+def parsed_object(text: str, note: Note) -> Row:
+    """A JSON object, or an empty one when the text is none."""
     try:
-        value = json.loads(content.decode("utf-8-sig", "surrogateescape"))
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         note(f"JSON that cannot be read was left out ({error})")
         return {}
@@ -73,14 +79,36 @@ def load_object(content: bytes, note: Note) -> Row:
     return value
 
 
-def captions_beside(text: bytes | None, row: Row, note: Note) -> tuple[Caption, ...]:
-    """The captions of a picture with a text file and a row beside it, each text once."""
-    listed = captions_of(row, note)
-    if text is None or row.get("captions"):
-        return listed
-    cleaned = clean(text, note)
-    first = (Caption(cleaned),) if cleaned else ()
-    return first + tuple(caption for caption in listed if caption.text != cleaned)
+def is_field(name: str) -> bool:
+    """Whether a field of this name is read."""
+    plain = name.lower() in TEXT_FIELDS or name in ("captions", "facts")
+    return plain or OTHERS_CAPTION.fullmatch(name) is not None
+
+
+def captions_beside(
+    texts: Iterable[str], rows: Iterable[Row], note: Note, *, first: Iterable[Row] = ()
+) -> tuple[Caption, ...]:
+    """The captions of a picture: of the rows that come first, its text files and other rows.
+
+    A text that a row repeats is left to the row, which may know more of it.
+    """
+    rows, first = list(rows), list(first)
+    leading = [caption for row in first for caption in captions_of(row, note)]
+    listed = [caption for row in rows for caption in captions_of(row, note)]
+    known = {caption.text for caption in (*leading, *listed)}
+    own = [text for text in dict.fromkeys(clean(text, note) for text in texts) if text]
+    plain = [Caption(text) for text in own if text not in known]
+    if not (leading or plain or listed):
+        note_texts_not_read([*first, *rows], note)
+    return (*leading, *plain, *listed)
+
+
+def note_texts_not_read(rows: Iterable[Row], note: Note) -> None:
+    """Say which texts of rows without a caption stand in fields that nobody reads."""
+    names = {name for row in rows for name, value in row.items() if _holds_text(value)}
+    if names := sorted(names - NO_TEXTS):
+        shown = ", ".join(repr(name[:40]) for name in names[:10])
+        note(f"no caption: the fields {shown} are not read; one is expected in text or caption")
 
 
 def captions_of(row: Row, note: Note) -> tuple[Caption, ...]:
@@ -121,8 +149,7 @@ def _changed(caption: Caption) -> dict[str, Any]:
 
 
 def _plain_captions(row: Row, note: Note) -> Iterable[Caption | None]:
-    own = next((name for name in TEXT_FIELDS if _texts(row.get(name))), "")
-    for text in _texts(row.get(own)):
+    for text in _own_texts(row):
         yield _caption(text, note)
     for name, value in row.items():
         if match := OTHERS_CAPTION.fullmatch(name):
@@ -130,9 +157,27 @@ def _plain_captions(row: Row, note: Note) -> Iterable[Caption | None]:
                 yield _caption({"text": text, "captioner": match[1]}, note)
 
 
+def _own_texts(row: Row) -> list[str]:
+    """Of the fields that mean the same the first that says something, in whatever case."""
+    by_case = sorted(row, key=lambda name: name not in TEXT_FIELDS)
+    names = (name for field in TEXT_FIELDS for name in by_case if name.lower() == field)
+    given = [texts for name in names if (texts := _texts(row[name]))]
+    filled = (texts for texts in given if any(text.strip() for text in texts))
+    return next(filled, given[0] if given else [])
+
+
 def _texts(value: Any) -> list[str]:
+    """The texts of a cell; some tables keep them as bytes."""
     items = value if isinstance(value, list | tuple) else [value]
-    return [item for item in items if isinstance(item, str)]
+    texts = (decode_text(item) if isinstance(item, bytes) else item for item in items)
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _holds_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    items = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(item, str) and item.strip() for item in items)
 
 
 def _caption(item: Any, note: Note) -> Caption | None:
@@ -159,10 +204,12 @@ def _caption(item: Any, note: Note) -> Caption | None:
 
 
 def _list(value: Any, note: Note) -> list[Any]:
-    """A list, or the one in a text: CSV has no other way to hold it."""
+    """A list, or the one in a text: CSV has no other way to hold it. A bare text is one item."""
     value = _unpacked(value)
     if value is None or isinstance(value, list | tuple):
         return list(value or ())
+    if isinstance(value, str):
+        return [value]
     note(f"captions were left out: expected a list, got {value!r:.60}")
     return []
 

@@ -10,32 +10,65 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from opensana.data.sources.beside import is_hidden, one_spelling
 from opensana.errors import DataError
 
 Refuse = Callable[[str, str], None]
 
 
+class Files:
+    """The files of a folder by name: those that count, and those of them that were read."""
+
+    def __init__(self, folder: Path, refuse: Refuse) -> None:
+        self.folder = folder
+        self.present = files_below(folder, refuse)
+        self.visible = {name: path for name, path in self.present.items() if not is_hidden(name)}
+        self.read: set[str] = set()
+        self.left_out: dict[str, str] = {}
+        """Why a file that was meant to be read could not be."""
+        self._spelt = {one_spelling(name): name for name in self.visible}
+
+    def find(self, name: str) -> str | None:
+        """The file of this name, however its accents are spelt."""
+        return name if name in self.visible else self._spelt.get(one_spelling(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """DataError unless it is a regular file inside the folder; it counts as read."""
+        self.read.add(name)
+        return open_inside(self.visible[name], self.folder)
+
+    def content(self, name: str, *, most: int) -> bytes | None:
+        """What is in it; nothing, and why in `left_out`, where it cannot be had."""
+        try:
+            return read_inside(self.visible[name], self.folder, most=most)
+        except DataError as error:
+            self.left_out[name] = f"{error}; it was left out"
+            return None
+
+
 def files_below(folder: Path, refuse: Refuse) -> dict[str, Path]:
     """Every file below a folder by its relative name with "/", in the order of the names' bytes.
 
-    Hidden ones (.name) are passed over; links to folders and unreadable folders go to `refuse`.
+    Links to folders and unreadable folders go to `refuse`, unless they are hidden.
     """
     return dict(sorted(_walk(folder, refuse), key=lambda item: os.fsencode(item[0])))
 
 
 def _walk(folder: Path, refuse: Refuse) -> Iterator[tuple[str, Path]]:
+    def refuse_visible(path: Path, reason: str) -> None:
+        if not is_hidden(name := _relative(path, folder)):
+            refuse(name, reason)
+
     def unreadable(error: OSError) -> None:
-        refuse(_relative(Path(error.filename), folder), f"cannot be listed ({error.strerror})")
+        refuse_visible(Path(error.filename), f"cannot be listed ({error.strerror})")
 
     for where, folders, names in os.walk(folder, onerror=unreadable):
         here = Path(where)
         for name in [name for name in folders if (here / name).is_symlink()]:
             folders.remove(name)
-            refuse(_relative(here / name, folder), "is a link to a folder; links are not followed")
-        folders[:] = [name for name in folders if not name.startswith(".")]
+            refuse_visible(here / name, "is a link to a folder; links are not followed")
         for name in names:
-            if not name.startswith("."):
-                yield _relative(here / name, folder), here / name
+            yield _relative(here / name, folder), here / name
 
 
 def open_inside(path: Path, root: Path) -> BinaryIO:

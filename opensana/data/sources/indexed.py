@@ -4,11 +4,12 @@ So the length, the order and the keys are fixed from the start, and whatever a h
 refused before training begins.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import BinaryIO
 
 from opensana.data.images import LIMITS, Limits, probe
 from opensana.data.record import Caption, Record, Reject
+from opensana.data.sources.beside import ROWS, TEXTS, is_hidden, suffix_of
 from opensana.data.sources.fields import Note, tidy
 from opensana.errors import DataError
 
@@ -22,6 +23,9 @@ class Indexed:
         self.rejects: list[Reject] = []
         self.notes: list[Reject] = []
         """What was changed or left out of samples that are used all the same."""
+        self.files_read = 0
+        self.not_read: list[Reject] = []
+        """Files of the folder that nothing was read of: with those read, all that there are."""
         self.paths: list[str] = []
         """Where each record's picture lies, for people."""
         self._keys: set[str] = set()
@@ -45,6 +49,17 @@ class Indexed:
     def note(self, path: str) -> Note:
         """Where remarks on one sample go."""
         return lambda reason: self.notes.append(Reject(printable(path), reason))
+
+    def count_files(
+        self, present: Iterable[str], read: Container[str], why: Mapping[str, str] | None = None
+    ) -> None:
+        """Tell the files that were read from those that were not, which are named."""
+        for name in present:
+            if name in read:
+                self.files_read += 1
+            else:
+                reason = (why or {}).get(name) or _why_not_read(name)
+                self.not_read.append(Reject(printable(name), reason))
 
     def add(
         self,
@@ -77,3 +92,12 @@ def printable(name: str) -> str:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # surrogates that stand for no byte
         return tidy(name)
+
+
+def _why_not_read(name: str) -> str:
+    if is_hidden(name):
+        return "is hidden"
+    suffix = suffix_of(name)
+    if suffix in TEXTS or suffix in ROWS:
+        return "has no picture of its name"
+    return f"is of the kind {printable(suffix):.40}" if suffix else "has no suffix"

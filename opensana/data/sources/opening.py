@@ -3,16 +3,19 @@
 from pathlib import Path
 
 from opensana.data.images import LIMITS, Limits
+from opensana.data.sources.beside import PICTURES, is_hidden, suffix_of
 from opensana.data.sources.files import files_below
-from opensana.data.sources.folder import PICTURES, TABLES, FolderSource
+from opensana.data.sources.folder import FolderSource
 from opensana.data.sources.hub import PREFIX, open_hub
 from opensana.data.sources.indexed import Indexed
 from opensana.data.sources.official import SHARD_INDEX
 from opensana.data.sources.parquet import open_parquet
+from opensana.data.sources.tables import TABLES
 from opensana.data.sources.tar import TarSource
 from opensana.errors import DataError
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
+COMPRESSED = "is compressed; unpack it to a plain .tar"
 
 
 def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMITS) -> Indexed:
@@ -30,11 +33,16 @@ def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMI
         raise DataError(f"there is no data at {path}; a hub data set is {PREFIX}OWNER/NAME")
     if path.name.lower().endswith(PACKED):
         raise _packed(path)
-    if path.suffix == ".tar":
-        return TarSource(path.parent, [path], limits=limits)
-    if path.suffix == ".parquet":
-        return open_parquet(path, [path], limits=limits)
-    if path.name in (*TABLES, SHARD_INDEX):
+    if path.suffix.lower() == ".tar":
+        source = TarSource(path.parent, [path], limits=limits)
+        source.where = str(path)
+        source.count_files(sorted(source.files), source.files)
+        return source
+    if path.suffix.lower() == ".parquet":
+        source = open_parquet(path, [path], limits=limits)
+        source.count_files([path.name], [path.name])
+        return source
+    if path.name.lower() in (*TABLES, SHARD_INDEX):
         return _open_folder(path.parent, limits)
     raise DataError(
         f"{path} is of no known kind; expected a folder, a .tar, a .parquet, {', '.join(TABLES)} "
@@ -44,23 +52,31 @@ def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMI
 
 def _open_folder(folder: Path, limits: Limits) -> Indexed:
     """Shards before parquet: img2dataset writes a table of addresses beside each shard."""
-    files = list(files_below(folder, lambda *_: None).values())
-    of_kind = {suffix: [p for p in files if p.suffix == suffix] for suffix in (".tar", ".parquet")}
-    shards, tables = of_kind.values()
+    present = files_below(folder, lambda *_: None)
+    files = {name: path for name, path in present.items() if not is_hidden(name)}
+    shards = [path for name, path in files.items() if suffix_of(name) == ".tar"]
+    tables = [path for name, path in files.items() if suffix_of(name) == ".parquet"]
+    packed = [name for name in files if name.lower().endswith(PACKED)]
     if not shards and not tables:
-        packed = [path for path in files if path.name.lower().endswith(PACKED)]
         source = FolderSource(folder, limits=limits)
         if packed and not len(source):
-            raise _packed(packed[0])
+            raise _packed(files[packed[0]])
         return source
-    if any(path.suffix.lower() in PICTURES for path in files):
+    if any(suffix_of(name) in PICTURES for name in files):
         raise DataError(
             f"{folder} holds pictures and also {(shards or tables)[0].name!r}; "
             "put them into folders of their own, or name the one that is meant"
         )
     if shards:
-        return TarSource(folder, shards, limits=limits)
-    return open_parquet(folder, tables, limits=limits)
+        source = TarSource(folder, shards, limits=limits)
+        read = source.files
+        for name in packed:
+            source.reject(name, COMPRESSED)
+    else:
+        source = open_parquet(folder, tables, limits=limits)
+        read = {path.relative_to(folder).as_posix() for path in tables}
+    source.count_files(present, read, dict.fromkeys(packed, COMPRESSED))
+    return source
 
 
 def _packed(path: Path) -> DataError:

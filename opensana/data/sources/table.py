@@ -5,16 +5,17 @@ number does. A picture that is only named by a path or an address is refused: no
 table is opened. Rows are kept in the Arrow cache of `datasets` (HF_DATASETS_CACHE).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from opensana.data.images import LIMITS, Limits
-from opensana.data.sources.fields import captions_of, facts_of
+from opensana.data.sources.fields import captions_of, facts_of, is_field
 from opensana.data.sources.indexed import Indexed
 from opensana.errors import DataError, MissingExtraError
 
 PICTURE_COLUMNS = ("image", "picture", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 KEY_COLUMNS = ("key", "__key__")
+SIZES = ("width", "height")
 
 
 def datasets() -> Any:
@@ -37,8 +38,9 @@ class TableSource(Indexed):
             table = table.cast_column(self.column, datasets().Image(decode=False))
         self._pictures = table.select_columns([self.column])
         self._rows: list[int] = []
-        for number, row in enumerate(table):
+        for number, row in _rows(table):
             self._take(number, row)
+        self._note_columns(table)
 
     def picture(self, index: int) -> bytes:
         content = _bytes(self._pictures[self._rows[index]][self.column])
@@ -46,8 +48,11 @@ class TableSource(Indexed):
             raise DataError(f"row {self._rows[index]} of {self.where} has no picture")
         return content
 
-    def _take(self, number: int, row: dict[str, Any]) -> None:
+    def _take(self, number: int, row: dict[str, Any] | None) -> None:
         where = f"{self.where} row {number}"
+        if row is None:
+            self.reject(where, "has a text that cannot be read: it is not UTF-8")
+            return
         value = row.pop(self.column)
         content = _bytes(value)
         if content is None:
@@ -57,9 +62,29 @@ class TableSource(Indexed):
         note = self.note(where)
         keys = (row.get(column) for column in KEY_COLUMNS)
         key = next((key for key in keys if isinstance(key, str) and key), f"{number:08}")
-        captions, facts = captions_of(row, note), facts_of(row, note)
+        try:
+            captions, facts = captions_of(row, note), facts_of(row, note)
+        except DataError as error:
+            self.reject(where, f"has a text that cannot be read: it {error}")
+            return
         if self.add(key, content, where, captions=captions, facts=facts):
             self._rows.append(number)
+
+    def _note_columns(self, table: Any) -> None:
+        """Say which columns nobody reads: captions may stand there, or other pictures."""
+        known = {self.column, *KEY_COLUMNS, *SIZES}
+        names = [n for n in table.features if n not in known and not is_field(n)]
+        if names:
+            self.note(self.where)(f"the columns {', '.join(map(repr, names))} are not read")
+
+
+def _rows(table: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """The rows with their numbers; nothing for one whose texts are not UTF-8."""
+    for number in range(len(table)):
+        try:
+            yield number, table[number]
+        except UnicodeDecodeError:
+            yield number, None
 
 
 def _picture_column(where: str, table: Any) -> str:

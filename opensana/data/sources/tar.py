@@ -1,6 +1,6 @@
-"""WebDataset shards: tar archives in which members that follow each other make a sample.
+"""Tar shards: WebDataset's, img2dataset's, and any folder of pictures that somebody packed.
 
-    KEY.jpg  KEY.txt  KEY.json     KEY ends at the first dot of the file name
+    KEY.jpg  KEY.txt KEY.caption  KEY.json      in any order; see `samples.py` and `beside.py`
 
 The text is one caption, the JSON has the fields of `fields.py` (img2dataset's too), and beside a
 shard there may be the caption files of `official.py`. Archives are indexed when opened and read in
@@ -9,17 +9,20 @@ place; nothing is unpacked.
 
 import io
 import posixpath
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from opensana.data.images import LIMITS, Limits
+from opensana.data.record import Caption
 from opensana.data.sources import official
 from opensana.data.sources.archive import Member, members
+from opensana.data.sources.beside import TEXTS, one_spelling, suffix_of
 from opensana.data.sources.fields import (
     MOST_JSON_BYTES,
     MOST_TEXT_BYTES,
+    Note,
     Row,
     captions_beside,
     facts_of,
@@ -27,12 +30,12 @@ from opensana.data.sources.fields import (
     tidy,
 )
 from opensana.data.sources.files import open_inside, read_inside
-from opensana.data.sources.indexed import Indexed
+from opensana.data.sources.indexed import Indexed, printable
+from opensana.data.sources.samples import Named, group
+from opensana.encodings import decode_text
 from opensana.errors import DataError
 
 MOST_SIDECAR_BYTES = 256 << 20
-PICTURES = frozenset({"png", "jpg", "jpeg", "webp"})
-PARTS = dict.fromkeys(PICTURES, "picture") | {"txt": "txt", "json": "json"}
 
 
 class TarSource(Indexed):
@@ -42,6 +45,8 @@ class TarSource(Indexed):
         super().__init__(str(folder), limits=limits)
         self.folder, self.shards = folder, list(shards)
         self.places: list[tuple[Path, Member]] = []
+        self.files: set[str] = set()
+        """The files that were read, below the folder."""
         for shard in self.shards:
             self._index(shard)
         self._report_missing()
@@ -60,6 +65,7 @@ class TarSource(Indexed):
 
     def _index(self, shard: Path) -> None:
         name = shard.relative_to(self.folder).as_posix()
+        self.files.add(name)
         try:
             file = open_inside(shard, self.folder)
         except DataError as error:
@@ -72,8 +78,13 @@ class TarSource(Indexed):
         index = self.folder / official.SHARD_INDEX
         if not index.is_file():
             return
-        note = self.note(official.SHARD_INDEX)
-        listed = _object(index, self.folder, note).get("shardlist")
+        self.files.add(official.SHARD_INDEX)
+        try:
+            index = _object(index, self.folder, self.note(official.SHARD_INDEX))
+        except DataError as error:
+            self.reject(official.SHARD_INDEX, str(error))
+            return
+        listed = index.get("shardlist")
         there = {shard.name for shard in self.shards}
         for entry in listed if isinstance(listed, list) else []:
             name = posixpath.basename(str(entry.get("url") if isinstance(entry, dict) else entry))
@@ -86,56 +97,69 @@ class _Shard:
 
     def __init__(self, source: TarSource, path: Path, name: str, file: BinaryIO) -> None:
         self.source, self.path, self.name, self.file = source, path, name, file
+        self.fault = ""
+        """Why none of its samples can be used."""
         self.official = self._official_files()
-        self.other = Counter[str]()
         self.keys: set[str] = set()
+        self.by_name: dict[str, Member] = {}
 
     def read(self) -> None:
-        sample: dict[str, Member] = {}
-        current = ""
-        for member in members(self.path, self._refuse):
-            key, extension = _split(member.name)
-            part = PARTS.get(extension.lower())
-            if part is None:
-                self.other[extension] += 1
-                continue
-            if key != current or part in sample:
-                self._take(current, sample)
-                current, sample = key, {}
-            sample[part] = member
-        self._take(current, sample)
-        for extension, count in self.other.items():
-            self.source.note(self.name)(f"{count} members of the kind .{extension!s:.40} not read")
+        found = list(members(self.path, self._refuse))
+        self.by_name = {member.name: member for member in reversed(found)}
+        grouped = group([member.name for member in found])
+        for sample in grouped.samples:
+            self._take(sample, found[sample.place])
+        for name, reason in grouped.refused.items():
+            self._refuse(name, reason)
+        for kind, count in grouped.not_read.items():
+            self.source.note(self.name)(f"{count} members {printable(kind):.60} not read")
 
     def _refuse(self, member: str, reason: str) -> None:
         self.source.reject(f"{self.name}:{member}" if member else self.name, reason)
 
-    def _take(self, key: str, sample: Mapping[str, Member]) -> None:
-        if not sample:
+    def _take(self, sample: Named, picture: Member) -> None:
+        note = self.source.note(f"{self.name}:{sample.key}")
+        try:
+            captions, facts, own = self._described(sample, note)
+        except DataError as error:
+            self._refuse(picture.name, str(error))
             return
-        where = f"{self.name}:{key}"
-        picture = sample.get("picture")
-        if picture is None:
-            self.source.reject(where, "has no picture")
-            return
-        note = self.source.note(where)
-        content = self._content(sample.get("json"), MOST_JSON_BYTES, where)
-        row = load_object(content, note) if content is not None else {}
-        text = self._content(sample.get("txt"), MOST_TEXT_BYTES, where)
-        captions = captions_beside(text, row, note)
-        if key in self.official:
-            captions = official.captions_with_suffixes(captions, self.official[key], note)
-        own = row.get("key")
-        key = own if isinstance(own, str) and own else key
         taken = self.source.add(
-            self._unique(key),
+            self._unique(own or sample.key),
             cast(BinaryIO, io.BufferedReader(_Window(self.file, picture))),
             f"{self.name}:{picture.name}",
             captions=captions,
-            facts=facts_of(row, note),
+            facts=facts,
         )
         if taken:
             self.source.places.append((self.path, picture))
+
+    def _described(
+        self, sample: Named, note: Note
+    ) -> tuple[tuple[Caption, ...], dict[str, float], str]:
+        """Captions, facts and the sample's own key, or ""; DataError for what is no text."""
+        if self.fault:
+            raise DataError(self.fault)
+        texts, rows = list[str](), list[Row]()
+        for name in sample.beside:
+            is_text = suffix_of(name) in TEXTS
+            most = MOST_TEXT_BYTES if is_text else MOST_JSON_BYTES
+            content = self._content(self.by_name[name], most, note)
+            if content is None:
+                continue
+            try:
+                if is_text:
+                    texts.append(decode_text(content))
+                else:
+                    rows.append(load_object(content, note))
+            except DataError as error:
+                raise DataError(f"has a text that cannot be read: {name!r} {error}") from None
+        captions = captions_beside(texts, rows, note)
+        if files := self.official.get(one_spelling(sample.key)):
+            captions = official.captions_with_suffixes(captions, files, note)
+        facts = {name: value for row in rows for name, value in facts_of(row, note).items()}
+        keys = (row.get("key") for row in rows)
+        return captions, facts, next((key for key in keys if isinstance(key, str) and key), "")
 
     def _unique(self, key: str) -> str:
         """Shards may each count from 0: then the key of a later one begins with its name."""
@@ -143,11 +167,9 @@ class _Shard:
         self.keys.add(key)
         return f"{self.path.stem}/{key}" if key in self.source and not again else key
 
-    def _content(self, member: Member | None, most: int, where: str) -> bytes | None:
-        if member is None:
-            return None
+    def _content(self, member: Member, most: int, note: Note) -> bytes | None:
         if member.size > most:
-            self.source.note(where)(f"{member.name!r} was left out: more than {most:,} bytes")
+            note(f"{member.name!r} was left out: more than {most:,} bytes")
             return None
         self.file.seek(member.offset)
         return self.file.read(member.size)
@@ -156,14 +178,22 @@ class _Shard:
         """What the caption files beside the shard say, by key and by suffix."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         stem = self.path.stem
-        for path in sorted(self.path.parent.glob("*.json")):
+        for path in sorted(self.path.parent.iterdir()):
             suffix = path.stem.removeprefix(stem)
-            if not path.stem.startswith(stem) or (suffix and not suffix.startswith("_")):
+            if path.suffix.lower() != ".json" or not path.stem.startswith(stem):
                 continue
-            note = self.source.note(path.relative_to(self.source.folder).as_posix())
-            for key, value in _object(path, self.source.folder, note).items():
+            if suffix and not suffix.startswith("_"):
+                continue
+            name = path.relative_to(self.source.folder).as_posix()
+            try:
+                content = _object(path, self.source.folder, self.source.note(name))
+            except DataError as error:
+                self.fault = f"has captions in {name!r}, which {error}"
+                continue
+            self.source.files.add(name)
+            for key, value in content.items():
                 if isinstance(value, Mapping):
-                    found[key][suffix] = value
+                    found[one_spelling(key)][suffix] = value
         return found
 
 
@@ -193,16 +223,11 @@ class _Window(io.RawIOBase):
         return len(content)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """KEY and extension: a/b.seg.png is (a/b, seg.png)."""
-    where, base = posixpath.split(name)
-    stem, _, extension = base.partition(".")
-    return posixpath.join(where, stem), extension
-
-
-def _object(path: Path, root: Path, note: Any) -> Row:
+def _object(path: Path, root: Path, note: Note) -> Row:
+    """A JSON file's object; DataError if it is no text."""
     try:
-        return load_object(read_inside(path, root, most=MOST_SIDECAR_BYTES), note)
+        content = read_inside(path, root, most=MOST_SIDECAR_BYTES)
     except DataError as error:
         note(f"{error}; it was left out")
         return {}
+    return load_object(content, note)
