@@ -4,6 +4,8 @@ Paper 2.2. Shapes: B batch, N tokens of the image, M of the text, C channels.
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import cast
 
 import torch
@@ -12,6 +14,9 @@ from torch.nn import functional as F
 
 FREQUENCIES = 128
 LONGEST_PERIOD = 10000.0
+KEPT_GRIDS = 2
+"""A picture needs one, in all of its steps; of a 4K picture it has 150 MB."""
+CPU = torch.device("cpu")
 
 
 def sinusoid(positions: Tensor) -> Tensor:
@@ -107,20 +112,48 @@ def pack(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return text, None if bool(mask.all()) else mask
 
 
-def positions(height: int, width: int, channels: int, *, base: int, interpolation: float) -> Tensor:
-    """Fixed sine-cosine places of a grid of tokens: [height * width, C], float32, on the CPU.
+def positions(
+    height: int,
+    width: int,
+    channels: int,
+    *,
+    base: int,
+    interpolation: float,
+    device: torch.device = CPU,
+) -> Tensor:
+    """Fixed sine-cosine places of a grid of tokens: [height * width, C], float32.
 
     Half of the channels tell x and half y. Any grid spans the same range of coordinates, 0 to
-    `base / interpolation`.
+    `base / interpolation`. Computed on the CPU, where float64 always exists, and then moved.
     """
-    across = _positions_1d(width, channels // 2, base=base, interpolation=interpolation)
-    down = _positions_1d(height, channels // 2, base=base, interpolation=interpolation)
+    made_on = device if device.type == "meta" else CPU  # without numbers there is no work
+    options = {"base": base, "interpolation": interpolation, "device": made_on}
+    across = _positions_1d(width, channels // 2, **options)
+    down = _positions_1d(height, channels // 2, **options)
     grid = (height, width, channels // 2)
-    return torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1).flatten(0, 1)
+    places = torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1)
+    return places.flatten(0, 1).to(device)
 
 
-def _positions_1d(size: int, channels: int, *, base: int, interpolation: float) -> Tensor:
-    coordinates = torch.arange(size, dtype=torch.float32) / (size / base) / interpolation
-    exponents = torch.arange(channels // 2, dtype=torch.float64) / (channels / 2)
+@lru_cache(maxsize=KEPT_GRIDS)
+def kept_positions(
+    height: int, width: int, channels: int, *, base: int, interpolation: float, device: torch.device
+) -> Tensor:
+    """The same, kept for the next step: nobody may write into it.
+
+    Made in a thread of its own, where none of the caller's modes is on: what is first asked for in
+    inference or inside a forward derivative could not be used outside of it.
+    """
+    make = partial(positions, base=base, interpolation=interpolation, device=device)
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(make, height, width, channels).result()
+
+
+def _positions_1d(
+    size: int, channels: int, *, base: int, interpolation: float, device: torch.device
+) -> Tensor:
+    steps = torch.arange(size, dtype=torch.float32, device=device)
+    coordinates = steps / (size / base) / interpolation
+    exponents = torch.arange(channels // 2, dtype=torch.float64, device=device) / (channels / 2)
     angles = coordinates.double()[:, None] * LONGEST_PERIOD**-exponents
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

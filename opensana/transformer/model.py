@@ -22,6 +22,7 @@ from opensana.transformer.conditioning import (
     CaptionProjection,
     TimeEmbedding,
     TimeGuidanceEmbedding,
+    kept_positions,
     pack,
     positions,
 )
@@ -116,8 +117,15 @@ class Stack(nn.Module):
         if config.interpolation_scale is None:
             return tokens
         base = config.sample_size // config.patch_size
-        places = positions(*grid, config.width, base=base, interpolation=config.interpolation_scale)
-        return (tokens + places.to(tokens.device)).to(tokens.dtype)
+        make = kept_positions if _can_keep(tokens) else positions
+        places = make(
+            *grid,
+            config.width,
+            base=base,
+            interpolation=config.interpolation_scale,
+            device=tokens.device,
+        )
+        return (tokens + places).to(tokens.dtype)
 
     def _condition(
         self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype
@@ -199,3 +207,8 @@ class Transformer(Stack):
         patch = self.config.patch_size
         patches = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, grid)
         return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+def _can_keep(tokens: Tensor) -> bool:
+    """Whether plain numbers fit to them: the compiler and fake tensors make their own."""
+    return type(tokens) is Tensor and not tokens.is_meta and not torch.compiler.is_compiling()
