@@ -30,13 +30,17 @@ _UNITS = {"B": 1} | {
     for kind, base in (("B", 1000), ("iB", 1024))
 }
 _NATIVE_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
-_CGROUP_FILES = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+_CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (
-        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        Path("/sys/fs/cgroup/memory"),
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",
     ),
 )
+"""A folder, the files of limit and use in it, and the line of its memory.stat with what the use
+counts but the system gives back on demand: files once read."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -69,10 +73,10 @@ def resolve_dtype(
         return _checked_dtype(device, parse_dtype(requested))
     wish = stored or torch.bfloat16
     if device.type == "cuda":
-        return wish if wish != torch.bfloat16 or torch.cuda.is_bf16_supported() else torch.float32
+        return wish if wish != torch.bfloat16 or has_bfloat16(device) else torch.float32
     if device.type == "mps":
         return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
-    native = stored == torch.bfloat16 and cpu_has_bfloat16()
+    native = stored == torch.bfloat16 and has_bfloat16(device)
     return torch.bfloat16 if native else torch.float32
 
 
@@ -86,6 +90,16 @@ def parse_dtype(name: str) -> torch.dtype:
     return getattr(torch, DTYPE_NAMES[name])
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively; emulated products do not count."""
+    import torch
+
+    if device.type == "cuda":
+        with torch.cuda.device(device):  # the question is about the current one
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or cpu_has_bfloat16()
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 matrix instructions; emulated ones do not count."""
     import torch
@@ -95,13 +109,17 @@ def cpu_has_bfloat16() -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on the device, as far as the system tells."""
+    """Bytes that can still be allocated on the device, as far as the system tells.
+
+    What torch holds of a GPU without using it counts as free: it is taken first.
+    """
     import torch
 
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     if device.type == "mps":
-        used = torch.mps.driver_allocated_memory()
+        used = torch.mps.current_allocated_memory()
         return max(0, torch.mps.recommended_max_memory() - used)
     return min([_free_system_memory(), *_free_in_cgroup()])
 
@@ -143,8 +161,11 @@ def _checked_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
             "float16 does not work on a CPU: it overflows and is hundreds of times slower; "
             "try --dtype float32 (float16 weights are converted)"
         )
-    if device.type == "cuda" and dtype == torch.bfloat16 and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU has no bfloat16; try --dtype float32 or float16")
+    if device.type == "cuda" and dtype == torch.bfloat16 and not has_bfloat16(device):
+        raise ConfigError(
+            "this GPU has no bfloat16 products, it would emulate them, slowly; "
+            "try --dtype float32 or float16"
+        )
     return dtype
 
 
@@ -163,9 +184,17 @@ def _free_system_memory() -> int:
 
 def _free_in_cgroup() -> list[int]:
     """What a container's limit leaves, when there is one."""
-    for limit_file, used_file in _CGROUP_FILES:
-        if limit_file.exists() and used_file.exists():
-            limit = limit_file.read_text().strip()
+    for folder, limit_file, used_file, cached in _CGROUPS:
+        if (folder / limit_file).exists() and (folder / used_file).exists():
+            limit = (folder / limit_file).read_text().strip()
             if limit.isdecimal():
-                return [max(0, int(limit) - int(used_file.read_text()))]
+                used = int((folder / used_file).read_text())
+                return [max(0, int(limit) - max(0, used - _statistic(folder, cached)))]
     return []
+
+
+def _statistic(folder: Path, name: str) -> int:
+    """A line of memory.stat, or 0 without it."""
+    file = folder / "memory.stat"
+    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+    return next((int(words[1]) for words in lines if words[0] == name), 0)

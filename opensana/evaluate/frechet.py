@@ -39,7 +39,7 @@ class Moments:
 
     def add(self, features: Tensor) -> None:
         """Features [B, D]."""
-        values = features.double().cpu()
+        values = features.cpu().double()  # an Apple GPU has no float64
         self.count += len(values)
         self.total = self.total + values.sum(0)
         self.products = self.products + values.T @ values

@@ -63,7 +63,7 @@ class AutoencoderTask:
 
     def __init__(self, recipe: AutoencoderRecipe, processes: Processes = ALONE) -> None:
         self.recipe, self.processes = recipe, processes
-        self.work = Workload(recipe.batch)
+        self.work = Workload(recipe.batch, device=processes.device)
         (self.slots,) = processes.slots(recipe.batch, recipe.accumulate)
         check_dtype(recipe, processes.device)
         self.source = _open(recipe, "train")

@@ -61,7 +61,7 @@ class ClipTask:
         )
         check_dtype(recipe, processes.device)
         self.recipe, self.device = recipe, processes.device
-        self.work = Workload(recipe.batch)
+        self.work = Workload(recipe.batch, device=self.device)
         config = build(ClipConfig, recipe.model or {}, where="[model]")
         data = EmojiData.open(recipe.data.folder)
         self.records = data.plain

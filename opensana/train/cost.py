@@ -23,8 +23,25 @@ from opensana.transformer.model import Transformer, TransformerConfig
 
 # The longest text (paper 2.3): what is found with it is an upper bound.
 TEXT_TOKENS = 300
-# Dense bfloat16 products of well-known devices, in 10^12 operations a second.
-PEAKS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "L40S": 362.0, "B200": 2250.0, "4090": 165.0}
+# Dense products of well-known devices in 10^12 operations a second, by their data sheets.
+PEAKS: dict[str, dict[torch.dtype, float]] = {
+    name: {torch.bfloat16: half, torch.float32: single}
+    for name, half, single in (
+        ("A100", 312.0, 19.5),
+        ("A100-PCIE", 312.0, 19.5),
+        ("A100 80GB PCIe", 312.0, 19.5),
+        ("H100", 989.0, 67.0),
+        ("H200", 989.0, 67.0),
+        ("L40S", 362.0, 91.6),
+        ("B200", 2250.0, 75.0),
+        ("GeForce RTX 4090", 165.0, 82.6),
+    )
+}
+# What may follow in a name without another peak; a laptop's, a slice's (MIG) and others have one.
+SAME_PEAK = r"([- ](SXM\d?|\d+GB|HBM\w+))*"
+# A product must outlast its launch by far to be measured, and fit into any memory.
+LONG_PRODUCT = 0.01  # seconds
+SHORTEST_SIDE, LONGEST_SIDE = 256, 16384
 # A layer's backward has two products, for its input and its weights, to the forward's one.
 BACKWARD = 2
 META = torch.device("meta")
@@ -126,24 +143,43 @@ def measured(model: nn.Module, forward: Callable[[], Tensor]) -> Cost:
     return Cost(flops=float((1 + BACKWARD) * counter.get_total_flops()), kept=size)
 
 
-def known_peak(recipe: ParallelRecipe, device: torch.device) -> float:
-    """Operations a second of one device: as the recipe says, or of a known GPU; else 0."""
+def known_peak(
+    recipe: ParallelRecipe, device: torch.device, dtype: torch.dtype = torch.bfloat16
+) -> float:
+    """Operations a second of one device in `dtype`: as the recipe says, or of a known GPU; else 0.
+
+    A name counts only as a whole: a 4090 Laptop GPU has half of a 4090's.
+    """
     if recipe.peak_tflops is not None:
         return recipe.peak_tflops * 1e12
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    found = [peak for label, peak in PEAKS.items() if re.search(rf"\b{label}\b", name)]
-    return found[0] * 1e12 if found else 0.0
+    for label, peaks in PEAKS.items():
+        if re.fullmatch(re.escape(label) + SAME_PEAK, name.removeprefix("NVIDIA ")):
+            return peaks.get(dtype, 0.0) * 1e12
+    return 0.0
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype, *, side: int = 1024) -> float:
-    """Operations a second of a matrix product, the best of a few."""
-    matrix = torch.ones(side, side, device=device, dtype=dtype)
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of a product of two random matrices, which grow until it takes a while.
+
+    Constants would be multiplied faster than data, and a small product is mostly its launch.
+    """
+    side = SHORTEST_SIDE
+    while (seconds := _product_time(device, dtype, side)) < LONG_PRODUCT and side < LONGEST_SIDE:
+        side *= 2
+    return 2 * side**3 / seconds
+
+
+def _product_time(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """Seconds of one product with `side` rows and columns, the best of a few."""
+    generator = torch.Generator(device).manual_seed(0)
+    one, other = torch.randn(2, side, side, device=device, dtype=dtype, generator=generator)
     seconds = []
     for _ in range(4):
         begun = time.perf_counter()
-        float((matrix @ matrix)[0, 0])
+        float((one @ other)[0, 0])  # waits for the device
         seconds.append(time.perf_counter() - begun)
-    return 2 * side**3 / min(seconds)
+    return min(seconds)
 
 
 def workload(
@@ -151,6 +187,8 @@ def workload(
 ) -> Workload:
     """One step of all processes, for the metrics; operations are counted if the peak is known."""
     samples = recipe.samples_a_step
-    peak = known_peak(recipe.parallel, processes.device) * processes.count
+    dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+    peak = known_peak(recipe.parallel, processes.device, dtype) * processes.count
     flops = transformer_cost(config, samples=1, dtype=torch.float32).flops if peak else 0.0
-    return Workload(samples, samples * image_tokens(config), samples * flops, peak)
+    tokens = samples * image_tokens(config)
+    return Workload(samples, tokens, samples * flops, peak, processes.device)

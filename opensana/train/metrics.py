@@ -19,18 +19,21 @@ from tqdm import tqdm
 
 from opensana.errors import MissingExtraError
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Workload:
     """One step of all processes: samples, tokens, floating-point operations; 0 is unknown.
 
-    `peak` is what all devices together can do, in operations a second.
+    `peak` is what all devices together can do, in operations a second; `device` is this process's.
     """
 
     samples: int
     tokens: int = 0
     flops: float = 0.0
     peak: float = 0.0
+    device: torch.device = CPU
 
     def speeds(self, seconds: float) -> dict[str, float]:
         """Figures of a step that took so long, and the memory of this process, in bytes.
@@ -43,7 +46,7 @@ class Workload:
             found["tokens_per_second"] = self.tokens / seconds
         if self.flops and self.peak:
             found["mfu"] = self.flops / seconds / self.peak
-        return {**found, "peak_memory": peak_memory()}
+        return {**found, "peak_memory": peak_memory(self.device)}
 
 
 class Metrics:
@@ -168,10 +171,10 @@ class Progress:
         )
 
 
-def peak_memory() -> int:
-    """The most memory this process has held: on its CUDA device, else in all."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
+def peak_memory(device: torch.device) -> int:
+    """The most memory this process has held: on the CUDA device that it trains on, else in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -165,6 +165,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
     half = isinstance(recipe, TransformerRecipe) and recipe.dtype == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
+    products = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
     tokens, passes = 0, 1
     if isinstance(recipe, TransformerRecipe):
         samples *= recipe.data.repeat
@@ -184,7 +185,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
         memory=_memory(recipe, shapes, fellows, dtype),
         tokens=tokens,
         flops=shapes.cost.flops * processes * recipe.accumulate * passes,
-        peak=known_peak(recipe.parallel, device) or measured_peak(device, dtype),
+        peak=known_peak(recipe.parallel, device, products) or measured_peak(device, products),
         checkpoint=2 * FLOAT * shapes.saved + _optimizer_bytes(recipe, shapes.trained, Processes()),
     )
 

@@ -126,10 +126,10 @@ def positions(
     Half of the channels tell x and half y. Any grid spans the same range of coordinates, 0 to
     `base / interpolation`. Computed on the CPU, where float64 always exists, and then moved.
     """
-    made_on = device if device.type == "meta" else CPU  # without numbers there is no work
-    options = {"base": base, "interpolation": interpolation, "device": made_on}
-    across = _positions_1d(width, channels // 2, **options)
-    down = _positions_1d(height, channels // 2, **options)
+    if device.type == "meta":
+        return torch.empty(height * width, channels, device=device)
+    across = _positions_1d(width, channels // 2, base=base, interpolation=interpolation)
+    down = _positions_1d(height, channels // 2, base=base, interpolation=interpolation)
     grid = (height, width, channels // 2)
     places = torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1)
     return places.flatten(0, 1).to(device)
@@ -149,11 +149,9 @@ def kept_positions(
         return apart.submit(make, height, width, channels).result()
 
 
-def _positions_1d(
-    size: int, channels: int, *, base: int, interpolation: float, device: torch.device
-) -> Tensor:
-    steps = torch.arange(size, dtype=torch.float32, device=device)
+def _positions_1d(size: int, channels: int, *, base: int, interpolation: float) -> Tensor:
+    steps = torch.arange(size, dtype=torch.float32, device=CPU)
     coordinates = steps / (size / base) / interpolation
-    exponents = torch.arange(channels // 2, dtype=torch.float64, device=device) / (channels / 2)
+    exponents = torch.arange(channels // 2, dtype=torch.float64, device=CPU) / (channels / 2)
     angles = coordinates.double()[:, None] * LONGEST_PERIOD**-exponents
     return torch.cat([angles.sin(), angles.cos()], dim=-1).float()

@@ -5,10 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from opensana.errors import MissingExtraError
-from opensana.train.metrics import Metrics, Workload, truncate
+from opensana.train.metrics import Metrics, Workload, peak_memory, truncate
 
 VALUES = {"loss": 1.0, "lr": 0.1, "gradient": 2.0}
 
@@ -83,3 +84,13 @@ def test_tensorboard_missing_is_said_at_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match=r"opensana\[train\]"):
         metrics(tmp_path, tensorboard=True)
+
+
+def test_the_peak_memory_is_that_of_the_device_in_use(monkeypatch: pytest.MonkeyPatch):
+    """Not that of a GPU that the machine has as well."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + device.index)
+    assert peak_memory(torch.device("cpu")) > 2**20
+    assert Workload(1).speeds(1.0)["peak_memory"] > 2**20
+    assert peak_memory(torch.device("cuda", 1)) == 1001
+    assert Workload(1, device=torch.device("cuda", 3)).speeds(1.0)["peak_memory"] == 1003
