@@ -90,6 +90,7 @@ class Convert(Command):
 
         max_bad, labels = share_of(self.max_bad), open_labels(self.labels)
         source = open_and_tell(self.path, split=self.split)
+        tell_unlabelled(source, labels)
         _keep(self.rejects, source.rejects)
         done = convert(
             source,
@@ -140,6 +141,13 @@ def open_labels(folder: Path | None) -> "Labels | None":
     from opensana.label.labels import Labels
 
     return None if folder is None else Labels.open(folder)
+
+
+def tell_unlabelled(source: "Indexed", labels: "Labels | None") -> None:
+    """Say of how many pictures the labels know nothing."""
+    missing = labels.missing(record.key for record in source.records) if labels else []
+    if missing:
+        say(f"no label of {len(missing):,} of {len(source):,} pictures, such as {missing[0]!r}")
 
 
 def _keep(path: Path | None, rejects: "Sequence[Reject]") -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, say
-from opensana.cli.data import open_and_tell
+from opensana.cli.data import open_and_tell, open_labels, tell_unlabelled
 
 if TYPE_CHECKING:
     from opensana.data.record import Source
     from opensana.encode import BlockEncoder, EncodeOptions
+    from opensana.label.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Encode(Command):
             max_bad=share_of(self.max_bad),
             threads=self.threads,
         )
-        source = with_labels(open_and_tell(self.path), self.labels)
+        labels, plain = open_labels(self.labels), open_and_tell(self.path)
+        tell_unlabelled(plain, labels)
+        source = with_labels(plain, labels)
         if self.ray is None:
             encoder = encoder_of(source, self.model, self.device, options)
             samples = encode(encoder, self.to, report=say)
@@ -73,13 +76,11 @@ class Encode(Command):
         emit(str(self.to))
 
 
-def with_labels(source: "Source", labels: Path | None) -> "Source":
-    """The data set with the captions and scores of a folder of labels."""
-    if labels is None:
-        return source
-    from opensana.label.labels import Labels, labelled
+def with_labels(source: "Source", labels: "Labels | None") -> "Source":
+    """The data set with the captions and scores of its labels."""
+    from opensana.label.labels import labelled
 
-    return labelled(source, Labels.open(labels))
+    return source if labels is None else labelled(source, labels)
 
 
 def open_encoder(
@@ -88,7 +89,8 @@ def open_encoder(
     """What encodes, on another machine, which opens the data set anew."""
     from opensana.data.sources import open_source
 
-    return encoder_of(with_labels(open_source(path), labels), model, device, options)
+    source = with_labels(open_source(path), open_labels(labels))
+    return encoder_of(source, model, device, options)
 
 
 def encoder_of(

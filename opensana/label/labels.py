@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,11 @@ class Labels:
         """The measured numbers of a picture under their names."""
         line = self.measured.get(key, {})
         return {name: float(line[name]) for name in MEASURED if name in line}
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys under which nothing is known."""
+        known = {*self.texts, *self.measured, *(key for key, _ in self.scores)}
+        return [key for key in keys if self._spelt(key) not in known]
 
     def repeats(self) -> frozenset[str]:
         """The keys that are near-duplicates of an earlier one."""

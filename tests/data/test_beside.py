@@ -11,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensana.cli import main
+from opensana.data.convert import convert
 from opensana.data.report import not_read
 from opensana.data.sources import open_source
 from opensana.data.sources.beside import one_spelling
+from opensana.data.writers import WRITERS
+from opensana.label.captioners import Maker
+from opensana.label.journal import writing
 from opensana.label.labels import Labels
 from opensana.label.tables import read_column
 from tests import tiny
@@ -244,6 +248,37 @@ def test_folders_of_shards_name_the_rest(tmp_path: Path) -> None:
         "c.tar.gz",
     ]
     assert [reject.path for reject in source.rejects] == ["c.tar.gz"], "a shard is lost"
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_of_what_is_written_every_file_is_read(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    row = json.dumps({"captions": [{"text": "x", "captioner": "vlm", "score": 20.5}]})
+    source = open_source(folder_of(tmp_path / "in", ["a.b.png", "c.png", "c.txt"], c_json=row))
+    convert(source, tmp_path / "out", form, shard_size=1)
+    written = open_source(tmp_path / "out")
+    assert not written.not_read and written.files_read == len(files_in(tmp_path / "out"))
+    (tmp_path / "out" / "left.txt").write_text("x")
+    assert [file.path for file in open_source(tmp_path / "out").not_read] == ["left.txt"]
+
+
+def test_pictures_without_a_label_are_counted(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folder_of(tmp_path / "set", ["a.png", "a.txt", "b.png", "b.txt", "c.png", "c.txt"])
+    maker = Maker("eyes", "1", "What?", {})
+    with writing(tmp_path / "labels") as labels:
+        labels.register(maker)
+        labels.add("captions", [{"key": key, "maker": maker.id, "text": "x"} for key in "az"])
+    line = "no label of 2 of 3 pictures, such as 'b'"
+    words = ["--labels", str(tmp_path / "labels")]
+    out, to = str(tmp_path / "out"), str(tmp_path / "to")
+    assert main(["data", "convert", str(folder), out, "--format", "jsonl", *words]) == 0
+    assert line in capsys.readouterr().err
+    assert main(["encode", str(folder), "--model", str(model), "--to", to, *words]) == 0
+    assert line in capsys.readouterr().err
 
 
 def test_tables_and_labels_know_both_spellings(tmp_path: Path) -> None:

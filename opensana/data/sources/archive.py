@@ -24,7 +24,7 @@ KINDS = {
 Refuse = Callable[[str, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A plain file in an archive, and where its bytes are."""
 
