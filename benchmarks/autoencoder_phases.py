@@ -23,6 +23,7 @@ from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.data.emoji.dataset import EmojiData
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.reconstruction import BATCH, Tally, chosen, pairs, through
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 
 CLIP, CROP = Path("recipes/emoji/clip"), 64
@@ -108,7 +109,7 @@ def main() -> None:
     results, rows = {}, [originals]
     for model in arguments.models:
         name, _, folder = model.rpartition("=")
-        autoencoder = load_autoencoder(Path(folder)).float()
+        autoencoder = load_autoencoder(find_autoencoder(folder)).float()
         results[name] = {}
         for ground, array in sets.items():
             results[name][ground], shown = examine(autoencoder, extract, array)

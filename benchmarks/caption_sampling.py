@@ -36,6 +36,7 @@ from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.label.labels import Labels
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask
@@ -267,11 +268,11 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, default=Path("data/emoji-labels"))
     parser.add_argument("--text", type=Path, default=Path("data/emoji-captions"))
     parser.add_argument("--clip", type=Path, default=Path("recipes/emoji/clip"))
-    parser.add_argument("--autoencoder", default="opensana/pretrained/emoji-256/vae")
+    parser.add_argument("--autoencoder", default="emoji-256")
     parser.add_argument("--to", type=Path, help="a Markdown file for the results")
     arguments = parser.parse_args()
     autoencoder, clip = (
-        load_autoencoder(Path(arguments.autoencoder)).float(),
+        load_autoencoder(find_autoencoder(arguments.autoencoder)).float(),
         load_clip(arguments.clip),
     )
     known = gather(arguments, autoencoder)

@@ -26,6 +26,7 @@ from opensana.data.texts import write_text
 from opensana.flow.guidance import guided
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.train.batches import likeliest
 from opensana.train.recipe import TransformerRecipe, load_recipe
@@ -147,7 +148,8 @@ def main() -> None:
             recipe = load_recipe(RECIPE, [*SMALL, *own, *VARIANTS[variant]])
             assert isinstance(recipe, TransformerRecipe)
             task, seconds = train(replace(recipe, run=str(folder / "run")))
-            autoencoder = load_autoencoder(Path(recipe.samples.autoencoder or "")).float()
+            decoder = find_autoencoder(recipe.samples.autoencoder or "")
+            autoencoder = load_autoencoder(decoder).float()
             results[variant] = {**judge(task, autoencoder, scale), "seconds": round(seconds)}
             figures = results[variant]
             print(

@@ -22,10 +22,11 @@ from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.pixels import to_images
 
-WEIGHTS = Path("opensana/pretrained/emoji-256/vae")
+WEIGHTS = "emoji-256"
 
 
 def sheet(side: int) -> Tensor:
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
-    model = load_autoencoder(WEIGHTS).float().eval()
+    model = load_autoencoder(find_autoencoder(WEIGHTS)).float().eval()
     latent = model.encode(sheet(options.side))
     chain = decoder_chain(model, 1, *latent.shape[2:])
     whole = model.decode(latent)

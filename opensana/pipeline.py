@@ -113,7 +113,7 @@ class Sana:
         if transformer is None:
             diffusion = load_transformer(folder, variant=variant)
         else:
-            diffusion = load_other_transformer(Path(transformer), folder)
+            diffusion = load_other_transformer(transformer, folder)
         facts = {} if transformer is None else {"transformer": str(transformer)}
         if lora is not None:
             facts |= apply_lora(diffusion, lora, scale=lora_scale)

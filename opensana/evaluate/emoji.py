@@ -31,8 +31,10 @@ from opensana.evaluate.reconstruction import (
     linear_reference,
     through,
 )
+from opensana.layout.index import INDEX
 from opensana.layout.reading import load_autoencoder
 from opensana.pipeline import Sana
+from opensana.weights.locate import locate
 
 DEFAULT = Counts()
 LINEAR_FIT = 640
@@ -97,9 +99,10 @@ def open_or_prepare(folder: Path) -> EmojiData:
 
 def autoencoder_alone(model: str | Path | Sana) -> Autoencoder | None:
     """The autoencoder, when the model is a folder that holds nothing else."""
-    if isinstance(model, Sana) or not (Path(model) / "config.json").is_file():
+    if isinstance(model, Sana):
         return None
-    return load_autoencoder(Path(model)).float()
+    folder = locate(model)
+    return None if (folder / INDEX).is_file() else load_autoencoder(folder).float()
 
 
 def measure_all(

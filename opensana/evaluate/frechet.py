@@ -21,6 +21,7 @@ from opensana.clip import load_clip
 from opensana.clip.model import CLASS_NAME
 from opensana.errors import DataError, WeightsError
 from opensana.weights.files import read_json
+from opensana.weights.locate import locate_library
 
 Extract = Callable[[Tensor], Tensor]
 """Pictures [B, 3, H, W] in 0..1 to features [B, D]."""
@@ -70,7 +71,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 def clip_features(folder: str | Path, device: torch.device) -> Extract:
     """The image embeddings of a CLIP folder: of transformers, or of `opensana train`."""
-    folder = Path(folder).expanduser()
+    folder = locate_library(folder)
     config = read_json(folder / "config.json")
     if config.get("_class_name") == CLASS_NAME:
         return _small_clip(folder, device)

@@ -22,10 +22,10 @@ from opensana.evaluate.emoji import progress
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.generation import contact_sheet
 from opensana.evaluate.reconstruction import Tally, decibels, pairs, through
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.parts import part_dtype
 from opensana.layout.reading import load_autoencoder, settle
 from opensana.pixels import to_images
-from opensana.weights.locate import locate
 
 SHOWN = 8
 
@@ -163,7 +163,7 @@ def _distances(lpips: Lpips, first: Tensor, second: Tensor) -> list[float]:
 
 
 def _load(name: str, device: torch.device, dtype: str | None, size: int) -> Autoencoder:
-    autoencoder = load_autoencoder(locate(name))
+    autoencoder = load_autoencoder(find_autoencoder(name))
     unit = autoencoder.compression
     if size % unit or size < SMALLEST_SIDE:
         raise RequestError(

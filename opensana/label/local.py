@@ -14,7 +14,8 @@ from PIL import Image
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import OpensanaError
 from opensana.label.captioners import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
-from opensana.label.models import fingerprint, load, locate, published_name
+from opensana.label.models import fingerprint, load, published_name
+from opensana.weights.locate import locate_library
 
 Batch = list[tuple[str, Image.Image]]
 
@@ -23,7 +24,7 @@ class LocalCaptioner:
     """Captions pictures in batches; a batch that fails is tried again picture by picture."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        folder = locate(name)
+        folder = locate_library(name)
         self.maker = Maker(
             published_name(name), fingerprint(folder), settings.prompt, settings.recorded
         )

@@ -7,21 +7,7 @@ from typing import Any
 
 from opensana.errors import WeightsError
 from opensana.text.loading import SOFTCAP, without_progress
-from opensana.weights.locate import HUB_ID, fetch
-
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-
-
-def locate(name: str) -> Path:
-    """The folder of a model: a path, or a hub id (downloaded once)."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise WeightsError(f"{folder} holds no model: config.json is missing")
-        return folder
-    if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return fetch(name, PATTERNS)
-    raise WeightsError(f"no model {name!r}: it is neither a folder nor a hub id (owner/name)")
+from opensana.weights.locate import LIBRARY_FILES
 
 
 def published_name(name: str) -> str:
@@ -35,7 +21,7 @@ def fingerprint(folder: Path) -> str:
     if re.fullmatch(r"[0-9a-f]{40}", folder.name) and folder.parent.name == "snapshots":
         return folder.name
     digest = hashlib.sha256()
-    for path in sorted(p for pattern in PATTERNS for p in folder.glob(pattern)):
+    for path in sorted(p for pattern in LIBRARY_FILES for p in folder.glob(pattern)):
         with path.open("rb") as stream:
             digest.update(f"{path.name};".encode())
             digest.update(hashlib.file_digest(stream, "sha256").digest())

@@ -17,8 +17,9 @@ from torch.nn.functional import normalize
 from opensana.clip.model import CLASS_NAME
 from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
-from opensana.label.models import fingerprint, load, locate, published_name
+from opensana.label.models import fingerprint, load, published_name
 from opensana.weights.files import read_json
+from opensana.weights.locate import locate_library
 
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
 
@@ -45,7 +46,7 @@ class Scorer(Protocol):
 
 def open_scorer(name: str, *, device: str = "auto") -> Scorer:
     """The model of a folder or hub id: a CLIP of transformers, or a small one trained here."""
-    folder = locate(name)
+    folder = locate_library(name)
     if read_json(folder / "config.json").get("_class_name") == CLASS_NAME:
         from opensana.label.states import StateScorer
 
@@ -57,7 +58,7 @@ class ClipScorer:
     """A CLIP, SigLIP or alike model of transformers, in float32."""
 
     def __init__(self, name: str, *, device: str = "auto") -> None:
-        folder = locate(name)
+        folder = locate_library(name)
         self.name = f"{published_name(name)}@{fingerprint(folder)}"
         self.device = resolve_device(device)
         needed = ("get_image_features", "get_text_features")

@@ -1,7 +1,6 @@
 """Scores by a small CLIP of opensana, which reads captions through Gemma's frozen states."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,6 +14,7 @@ from opensana.label.scores import Score, windows
 from opensana.pixels import to_pixels
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
+from opensana.weights.locate import locate_library
 
 GEMMA = "gemma-3-270m"
 TEXTS_AT_ONCE = 32
@@ -25,7 +25,7 @@ class StateScorer:
 
     def __init__(self, name: str, *, device: str = "auto", encoder: TextEncoder | None = None):
         """`encoder` stands in for the one that the folder names."""
-        folder = Path(name).expanduser()
+        folder = locate_library(name)
         self.name = f"{published_name(name)}@{fingerprint(folder)}"
         self.device = resolve_device(device)
         self.model = load_clip(folder).to(self.device)

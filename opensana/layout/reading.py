@@ -10,6 +10,7 @@ from torch import nn
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import WeightsError
 from opensana.layers.packed import can_pack, pack
+from opensana.layout.finding import find_transformer
 from opensana.layout.index import ModelInfo
 from opensana.layout.parts import (
     autoencoder_config,
@@ -43,12 +44,13 @@ def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer
     return _load(Transformer, transformer_config(part), part, variant)
 
 
-def load_other_transformer(own: Path, model: Path) -> Transformer:
-    """The transformer in `own`, to stand in for that of the model folder.
+def load_other_transformer(own: str | Path, model: Path) -> Transformer:
+    """The transformer that `own` means, to stand in for that of the model folder.
 
     WeightsError where it reads or writes other things than the model's own.
     """
-    config, expected = (transformer_config(transformer_folder(folder)) for folder in (own, model))
+    part = find_transformer(own)
+    config, expected = transformer_config(part), transformer_config(transformer_folder(model))
     for name in ("in_channels", "out_channels", "caption_channels"):
         got, wanted = getattr(config, name), getattr(expected, name)
         if got != wanted:
@@ -56,7 +58,7 @@ def load_other_transformer(own: Path, model: Path) -> Transformer:
                 f"{own} has {name} {got}, and the other parts of this model need {wanted}; "
                 "name the model whose features it was trained on"
             )
-    return load_transformer(own)
+    return load_transformer(part)
 
 
 def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:

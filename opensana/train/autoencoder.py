@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.train.compilation import compiled
 from opensana.train.discriminator import (
@@ -42,7 +43,6 @@ from opensana.train.recipe import (
 )
 from opensana.train.samples import to_bytes, to_pixels, write_grid
 from opensana.train.saving import Export
-from opensana.weights.locate import locate
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class Adversary:
 def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
     if recipe.initial is not None:
-        return trainable(load_autoencoder(locate(recipe.initial)))
+        return trainable(load_autoencoder(find_autoencoder(recipe.initial)))
     assert recipe.model is not None
     with drawn_by(recipe.seed, "initialisation"):
         return Autoencoder(AutoencoderConfig.from_dict(recipe.model))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from opensana.data.conditions import Conditions
 from opensana.flow.guidance import Velocity
+from opensana.layout.finding import find_transformer
 from opensana.layout.reading import load_controlnet, load_transformer
 from opensana.train.batches import SHOWN, FlowBatch, likeliest
 from opensana.train.initial import check_fit, trainable
@@ -19,7 +20,6 @@ from opensana.train.parallel import ALONE, Processes
 from opensana.train.recipe import ControlNetRecipe
 from opensana.train.transformer import TransformerTask
 from opensana.transformer.controlnet import Controlled, ControlNet
-from opensana.weights.locate import locate
 
 
 def train_controlnet(recipe: ControlNetRecipe) -> None:
@@ -43,7 +43,7 @@ class ControlNetTask(TransformerTask):
     def initial(self) -> ControlNet:
         recipe = self.control_recipe
         assert recipe.initial is not None
-        self.base = trainable(load_transformer(locate(recipe.initial)))
+        self.base = trainable(load_transformer(find_transformer(recipe.initial)))
         self.base.requires_grad_(False).eval().to(self.processes.device)
         check_fit(self.base.config, self.features, recipe.data.folder)
         if recipe.control is None:

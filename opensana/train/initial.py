@@ -11,7 +11,8 @@ from torch import nn
 from opensana.data.features import Features
 from opensana.data.texts import Texts
 from opensana.errors import ConfigError
-from opensana.layout.parts import main_dtype, transformer_config, transformer_folder
+from opensana.layout.finding import find_transformer
+from opensana.layout.parts import main_dtype, transformer_config
 from opensana.layout.reading import load_transformer, settle
 from opensana.presets import TRANSFORMERS, facts
 from opensana.train.randomness import torch_generator
@@ -19,7 +20,7 @@ from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.files import available_variants, read_headers
-from opensana.weights.locate import locate
+from opensana.weights.locate import is_here
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -30,9 +31,8 @@ def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     Given both, the weights go on in a model of [model]: another size of picture, or positions.
     """
     if recipe.initial is not None:
-        folder = locate(recipe.initial)
-        check_trainable(recipe.initial, transformer_folder(folder))
-        model = trainable(load_transformer(folder))
+        check_trainable(recipe.initial)
+        model = trainable(load_transformer(find_transformer(recipe.initial)))
         return model if recipe.model is None else _continued(model, recipe.model)
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
@@ -60,8 +60,10 @@ def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:
     return continued.requires_grad_(True).train()
 
 
-def check_trainable(initial: str, part: Path) -> None:
+def check_trainable(initial: str) -> None:
     """Raise ConfigError for weights that are known to draw in float16 only.
+
+    A published model that is not on this machine is told by its name.
 
     The published float16 models have activations up to a million and lean on a clamp at float16's
     limit, which neither float32 nor bfloat16 has: fine-tuned, they collapse. An own model in
@@ -69,15 +71,22 @@ def check_trainable(initial: str, part: Path) -> None:
     """
     path = Path(initial)
     known = facts(path.parent.name if path.name == "transformer" else initial)
-    half = main_dtype(read_headers(part)) == "F16"
-    foreign = transformer_config(part) in TRANSFORMERS.values()
-    rounded = half and (foreign or available_variants(part) == ["fp16"])
-    if rounded or (known is not None and known.dtype == "fp16"):
+    if (known is not None and known.dtype == "fp16") or _is_rounded(initial):
         raise ConfigError(
             f"`initial` is {initial!r}, whose weights are made for float16, to draw with: they lean"
             " on its clamp and collapse in training; start from a model published in bfloat16,"
             " such as Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers, without a variant"
         )
+
+
+def _is_rounded(initial: str) -> bool:
+    """Whether the files are a rounding to float16 of weights that somebody else trained."""
+    if not is_here(initial) and facts(initial) is not None:
+        return False
+    part = find_transformer(initial)
+    half = main_dtype(read_headers(part)) == "F16"
+    foreign = transformer_config(part) in TRANSFORMERS.values()
+    return half and (foreign or available_variants(part) == ["fp16"])
 
 
 def trainable(model: Module) -> Module:

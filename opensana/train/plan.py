@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -11,7 +10,7 @@ from torch import nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
 from opensana.errors import ConfigError
-from opensana.layout.parts import autoencoder_config, transformer_config, transformer_folder
+from opensana.layout.finding import autoencoder_config_of, transformer_config_of
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
 from opensana.train.came import is_factored
 from opensana.train.controlnet import choose_trained
@@ -26,6 +25,7 @@ from opensana.train.cost import (
     measured_peak,
     transformer_cost,
 )
+from opensana.train.initial import check_trainable
 from opensana.train.lora import add_adapters, trained_parameters
 from opensana.train.optim import base_rate, is_matrix
 from opensana.train.parallel import Processes, blocks, training_device
@@ -41,7 +41,6 @@ from opensana.train.recipe import (
 )
 from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.locate import locate
 
 FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
 # The share of its peak that a device reaches in a training that is well set up.
@@ -278,11 +277,13 @@ def _transformer_config(recipe: TransformerRecipe) -> TransformerConfig:
     if recipe.model is not None:
         return TransformerConfig.from_dict(recipe.model)
     assert recipe.initial is not None
-    return transformer_config(transformer_folder(locate(recipe.initial)))
+    if not isinstance(recipe, ControlNetRecipe):  # whose transformer stays as it is
+        check_trainable(recipe.initial)
+    return transformer_config_of(recipe.initial)
 
 
 def _autoencoder_config(recipe: AutoencoderRecipe) -> AutoencoderConfig:
     if recipe.model is not None:
         return AutoencoderConfig.from_dict(recipe.model)
     assert recipe.initial is not None
-    return autoencoder_config(Path(recipe.initial))
+    return autoencoder_config_of(recipe.initial)

@@ -16,6 +16,8 @@ PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 TOP_FILES = ("model_index.json", "config.json", "LICENSE", "LICENSE.txt")
 NEEDED_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+LIBRARY_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""What transformers reads of a model."""
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
 
 
@@ -83,6 +85,22 @@ def locate_file(source: str | Path, *, revision: str | None = None) -> Path:
     if not path.is_file():
         raise WeightsError(f"no file {path}")
     return path
+
+
+def locate_library(model: str | Path) -> Path:
+    """The folder of a model in the layout of transformers, such as a CLIP or a captioner.
+
+    `model` is a folder with a config.json, or a hub id (downloaded once).
+    """
+    name = str(model)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise WeightsError(f"{folder} holds no model: config.json is missing")
+        return folder
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return fetch(name, LIBRARY_FILES)
+    raise WeightsError(f"no model {name!r}: it is neither a folder nor a hub id (owner/name)")
 
 
 def fetch(name: str, patterns: Sequence[str]) -> Path:

@@ -43,6 +43,7 @@ from opensana.encode.encoders import (
     valid_states,
 )
 from opensana.errors import DataError, OpensanaError
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import SHA256, gemma3_270m_folder
@@ -61,7 +62,7 @@ Described = tuple[Scene, list[Prompt]]
 def main() -> int:
     parser = argparse.ArgumentParser(description="Cache latents and text states of emoji scenes.")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--autoencoder", type=Path, help="a folder; without it only text is made")
+    parser.add_argument("--autoencoder", help="a folder or a name; without it only text is made")
     parser.add_argument("--to", type=Path, default=Path("data/emoji-features"))
     parser.add_argument("--text", type=Path, help="the folder of the text states (TO-text)")
     parser.add_argument(
@@ -145,7 +146,7 @@ def text_keys() -> dict[str, object]:
 def encode_latents(arguments: argparse.Namespace, scenes: Sequence[Described], text: Path) -> None:
     """Write the cache: the latents of all scenes, and the captions that describe them."""
     data = EmojiData.open(arguments.data)
-    model = load_autoencoder(arguments.autoencoder).float()
+    model = load_autoencoder(find_autoencoder(arguments.autoencoder)).float()
     ids = {caption: index for index, caption in enumerate(Texts.open(text).captions)}
     keys = {
         "autoencoder": encoder_hash(model),

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 import opensana
+from opensana.layout.finding import find_autoencoder, find_transformer
 from opensana.layout.index import Notes
 from opensana.layout.reading import load_autoencoder, load_transformer
 from opensana.layout.writing import write_model_without_text
+from opensana.transformer.model import Transformer
 
 TARGET = Path(opensana.__file__).parent / "pretrained" / "emoji-256"
 SHIFT = 3.0
@@ -37,25 +39,29 @@ def blend(model: torch.nn.Module, earlier: torch.nn.Module, *, share: float) -> 
         weight.copy_(torch.lerp(others[name].float(), weight.float(), share))
 
 
+def transformer_of(name: str) -> Transformer:
+    return load_transformer(find_transformer(name))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the embedded model into the package.")
-    parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--transformer", type=Path, required=True)
-    parser.add_argument("--earlier", type=Path, help="the run that the transformer went on from")
+    parser.add_argument("--autoencoder", required=True)
+    parser.add_argument("--transformer", required=True)
+    parser.add_argument("--earlier", help="the run that the transformer went on from")
     parser.add_argument("--share", type=float, default=1.0, help="of the transformer in the mean")
-    parser.add_argument("--sprint", type=Path, help="the distilled transformer, if there is one")
+    parser.add_argument("--sprint", help="the distilled transformer, if there is one")
     parser.add_argument("--to", type=Path, default=TARGET)
     arguments = parser.parse_args()
     if not 0 <= arguments.share <= 1 or (arguments.share < 1) != (arguments.earlier is not None):
         parser.error("--share is a number in 0..1 for the mean with --earlier")
-    transformer = load_transformer(arguments.transformer)
+    transformer = transformer_of(arguments.transformer)
     if arguments.earlier is not None:
-        blend(transformer, load_transformer(arguments.earlier), share=arguments.share)
+        blend(transformer, transformer_of(arguments.earlier), share=arguments.share)
     write_model_without_text(
         arguments.to,
         transformer=transformer,
-        autoencoder=load_autoencoder(arguments.autoencoder),
-        sprint=arguments.sprint and load_transformer(arguments.sprint),
+        autoencoder=load_autoencoder(find_autoencoder(arguments.autoencoder)),
+        sprint=arguments.sprint and transformer_of(arguments.sprint),
         shift=SHIFT,
         notes=NOTES,
         dtype=torch.float16,

@@ -17,6 +17,7 @@ import torch
 
 from opensana.autoencoder.latent_scale import channel_gains, scale_channels
 from opensana.data.pictures import PictureSource, stacked
+from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
 from opensana.train.samples import to_pixels
 from opensana.train.saving import Export
@@ -28,11 +29,11 @@ PICTURES, SIZE = 48, 256
 def main() -> None:
     parser = argparse.ArgumentParser(description="Scale the latent channels by their gains.")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--from", dest="source", type=Path, required=True)
+    parser.add_argument("--from", dest="source", required=True)
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--power", type=float, default=0.5)
     arguments = parser.parse_args()
-    model = load_autoencoder(arguments.source).float()
+    model = load_autoencoder(find_autoencoder(arguments.source)).float()
     pictures = PictureSource.open(arguments.data, split="train")
     indices = torch.linspace(0, len(pictures) - 1, PICTURES).long().tolist()
     pixels = to_pixels(stacked([pictures.whole(index, SIZE) for index in indices]))

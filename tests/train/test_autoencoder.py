@@ -13,7 +13,7 @@ from opensana.data.convert import convert
 from opensana.data.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
-from opensana.train import autoencoder as training
+from opensana.layout import finding
 from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.losses import ReconstructionLoss, psnr
@@ -225,9 +225,7 @@ def test_a_decoder_learns_below_a_published_encoder(autoencoder_recipe, monkeypa
     """`initial` may be whatever a model can be named by: here a hub id."""
     first = tmp_path / "first"
     train_autoencoder(autoencoder_recipe(run=str(first), steps=2))
-    monkeypatch.setattr(
-        training, "locate", {"owner/dc-ae": first / "export"}.__getitem__, raising=True
-    )
+    monkeypatch.setattr(finding, "locate", {"owner/dc-ae": first / "export"}.__getitem__)
     changes = {"model": None, "initial": "owner/dc-ae", "phase": "decoder", "scaling": "kept"}
     train_autoencoder(autoencoder_recipe(**changes))
     before, after = exported(first), exported(tmp_path / "run")
