@@ -29,7 +29,7 @@ from opensana.train.discriminator import (
 )
 from opensana.train.ema import Average
 from opensana.train.initial import trainable
-from opensana.train.loop import ModuleState, Part, drive, require_finite
+from opensana.train.loop import drive, require_finite
 from opensana.train.losses import ReconstructionLoss, psnr
 from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers, base_rate, learning_rate
@@ -43,6 +43,7 @@ from opensana.train.recipe import (
 )
 from opensana.train.samples import to_bytes, to_pixels, write_grid
 from opensana.train.saving import Export
+from opensana.train.task import ModuleState, Part
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class CropBatch:
 
 def train_autoencoder(recipe: AutoencoderRecipe) -> None:
     """Run one phase to its end; the same call resumes it."""
-    drive(recipe, lambda fellows: AutoencoderTask(recipe, fellows), draw_every=recipe.samples.every)
+    drive(recipe, AutoencoderTask, draw_every=recipe.samples.every)
 
 
 class AutoencoderTask:

@@ -161,6 +161,11 @@ def _difference(path: Path, entry: Mapping[str, Any]) -> str | None:
     return None
 
 
+def count(run: Path) -> int:
+    """How many checkpoints the run has."""
+    return len(_published(run / "checkpoints"))
+
+
 def clean(root: Path) -> None:
     """Remove what an interrupted save left behind."""
     if root.is_dir():

@@ -23,7 +23,7 @@ from opensana.errors import DataError
 from opensana.train.compilation import compiled
 from opensana.train.ema import Average
 from opensana.train.initial import standardise_inputs
-from opensana.train.loop import ModuleState, Part, drive, require_finite
+from opensana.train.loop import drive, require_finite
 from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients
@@ -31,6 +31,7 @@ from opensana.train.precision import check_dtype, products
 from opensana.train.randomness import drawn_by, numpy_generator, samples_of_step, torch_generator
 from opensana.train.recipe import ClipDataRecipe, ClipRecipe, require
 from opensana.train.saving import Export
+from opensana.train.task import ModuleState, Part
 
 TOP = 5
 EVALUATED_AT_ONCE = 256
@@ -49,7 +50,7 @@ class ClipBatch:
 
 def train_clip(recipe: ClipRecipe) -> None:
     """Run to the last step; the same call resumes."""
-    drive(recipe, lambda fellows: ClipTask(recipe, fellows), draw_every=recipe.steps)
+    drive(recipe, ClipTask)
 
 
 class ClipTask:

@@ -4,98 +4,42 @@ A task says what is trained; this file says in what order things happen, so that
 moment and started again by the same command ends with the same bits.
 """
 
-import sys
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from opensana.config import to_toml
-from opensana.errors import CheckpointError, NumericsError
+from opensana.errors import NumericsError
 from opensana.train import checkpoint
+from opensana.train.before import check_compiler, check_disk, check_writable
 from opensana.train.loader import ahead
 from opensana.train.lock import locked
-from opensana.train.metrics import Metrics, Silence, Workload
+from opensana.train.metrics import Metrics, Silence
 from opensana.train.parallel import Processes, own, started
+from opensana.train.precision import settled
 from opensana.train.randomness import seed_of
 from opensana.train.recipe import Recipe
+from opensana.train.resuming import newest, resume
+from opensana.train.samples import grid_path
 from opensana.train.saving import Export, Saver
-from opensana.train.shards import fitted
 from opensana.train.stop import StopRequest
+from opensana.train.task import Task
 from opensana.weights.files import write_atomic
 
-# Changing these does not change what a step computes, so it needs no word.
-HARMLESS = (
-    *("name", "run", "accumulate", "parallel", "checkpoint"),
-    *("tensorboard", "console_seconds", "samples"),
-)
+Some = TypeVar("Some", bound=Recipe)
 
 
-class Part(Protocol):
-    """Something a checkpoint holds as named tensors."""
-
-    def state_tensors(self) -> dict[str, Tensor]: ...
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None: ...
-
-
-@dataclass(frozen=True)
-class ModuleState:
-    """A module as a part of a checkpoint; values are copied in, so memory layouts stay."""
-
-    module: nn.Module
-
-    def state_tensors(self) -> dict[str, Tensor]:
-        return dict(self.module.state_dict())
-
-    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        ours = self.module.state_dict()
-        try:
-            state = {
-                name: fitted(tensors, name, ours[name]) if name in ours else tensors[name]
-                for name in tensors
-            }
-            self.module.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise CheckpointError(
-                "the run folder's checkpoint does not fit this recipe's model; choose another"
-                f" `run` folder or the recipe it was made with ({str(error).splitlines()[-1]})"
-            ) from error
-
-
-class Task(Protocol):
-    """One kind of training. `prepare` must depend on the step and the process alone.
-
-    All processes call all methods; the first one writes pictures.
-    """
-
-    @property
-    def parts(self) -> Mapping[str, Part]: ...
-
-    @property
-    def work(self) -> Workload: ...
-
-    def prepare(self, step: int) -> Any: ...
-
-    def train(self, step: int, batch: Any) -> dict[str, float]: ...
-
-    def evaluate(self) -> dict[str, float]: ...
-
-    def draw(self, step: int) -> None: ...
-
-    def export(self) -> Export: ...
-
-
-def drive(recipe: Recipe, build: Callable[[Processes], Task], *, draw_every: int) -> None:
+def drive(
+    recipe: Some, build: Callable[[Some, Processes], Task], *, draw_every: int | None = None
+) -> None:
     """Build a task and run it to its last step, or to the first signal; resume if begun.
 
-    Under torchrun every process calls it.
+    Under torchrun every process calls it. What the run needs later is tried before its first step.
     """
     run = Path(recipe.run)
     if recipe.threads:
@@ -104,14 +48,20 @@ def drive(recipe: Recipe, build: Callable[[Processes], Task], *, draw_every: int
         processes = stack.enter_context(started(recipe.parallel))
         with processes.together():
             if processes.first:
+                check_writable(run)
                 stack.enter_context(locked(run))
                 checkpoint.clean(run / "export")
         stop = stack.enter_context(StopRequest())
+        found = newest(run, processes)
         with processes.together():
-            task = build(processes)
-        done = _resume(run, recipe, task.parts, processes)
+            recipe = settled(recipe, processes, saved=found.recipe() if found else None)
+            check_compiler(recipe, processes.device)
+            task = build(recipe, processes)
+        done = resume(found, recipe, task.parts, processes)
         with processes.together():
             if processes.first:
+                if done < recipe.steps:
+                    check_disk(recipe, task.parts, done=done)
                 text = to_toml(recipe)
                 write_atomic(run / "recipe.toml", lambda path: path.write_text(text, "utf-8"))
             metrics = _metrics(recipe, task, done) if processes.first else Silence()
@@ -147,63 +97,101 @@ class Session:
     metrics: Metrics | Silence
     saver: Saver
     stop: StopRequest
-    draw_every: int
+    draw_every: int | None
+    undrawn: list[str] = field(default_factory=list[str])
+    """Why samples could not be drawn, each time."""
 
     def go_on(self, done: int) -> None:
-        """From step `done` to the last, or to the first signal that any process gets."""
+        """From step `done` to the last, or to the first signal that any process gets.
+
+        The work of a step is saved before it is measured and drawn, which may fail. What a run that
+        was killed in between had not reported yet, the next one reports first.
+        """
         recipe, task, metrics = self.recipe, self.task, self.metrics
+        if not self.processes.told(metrics.told):
+            self._measure(done, saved=True)
+        drawn = grid_path(Path(recipe.run), done).exists()
+        if done > 0 and not self.processes.told(drawn):
+            self._draw(done)
         if done >= recipe.steps:
             self._write(task.export())
             metrics.say(f"{recipe.run} is finished at step {done}; raise `steps` to go on")
             return
-        if done == 0:
-            metrics.event(0, task.evaluate())
         rank = () if self.processes.alone else (self.processes.rank,)
         for step, batch in enumerate(ahead(task.prepare, done, recipe.steps), done):
             torch.manual_seed(seed_of(recipe.seed, step, "layers", *rank))
             metrics.step(step + 1, task.train(step, batch))
-            done, last = step + 1, step + 1 == recipe.steps
+            done = step + 1
             stopped = self.processes.any(self.stop.wanted)
-            if last or done % recipe.evaluate.every == 0:
-                metrics.event(done, task.evaluate())
-            if last or done % self.draw_every == 0:
-                task.draw(done)
-            if last or stopped or done % recipe.checkpoint.every == 0:
+            saved = stopped or self._due(done, recipe.checkpoint.every)
+            if saved:
                 metrics.sync()
                 self._save(done)
-            if stopped:
+            if stopped and done < recipe.steps:
                 break
+            self._measure(done, saved=saved)
+            self._draw(done)
         self.saver.wait()
+        if self.undrawn:
+            metrics.say(
+                f"samples could not be drawn {len(self.undrawn)} times, first: {self.undrawn[0]}"
+            )
         if done < recipe.steps:
             metrics.say(f"stopped and saved at step {done}; the same command resumes")
 
+    def _due(self, done: int, every: int) -> bool:
+        return done == self.recipe.steps or done % every == 0
+
+    def _measure(self, done: int, *, saved: bool) -> None:
+        """Evaluate where it is due; the step is saved even if that fails."""
+        if not self._due(done, self.recipe.evaluate.every):
+            return
+        try:
+            figures = self.task.evaluate()
+        except Exception:
+            if not saved and self.processes.alone:  # others may not get to a save
+                self.metrics.sync()
+                self._save(done)
+            raise
+        self.metrics.event(done, figures)
+
+    def _draw(self, done: int) -> None:
+        """Draw samples where they are due; a failure is said and counted, and ends nothing."""
+        if self.draw_every is None or not self._due(done, self.draw_every):
+            return
+        try:
+            self.task.draw(done)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.undrawn.append(f"step {done}: {reason}")
+            self.metrics.say(f"step {done}: no samples, the training goes on: {reason}")
+
     def _save(self, done: int) -> None:
-        """Copy what is to be saved, then write it, now or in the background."""
+        """Copy what is to be saved, then write it, now or in the background; then the export."""
         recipe, processes = self.recipe, self.processes
         self.saver.wait()
-        export = self.task.export()
         writer = checkpoint.Writer(processes.rank, processes.writers, recipe.parallel.timeout)
-        if writer.index >= writer.count:
-            return
-        tensors = {
-            name: checkpoint.copied(own(part.state_tensors(), processes))
-            for name, part in self.task.parts.items()
-        }
-        state = {"kind": recipe.kind, "seed": recipe.seed, "batch": recipe.batch}
+        if writer.index < writer.count:
+            tensors = {
+                name: checkpoint.copied(own(part.state_tensors(), processes))
+                for name, part in self.task.parts.items()
+            }
+            state = {"kind": recipe.kind, "seed": recipe.seed, "batch": recipe.batch}
 
-        def write() -> None:
-            checkpoint.save(
-                Path(recipe.run),
-                done,
-                tensors=tensors,
-                state=state,
-                recipe=to_toml(recipe),
-                keep=recipe.checkpoint.keep,
-                writer=writer,
-            )
-            self._write(export)
+            def write() -> None:
+                checkpoint.save(
+                    Path(recipe.run),
+                    done,
+                    tensors=tensors,
+                    state=state,
+                    recipe=to_toml(recipe),
+                    keep=recipe.checkpoint.keep,
+                    writer=writer,
+                )
 
-        self.saver.submit(write)
+            self.saver.submit(write)
+        export = self.task.export()
+        self.saver.submit(lambda: self._write(export))
 
     def _write(self, export: Export) -> None:
         if self.processes.first:
@@ -219,33 +207,3 @@ def _metrics(recipe: Recipe, task: Task, done: int) -> Metrics:
         tensorboard=recipe.tensorboard,
         console_seconds=recipe.console_seconds,
     )
-
-
-def _resume(run: Path, recipe: Recipe, parts: Mapping[str, Part], processes: Processes) -> int:
-    """Load the newest good checkpoint; the first process finds it, each reads what it needs."""
-    step = 0
-    with processes.together():
-        found = checkpoint.load_latest(run) if processes.first else None
-        step = found.step if found else 0
-    step = processes.told(step)
-    if step == 0:
-        return 0
-    with processes.together():
-        found = found or checkpoint.at_step(run, step)
-        for name, part in parts.items():
-            part.load_state_tensors(found.tensors(name))
-        if processes.first:
-            print(f"resuming {run} at step {step}", file=sys.stderr)
-            _report_changes(recipe, found.recipe())
-    return step
-
-
-def _report_changes(recipe: Recipe, saved: str) -> None:
-    now, before = tomllib.loads(to_toml(recipe)), tomllib.loads(saved)
-    changed = [
-        key
-        for key in sorted(asdict(recipe))
-        if key not in HARMLESS and now.get(key) != before.get(key)
-    ]
-    if changed:
-        print(f"the recipe has changed since the checkpoint: {', '.join(changed)}", file=sys.stderr)

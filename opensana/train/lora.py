@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from opensana.errors import ConfigError, MissingExtraError, near
-from opensana.train.loop import ModuleState
 from opensana.train.randomness import drawn_by
 from opensana.train.recipe import LoraRecipe
 from opensana.train.saving import Export
+from opensana.train.task import ModuleState
 from opensana.weights.lora import FILE, PREFIX, lora_metadata
 
 # What peft calls the only adapter of a model; the name stands inside parameter names.

@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ class Metrics:
         self.board = _board(run, step) if tensorboard else None
         truncate(self.path, step)
         truncate(run / "speed.jsonl", step)
+        self.told = was_told(self.path, step)
+        """Whether the evaluation at the step where it was opened has been recorded."""
         self._stream = self.path.open("a", encoding="utf-8")
         self._speeds = (run / "speed.jsonl").open("a", encoding="utf-8")
         self._progress = Progress(step, steps, seconds=console_seconds)
@@ -119,6 +122,8 @@ class Metrics:
 
 class Silence:
     """The metrics of a process that is not the first."""
+
+    told = False
 
     def step(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -190,6 +195,15 @@ def truncate(path: Path, step: int) -> None:
                 break
             kept += len(line)
     os.truncate(path, kept if step > 0 else 0)
+
+
+def was_told(path: Path, step: int) -> bool:
+    """Whether the last line is the evaluation after `step`: one more than the step's own."""
+    if not path.exists():
+        return False
+    with path.open("rb") as stream:
+        steps = [json.loads(line)["step"] for line in deque(stream, maxlen=2)]
+    return steps.count(step) == (2 if step else 1)
 
 
 def _smooth(average: float, value: float) -> float:

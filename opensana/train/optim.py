@@ -108,6 +108,7 @@ class Optimizers:
     def __init__(self, named: Mapping[str, nn.Parameter], recipe: OptimizerRecipe) -> None:
         self.names = {id(parameter): name for name, parameter in named.items()}
         self.parameters = list(named.values())
+        self.name = recipe.name
         self.rest = recipe.rest if recipe.name == "muon" else 1.0
         matrices = [p for n, p in named.items() if recipe.name == "muon" and is_matrix(n, p)]
         taken = {id(parameter) for parameter in matrices}

@@ -1,8 +1,7 @@
 """`opensana train RECIPE --dry-run`: every number that follows from a recipe, before any work."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -12,7 +11,6 @@ from opensana.device import format_bytes
 from opensana.errors import ConfigError
 from opensana.layout.finding import autoencoder_config_of, transformer_config_of
 from opensana.train.autoencoder import freeze_all_but, phase_prefixes
-from opensana.train.came import is_factored
 from opensana.train.controlnet import choose_trained
 from opensana.train.cost import (
     META,
@@ -27,8 +25,9 @@ from opensana.train.cost import (
 )
 from opensana.train.initial import check_trainable
 from opensana.train.lora import add_adapters, trained_parameters
-from opensana.train.optim import base_rate, is_matrix
-from opensana.train.parallel import Processes, blocks, training_device
+from opensana.train.optim import base_rate
+from opensana.train.parallel import ALONE, Processes, blocks, training_device
+from opensana.train.precision import best_format
 from opensana.train.recipe import (
     AnyRecipe,
     AutoencoderRecipe,
@@ -39,10 +38,10 @@ from opensana.train.recipe import (
     TransformerRecipe,
     require,
 )
+from opensana.train.sizes import FLOAT, held, optimizer_bytes
 from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from opensana.transformer.model import Transformer, TransformerConfig
 
-FLOAT = 4  # bytes of weights, gradients, averages and optimiser state
 # The share of its peak that a device reaches in a training that is well set up.
 USUAL_SHARE = 0.4
 
@@ -113,6 +112,7 @@ class Plan:
         )
         if self.tokens:
             yield "tokens", f"{self.tokens:,} a step, texts of up to {TEXT_TOKENS}"
+        yield "products", f"{recipe.dtype}, sums and weights in float32"
         schedule = recipe.schedule
         yield (
             "learning rate",
@@ -162,6 +162,8 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     device = training_device(recipe.parallel.device)
     fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
     samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
+    if recipe.dtype == "auto":
+        recipe = replace(recipe, dtype=best_format(device))
     half = isinstance(recipe, TransformerRecipe) and recipe.dtype == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
     products = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
@@ -174,6 +176,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
         shapes = _shapes_of_transformer(recipe, config, samples, dtype)
     else:
         shapes = _shapes_of_autoencoder(recipe, samples)
+    saved = optimizer_bytes(recipe.optimizer.name, shapes.trained, ALONE)
     return Plan(
         recipe=recipe,
         processes=processes,
@@ -185,7 +188,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
         tokens=tokens,
         flops=shapes.cost.flops * processes * recipe.accumulate * passes,
         peak=known_peak(recipe.parallel, device, products) or measured_peak(device, products),
-        checkpoint=2 * FLOAT * shapes.saved + _optimizer_bytes(recipe, shapes.trained, Processes()),
+        checkpoint=2 * FLOAT * shapes.saved + saved,
     )
 
 
@@ -225,13 +228,6 @@ def _shapes_of_autoencoder(recipe: AutoencoderRecipe, samples: int) -> Shapes:
     return Shapes(model, trained, sum(p.numel() for p in model.parameters()), cost)
 
 
-def held(shape: torch.Size, processes: Processes) -> int:
-    """The elements of a tensor that the first process holds: FSDP cuts rows as torch.chunk does."""
-    if not processes.sharded:
-        return prod(shape)
-    return -(-shape[0] // processes.count) * prod(shape[1:])
-
-
 def _memory(recipe: Recipe, shapes: Shapes, processes: Processes, dtype: torch.dtype) -> Memory:
     model, trained, cost = shapes.model, shapes.trained, shapes.cost
     learnt = FLOAT * sum(held(p.shape, processes) for p in trained.values())
@@ -239,7 +235,7 @@ def _memory(recipe: Recipe, shapes: Shapes, processes: Processes, dtype: torch.d
     return Memory(
         weights=FLOAT * sum(held(p.shape, processes) for p in model.parameters()),
         gradients=learnt,
-        optimizer=_optimizer_bytes(recipe, trained, processes),
+        optimizer=optimizer_bytes(recipe.optimizer.name, trained, processes),
         average=learnt,
         gathered=_gathered_bytes(model, processes, dtype),
         activations=cost.kept_with_recomputing if recomputing else cost.kept,
@@ -253,24 +249,6 @@ def _gathered_bytes(model: nn.Module, processes: Processes, dtype: torch.dtype) 
         return total * dtype.itemsize if dtype != torch.float32 else 0
     sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
     return (2 * max(sizes) + total - sum(sizes)) * dtype.itemsize + max(sizes) * FLOAT
-
-
-def _optimizer_bytes(recipe: Recipe, trained: dict[str, nn.Parameter], processes: Processes) -> int:
-    name = recipe.optimizer.name
-    return FLOAT * sum(
-        held(p.shape, processes) + _second_moment(name, key, p, processes)
-        for key, p in trained.items()
-    )
-
-
-def _second_moment(name: str, key: str, parameter: nn.Parameter, processes: Processes) -> int:
-    """The elements that an optimiser keeps of a parameter beside its running mean."""
-    if name == "muon" and is_matrix(key, parameter):
-        return 0
-    if name == "came" and is_factored(parameter):
-        rows, columns = parameter.shape[:2]
-        return 2 * (held(torch.Size([rows]), processes) + columns)
-    return held(parameter.shape, processes)
 
 
 def _transformer_config(recipe: TransformerRecipe) -> TransformerConfig:

@@ -109,8 +109,8 @@ class Recipe:
     ema: float = 0.999
     channels_last: bool = False
     compile: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """That of products; weights and sums stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """That of products; weights and sums stay float32. auto: the best that the device has."""
     tensorboard: bool = True
     console_seconds: float = 30.0
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -261,7 +261,11 @@ class FlowRecipe:
 
 @dataclass(frozen=True)
 class TransformerSamplesRecipe:
-    """Grids of pictures drawn for fixed cached captions, decoded by the named autoencoder."""
+    """Grids of pictures drawn for fixed prompts, decoded by the named autoencoder.
+
+    Prompts that are no captions of the cache are encoded when a run starts; without any, captions
+    of the cache are drawn.
+    """
 
     every: int = 1000
     autoencoder: str | None = None

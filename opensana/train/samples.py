@@ -31,12 +31,15 @@ def grid(pictures: np.ndarray, *, columns: int) -> Image.Image:
     return Image.fromarray(sheet)
 
 
+def grid_path(run: Path, step: int) -> Path:
+    return run / "samples" / f"step-{step:08d}.png"
+
+
 def write_grid(run: Path, step: int, pictures: np.ndarray, *, columns: int) -> Path:
     """Write run/samples/step-N.png atomically."""
-    folder = run / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step-{step:08d}.png"
-    temporary = folder / f".{path.name}.tmp"
+    path = grid_path(run, step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
     grid(pictures, columns=columns).save(temporary, format="PNG")
     os.replace(temporary, path)
     return path

@@ -31,21 +31,28 @@ class Export:
 
 
 class Saver:
-    """Writes at once or, `asynchronous`, in the background; one write waits for the one before."""
+    """Writes at once or, `asynchronous`, in the background, in the order of submission."""
 
     def __init__(self, *, asynchronous: bool) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1) if asynchronous else None
         self._waiting: Future[None] | None = None
 
     def submit(self, write: Callable[[], None]) -> None:
-        self.wait()
+        """Write once what was submitted before is on disk, and not if that failed."""
         if self._pool is None:
             write()
-        else:
-            self._waiting = self._pool.submit(write)
+            return
+        before = self._waiting
+
+        def follow() -> None:
+            if before is not None:
+                before.result()
+            write()
+
+        self._waiting = self._pool.submit(follow)
 
     def wait(self) -> None:
-        """Until the last write is on disk; its failure is raised here."""
+        """Until all writes are on disk; the first failure is raised here."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting.result()
