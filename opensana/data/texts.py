@@ -14,9 +14,9 @@ B batch, N tokens, D hidden size.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,15 @@ class Texts:
     offsets: np.ndarray
     null: np.ndarray
     keys: dict[str, Any]
+    made_by: dict[str, str] = field(default_factory=dict[str, str])
+    """The name of the model with the text encoder, and the number format that it ran in."""
 
     @classmethod
     def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Texts":
         """Open a text folder; DataError if a key differs from what is expected."""
         folder = Path(folder)
-        keys = read_manifest(folder)["keys"]
+        manifest = read_manifest(folder)
+        keys = manifest["keys"]
         check_keys(folder, keys, expect or {})
         texts = cls(
             captions=Lines(folder, "captions"),
@@ -58,6 +61,7 @@ class Texts:
             offsets=np.load(folder / "offsets.npy", allow_pickle=False),
             null=np.load(folder / "null.npy", allow_pickle=False),
             keys=keys,
+            made_by=manifest.get("made_by", {}),
         )
         complete = texts.offsets[-1] == len(texts.states)
         if not complete or len(texts.offsets) != len(texts.captions) + 1:
@@ -81,26 +85,41 @@ class Texts:
 
     def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """States [B, N, D] float32, zero behind each caption's end, and the mask [B, N]."""
-        rows = [self.of(caption) for caption in captions]
-        longest = max(len(row) for row in rows)
-        states = torch.zeros(len(rows), longest, self.null.shape[-1])
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for index, row in enumerate(rows):
-            states[index, : len(row)] = torch.from_numpy(row.astype(np.float32))
-            mask[index, : len(row)] = True
-        return states, mask
+        return padded([self.of(caption) for caption in captions])
+
+
+def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Rows of states [n, D] as states [B, N, D] float32, zero behind each end, and mask [B, N]."""
+    longest = max(len(row) for row in rows)
+    states = torch.zeros(len(rows), longest, rows[0].shape[-1])
+    mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        states[index, : len(row)] = torch.from_numpy(row.astype(np.float32))
+        mask[index, : len(row)] = True
+    return states, mask
 
 
 class TextWriter:
-    """Writes a text folder, caption by caption, below `prefix` of growing files."""
+    """Writes a text folder, caption by caption, below `prefix` of growing files.
+
+    `made_by` says where the text encoder is found again: no key, since the same one may be found
+    elsewhere.
+    """
 
     def __init__(
-        self, files: GrowingFiles, *, keys: Keys, null: np.ndarray, prefix: str = ""
+        self,
+        files: GrowingFiles,
+        *,
+        keys: Keys,
+        null: np.ndarray,
+        prefix: str = "",
+        made_by: Mapping[str, str] | None = None,
     ) -> None:
         unknown = set(keys) ^ set(TEXT_KEYS)
         assert not unknown, f"text keys differ: {unknown}"
         self.files, self.prefix = files, prefix
-        self.keys, self.null = dict(keys), _halves("", null)
+        self.keys, self.null = dict(keys), halves("", null)
+        self.made_by = dict(made_by or {})
 
     def __len__(self) -> int:
         """The number of captions, which is the id of the next one."""
@@ -108,7 +127,7 @@ class TextWriter:
 
     def add(self, captions: Sequence[str], states: Iterable[np.ndarray]) -> None:
         """Append captions with their valid states [n, D]; ids count up from 0."""
-        rows = [_halves(*pair) for pair in zip(captions, states, strict=True)]
+        rows = [halves(*pair) for pair in zip(captions, states, strict=True)]
         if not rows:
             return
         first = self.files.rows(self.prefix + "states.npy")
@@ -129,7 +148,8 @@ class TextWriter:
         """Write what belongs to no caption; the files must be finished as well."""
         folder = self.files.folder / self.prefix
         np.save(folder / "null.npy", self.null)
-        write_manifest(folder, {"keys": self.keys})
+        made_by = {"made_by": self.made_by} if self.made_by else {}
+        write_manifest(folder, {"keys": self.keys, **made_by})
 
 
 @contextmanager
@@ -148,7 +168,7 @@ def caption_digest(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode(), digest_size=16).digest()
 
 
-def _halves(caption: str, rows: np.ndarray) -> np.ndarray:
+def halves(caption: str, rows: np.ndarray) -> np.ndarray:
     if not (np.abs(rows) <= LARGEST_HALF).all():  # false for NaN as well
         raise DataError(f"the text states of {caption!r} do not fit in float16")
     return np.ascontiguousarray(rows, dtype=np.float16)

@@ -47,11 +47,15 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a cache is made of: the keys of its latents and texts, and the null states [N, D]."""
+    """What a cache is made of: the keys of its latents and texts, and the null states [N, D].
+
+    `made_by` says where the text encoder is found again.
+    """
 
     latent: dict[str, Any]
     text: dict[str, Any]
     null: np.ndarray
+    made_by: dict[str, str]
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -101,7 +105,8 @@ class BlockEncoder:
             "source": fingerprint(self.source),
             "records": len(self.source),
         }
-        return Identity(latent, self.encoders.text_keys(), self.encoders.null())
+        encoders = self.encoders
+        return Identity(latent, encoders.text_keys(), encoders.null(), encoders.made_by())
 
     def __call__(self, block: range, known: Container[bytes] = ()) -> Iterator[Piece]:
         """Rejects, states of the captions that are not `known`, latents in the source's order.

@@ -35,6 +35,8 @@ class Encoders:
     name: str
     instruction: str
     max_tokens: int
+    model: str | None = None
+    """How the model is found again: its name, or where its folder lies."""
 
     def latent_keys(self) -> dict[str, Any]:
         return {"autoencoder": encoder_hash(self.autoencoder), "latent_version": LATENT_VERSION}
@@ -47,6 +49,13 @@ class Encoders:
             "max_tokens": self.max_tokens,
             "text_version": TEXT_VERSION,
         }
+
+    def made_by(self) -> dict[str, str]:
+        """Where the text encoder comes from, and the number format that it runs in."""
+        if self.model is None:
+            return {}
+        dtype = next(iter(self.text.model.parameters())).dtype
+        return {"model": self.model, "dtype": str(dtype).removeprefix("torch.")}
 
     def at_once(self, height: int, width: int, *, most: int, memory: int) -> int:
         """How many pictures fit into `memory` bytes together; 0 where one needs bands of rows."""
@@ -81,6 +90,7 @@ def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
         name=info.notes.text_encoder or type(text.model).__name__,
         instruction=info.notes.instruction,
         max_tokens=info.notes.max_tokens,
+        model=str(folder.resolve()) if Path(model).expanduser().is_dir() else str(model),
     )
 
 

@@ -111,7 +111,13 @@ def _write(
     with closing(GrowingFiles(partial)) as files:
         _check_same(partial, files.state.setdefault("keys", identity.keys), identity.keys)
         features = FeatureWriter(files, keys=identity.latent)
-        texts = TextWriter(files, keys=identity.text, null=identity.null, prefix="text/")
+        texts = TextWriter(
+            files,
+            keys=identity.text,
+            null=identity.null,
+            prefix="text/",
+            made_by=identity.made_by,
+        )
         _Cache(source, files, features, texts, max_bad).fill(encode_blocks, report)
         files.finish()
         texts.close()

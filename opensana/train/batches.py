@@ -5,7 +5,7 @@ Everything at a place of a step's batch depends on the seed, the step and the pl
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opensana.data.captions import CaptionRule, pick
 from opensana.data.features import NULL, Features
-from opensana.errors import ConfigError, DataError, near
+from opensana.errors import DataError
 from opensana.flow.noise import noise_for
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
 from opensana.train.order import BucketOrder
@@ -171,18 +171,3 @@ def _by_bucket(buckets: np.ndarray, batch: int) -> Iterator[np.ndarray]:
 def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:
     known = features.sample(sample)
     return known.captions[int(np.argmax(rule.probabilities(known.scores)))]
-
-
-def prompt_captions(prompts: Sequence[str], features: Features, rule: CaptionRule) -> list[int]:
-    """The ids of the cached captions to draw; without prompts, of evenly spaced samples."""
-    if not prompts:
-        spread = np.linspace(0, len(features) - 1, min(SHOWN, len(features)))
-        return [likeliest(features, rule, int(sample)) for sample in spread]
-    known = {text: index for index, text in enumerate(features.texts.captions)}
-    for prompt in prompts:
-        if prompt not in known:
-            raise ConfigError(
-                f"samples.prompts: {prompt!r} is not a cached caption{near(prompt, known)}; prompts"
-                " of a training run are taken from the cache, so that no text encoder is loaded"
-            )
-    return [known[prompt] for prompt in prompts]

@@ -14,6 +14,7 @@ from opensana.flow.guidance import Velocity
 from opensana.layout.finding import find_transformer
 from opensana.layout.reading import load_controlnet, load_transformer
 from opensana.train.batches import SHOWN, FlowBatch, likeliest
+from opensana.train.drawing import Drawn
 from opensana.train.initial import check_fit, trainable
 from opensana.train.loop import drive
 from opensana.train.parallel import ALONE, Processes
@@ -24,7 +25,7 @@ from opensana.transformer.controlnet import Controlled, ControlNet
 
 def train_controlnet(recipe: ControlNetRecipe) -> None:
     """Run to the last step; the same call resumes."""
-    drive(recipe, lambda fellows: ControlNetTask(recipe, fellows), draw_every=recipe.samples.every)
+    drive(recipe, ControlNetTask, draw_every=recipe.samples.every)
 
 
 class ControlNetTask(TransformerTask):
@@ -38,7 +39,8 @@ class ControlNetTask(TransformerTask):
         self.conditions = Conditions.open(recipe.data.condition, self.features)
         self.fixed = [self._conditioned(batch) for batch in self.fixed]
         self.shown = self._shown()
-        self.drawn = [likeliest(self.features, self.rule, sample) for sample in self.shown]
+        captions = [likeliest(self.features, self.rule, sample) for sample in self.shown]
+        self.drawn = Drawn.captions(captions, self.features.texts, seed=recipe.samples.seed)
 
     def initial(self) -> ControlNet:
         recipe = self.control_recipe

@@ -30,13 +30,14 @@ from opensana.train.adversary import Adversary, check_blocks, tokens_behind
 from opensana.train.batches import FlowBatch
 from opensana.train.discriminator import discriminator_loss, generator_loss
 from opensana.train.initial import check_fit, initial_transformer
-from opensana.train.loop import ModuleState, drive, require_finite
+from opensana.train.loop import drive, require_finite
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients
 from opensana.train.precision import products
 from opensana.train.randomness import drawn_by, numpy_generator, torch_generator
 from opensana.train.recipe import DistillationRecipe, OptimizerRecipe
 from opensana.train.student import student_of
+from opensana.train.task import ModuleState
 from opensana.train.transformer import TransformerTask
 from opensana.transformer.model import PreparedText, Transformer
 
@@ -45,9 +46,7 @@ TEACHER_STEPS = 20
 
 def distil(recipe: DistillationRecipe) -> None:
     """Run to the last step; the same call resumes."""
-    drive(
-        recipe, lambda fellows: DistillationTask(recipe, fellows), draw_every=recipe.samples.every
-    )
+    drive(recipe, DistillationTask, draw_every=recipe.samples.every)
 
 
 @dataclass(frozen=True)
@@ -264,9 +263,8 @@ class DistillationTask(TransformerTask):
 
     def drawn_latents(self) -> Tensor:
         options, device = self.recipe.samples, self.processes.device
-        states, mask = self.features.texts.batch(self.drawn)
-        seeds = range(options.seed, options.seed + len(self.drawn))
-        noises = noises_for(seeds, self.features.latent_shape, device)
+        states, mask = self.drawn.batch()
+        noises = noises_for(self.drawn.seeds, self.features.latent_shape, device)
         return scm(
             self._averaged(states.to(device), mask.to(device)), noises, scm_sigmas(options.steps)
         )

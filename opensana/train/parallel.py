@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -91,6 +92,14 @@ class Processes:
     def told(self, number: int) -> int:
         """The first process's number."""
         return int(self.gathered(torch.tensor([number]))[0])
+
+    def shared(self, value: Any) -> Any:
+        """What the first process has."""
+        if self.alone:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -21,13 +21,13 @@ from opensana.flow.guidance import Velocity, guided
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
-from opensana.layout.reading import load_autoencoder
-from opensana.train.batches import SHOWN, FlowBatch, Stream, fixed_batches, prompt_captions
+from opensana.train.batches import SHOWN, FlowBatch, Stream, fixed_batches
 from opensana.train.compilation import compiled
 from opensana.train.cost import workload
+from opensana.train.drawing import drawn_texts, sample_decoder
 from opensana.train.ema import Average
 from opensana.train.initial import check_fit, initial_transformer, standardise_inputs
-from opensana.train.loop import ModuleState, Part, drive, require_finite
+from opensana.train.loop import drive, require_finite
 from opensana.train.lora import AdapterState, add_adapters, lora_export, trained_parameters
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import (
@@ -43,6 +43,7 @@ from opensana.train.precision import check_dtype, products
 from opensana.train.recipe import TransformerRecipe, require
 from opensana.train.samples import to_bytes, write_grid
 from opensana.train.saving import Export
+from opensana.train.task import ModuleState, Part
 from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import PreparedText, Stack, Transformer
 
@@ -52,7 +53,7 @@ BANDS = 4
 
 def train_transformer(recipe: TransformerRecipe) -> None:
     """Run to the last step; the same call resumes."""
-    drive(recipe, lambda fellows: TransformerTask(recipe, fellows), draw_every=recipe.samples.every)
+    drive(recipe, TransformerTask, draw_every=recipe.samples.every)
 
 
 class TransformerTask:
@@ -89,7 +90,9 @@ class TransformerTask:
             "optimizer": self.optimizer,
         }
         self.fixed = fixed_batches(recipe, self.features)
-        self.drawn = prompt_captions(recipe.samples.prompts, self.features, self.rule)
+        self.drawn = drawn_texts(recipe, self.features, processes)
+        if recipe.samples.autoencoder is not None and processes.first:
+            sample_decoder(recipe.samples.autoencoder, self.features)
 
     @property
     def streams(self) -> list["Stream"]:
@@ -207,26 +210,25 @@ class TransformerTask:
     def draw(self, step: int) -> None:
         """Pictures of the recipe's prompts; needs `samples.autoencoder`."""
         options = self.recipe.samples
-        if options.autoencoder is None:
+        if options.autoencoder is None or not self.drawn.states:
             return
         latents = self.drawn_latents().cpu()
         if not self.processes.first:
             return
-        autoencoder = load_autoencoder(Path(options.autoencoder)).float()
-        pixels = autoencoder.decode(latents)
+        pixels = sample_decoder(options.autoencoder, self.features).decode(latents)
         write_grid(Path(self.recipe.run), step, to_bytes(pixels), columns=SHOWN)
 
     def drawn_latents(self) -> Tensor:
         """The latents of the recipe's prompts, drawn with the averaged weights."""
         options = self.recipe.samples
-        count, device, texts = len(self.drawn), self.processes.device, self.features.texts
+        device, texts = self.processes.device, self.features.texts
         condition = self.drawn_condition()
         prompts, null = (
             self.averaged_towards(states.to(device), mask.to(device), condition)
-            for states, mask in (texts.batch(self.drawn), texts.batch([NULL]))
+            for states, mask in (self.drawn.batch(), texts.batch([NULL]))
         )
         solver = SOLVERS["flow_dpm"]
-        noise = noise_for(range(options.seed, options.seed + count), self.features.latent_shape)
+        noise = noise_for(self.drawn.seeds, self.features.latent_shape)
         sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
         velocity = guided(prompts, null, options.guidance)
         return solver.solve(velocity, noise.to(device), sigmas)
