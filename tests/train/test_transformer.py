@@ -144,9 +144,20 @@ def test_pictures_are_drawn(transformer_recipe, autoencoder_recipe, tmp_path: Pa
         assert sheet.size == (8 * 8, 8), "eight columns of pictures of 8 x 8"
 
 
-def test_a_prompt_outside_the_cache_is_refused(transformer_recipe):
-    with pytest.raises(ConfigError, match="did you mean 'caption 3'"):
-        TransformerTask(transformer_recipe(samples={"prompts": ["captoin 3"]}))
+def test_a_prompt_that_cannot_be_encoded_is_left_out_with_one_line(
+    transformer_recipe, autoencoder_recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The mistyped one is named with what is near it; the seed of the other is its place's."""
+    first = tmp_path / "autoencoder"
+    train_autoencoder(autoencoder_recipe(run=str(first), steps=1))
+    capsys.readouterr()
+    samples = {"prompts": ["captoin 3", "caption 0"], "autoencoder": str(first / "export")}
+    task = TransformerTask(transformer_recipe(samples=samples))
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "1 of 2 are left out" in said and "did you mean 'caption 3'" in said
+    assert "does not say which model encoded it" in said
+    assert task.drawn.seeds == [1] and len(task.drawn.states) == 1
+    assert np.array_equal(task.drawn.states[0], task.features.texts.of(0))
 
 
 def test_a_model_of_other_channels_is_refused(transformer_recipe):
