@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from opensana.device import cpu_has_bfloat16, resolve_dtype
+from opensana.device import cpu_has_bfloat16, has_bfloat16, resolve_dtype
 from opensana.errors import ConfigError
 from opensana.train.parallel import ALONE, Processes
 from opensana.train.recipe import Recipe, require
@@ -50,11 +50,12 @@ def best_format(device: torch.device) -> Format:
 
 
 def check_dtype(recipe: Recipe, device: torch.device) -> None:
-    """Raise ConfigError for a format that this CPU would only emulate, very slowly."""
+    """Raise ConfigError for a format that this device would only emulate, very slowly."""
     assert recipe.dtype != "auto", "settled before a task is built"
-    native = recipe.dtype == "float32" or device.type != "cpu" or cpu_has_bfloat16()
-    wanted = "float32 or auto: this CPU has no bfloat16 products"
-    require(native, "dtype", recipe.dtype, wanted)
+    has_it = cpu_has_bfloat16() if device.type == "cpu" else has_bfloat16(device)
+    kind = "CPU" if device.type == "cpu" else "GPU"
+    wanted = f"float32 or auto: this {kind} has no bfloat16 products"
+    require(recipe.dtype == "float32" or has_it, "dtype", recipe.dtype, wanted)
 
 
 def products(recipe: Recipe, device: torch.device) -> torch.autocast:
