@@ -7,10 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.cli import main
 from opensana.data.features import Features
 from opensana.data.texts import padded
 from opensana.errors import CheckpointError, ConfigError, DataError, WeightsError
@@ -27,6 +30,7 @@ from opensana.train.transformer import TransformerTask, train_transformer
 from tests import tiny
 from tests.train.conftest import AUTOENCODER
 from tests.train.reading import bits, lines
+from tests.train.test_parallel import run
 
 Said = pytest.CaptureFixture[str]
 Patch = pytest.MonkeyPatch
@@ -126,31 +130,35 @@ def test_a_plan_says_what_auto_is_here(transformer_recipe, monkeypatch: Patch) -
 # ------------------------------------------------------------------ prompts
 
 
-def test_prompts_are_encoded_by_the_model_that_the_cache_names(
-    tmp_path: Path, decoder: Path, transformer_recipe, capsys: Said, monkeypatch: Patch
-) -> None:
-    """A whole story of other people's models: saved, encoded, trained on, named in the cache."""
-    from opensana.cli import main
-
-    pictures, model = tmp_path / "pictures", tmp_path / "model"
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: Patch) -> Path:
+    """A whole model of somebody's, and in the folder `own` here a cache that it encoded."""
+    model = tmp_path / "model"
     tiny.sana().save(model)
-    write_pictures(pictures, 6)
+    write_pictures(tmp_path / "pictures", 6)
     monkeypatch.chdir(tmp_path)
     assert main(["encode", "pictures", "--model", "model", "--to", "own"]) == 0
-    features = Features.open("own")
-    assert features.texts.made_by == {"model": str(model.resolve()), "dtype": "float32"}
-    recipe = transformer_recipe(
-        model=None,
-        initial=str(model),
-        data={"folder": "own"},
-        samples={
-            "every": 5,
-            "autoencoder": str(model),
-            "prompts": ["picture 2", "never seen"],
-            "steps": 2,
-        },
-    )
-    monkeypatch.chdir(tmp_path)
+    return model
+
+
+@pytest.fixture
+def own_recipe(own: Path, transformer_recipe) -> Callable[..., Any]:
+    """A training of that model, which draws a caption of the cache and another prompt."""
+    samples = {
+        "every": 5,
+        "autoencoder": str(own),
+        "prompts": ["picture 2", "never seen"],
+        "steps": 2,
+    }
+    fixed = {"model": None, "initial": str(own), "data": {"folder": "own"}, "samples": samples}
+    return lambda **changes: transformer_recipe(**{**fixed, **changes})
+
+
+def test_prompts_are_encoded_by_the_model_that_the_cache_names(
+    own: Path, own_recipe, tmp_path: Path, capsys: Said
+) -> None:
+    features, recipe = Features.open("own"), own_recipe()
+    assert features.texts.made_by == {"model": str(own.resolve()), "dtype": "float32"}
     task = TransformerTask(recipe)
     known = features.texts.of(list(features.texts.captions).index("picture 2"))
     assert (task.drawn.states[0] == known).all() and task.drawn.seeds == [0, 1]
@@ -159,16 +167,31 @@ def test_prompts_are_encoded_by_the_model_that_the_cache_names(
     torch.testing.assert_close(states, wanted.states, atol=1e-3, rtol=1e-3)
     train_transformer(recipe)
     assert (tmp_path / "run" / "samples" / "step-00000005.png").is_file()
-    shutil.rmtree(model / "text_encoder")
+    shutil.rmtree(own / "text_encoder")
     capsys.readouterr()
     assert TransformerTask(recipe).drawn.seeds == [0]
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "'never seen' is no caption of own" in said
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    from PIL import Image
+@pytest.mark.slow
+def test_processes_share_what_the_first_has_encoded_and_settled(
+    own_recipe, write_recipe, tmp_path: Path
+) -> None:
+    """Sharded, all must draw the same texts; alone and together they draw the same picture."""
+    alone = tmp_path / "alone"
+    train_transformer(own_recipe(run=str(alone)))
+    recipe, fsdp = write_recipe(own_recipe()), "parallel.mode=fsdp"
+    said = run(recipe, 2, fsdp)
+    assert "left out" not in said and "no samples" not in said
+    run(recipe, 2, fsdp, "dtype=auto", "steps=11")
+    assert recorded(tmp_path / "run", 11) == "float32", "as it was begun"
+    sheets = [folder / "samples" / "step-00000005.png" for folder in (alone, tmp_path / "run")]
+    ours, theirs = (np.asarray(Image.open(sheet)).astype(int) for sheet in sheets)
+    assert ours.shape == theirs.shape and abs(ours - theirs).max() <= 3
 
+
+def write_pictures(folder: Path, count: int) -> None:
     folder.mkdir()
     for index in range(count):
         Image.new("RGB", (64, 64), (40 * index, 99, 0)).save(folder / f"{index}.png")

