@@ -38,7 +38,7 @@ from opensana.layout.reading import (
 from opensana.layout.writing import write_model
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
-from opensana.prompts import read_prompts, truncation_notes
+from opensana.prompts import prompt_notes, read_prompts
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
@@ -240,7 +240,7 @@ class Sana:
         control = read_control(control_image, control_scale, expected=self.controlnet is not None)
         facts = (source.facts if source else {}) | (control.facts if control else {})
         request = self.complete(source.complete(request, self._size_unit) if source else request)
-        for note in truncation_notes(self.text, request):
+        for note in prompt_notes(self.text, request):
             notice(note)
         memory = self._band_memory(request, notice)
         original = source and source.fit(request, native=self.native_size, notice=notice)
