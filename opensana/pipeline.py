@@ -47,7 +47,7 @@ from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
 from opensana.weights.locate import locate
-from opensana.weights.lora import apply_lora
+from opensana.weights.lora import Lora, LoraSource, apply_loras, paired, read_lora
 
 __all__ = ["Picture", "Sana", "read_request"]
 
@@ -84,8 +84,8 @@ class Sana:
         memory: int | str | None = None,
         compile: bool = False,
         transformer: str | Path | None = None,
-        lora: str | Path | None = None,
-        lora_scale: float = 1.0,
+        lora: LoraSource | Sequence[LoraSource] | None = None,
+        lora_scale: float | Sequence[float] = 1.0,
         controlnet: str | Path | None = None,
         kernels: bool = False,
     ) -> "Sana":
@@ -95,7 +95,8 @@ class Sana:
         is free. Pictures that need more are decoded in bands of rows, to the same pixels.
         `compile` has torch.compile make faster steps, after a minute or more for the first.
         `transformer` is a folder with another one for this model, such as the export of a training.
-        `lora`, a file or its folder, is merged into the transformer `lora_scale` times.
+        `lora`, a file or its folder, is merged into the transformer `lora_scale` times; of several
+        each has a scale of its own, or all are merged once.
         `controlnet` is a folder or a hub id; each request then needs a `control_image`.
         `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
         that in the user's cache folder; for float32 on a CPU.
@@ -106,6 +107,7 @@ class Sana:
         memory = parse_bytes(memory) if isinstance(memory, str) else memory
         folder = locate(model, revision=revision, variant=variant)
         info = read_info(folder, name=str(model))
+        loras = [(_read_lora(source), scale) for source, scale in paired(lora, lora_scale)]
         place = resolve_device(device)
         main = resolve_dtype(place, dtype, stored_dtype(folder, variant))
         others = part_dtype(place, main)
@@ -115,19 +117,15 @@ class Sana:
         else:
             diffusion = load_other_transformer(transformer, folder)
         facts = {} if transformer is None else {"transformer": str(transformer)}
-        if lora is not None:
-            facts |= apply_lora(diffusion, lora, scale=lora_scale)
+        facts |= apply_loras(diffusion, loras)
         control = None
         if controlnet is not None:
             control = load_controlnet(controlnet, diffusion.config, variant=variant)
         if diffusion.config.guidance_embeds:
             info = info.sprint
         distilled = None
-        if (folder / SPRINT_PART).is_dir() and (transformer, lora, controlnet) == (
-            None,
-            None,
-            None,
-        ):
+        changed = bool(loras) or transformer is not None or controlnet is not None
+        if (folder / SPRINT_PART).is_dir() and not changed:
             distilled = load_transformer(folder / SPRINT_PART, variant=variant)
         for network in (diffusion, control, distilled):
             if network is None:
@@ -402,6 +400,14 @@ class Sana:
         dtype = str(self.transformer.dtype).removeprefix("torch.")
         facts = {"dtype": dtype, **self.facts, **facts}
         return Picture(image, own, model=self.info.name, facts=facts)
+
+
+def _read_lora(source: LoraSource) -> Lora:
+    """Whoever has read a LoRA has its notes."""
+    lora = read_lora(source)
+    for note in () if lora is source else lora.notes:
+        warnings.warn(note, stacklevel=4)
+    return lora
 
 
 def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:

@@ -1,54 +1,47 @@
-"""LoRA files as diffusers writes and reads them, merged exactly into a model's weights.
+"""LoRA files as other tools write them, merged exactly into a model's weights.
 
-A file holds two thin matrices for each layer W [O, I] that it changes, `lora_A.weight` [R, I] and
-`lora_B.weight` [O, R], under the published name of the layer. The layer becomes
-W + scale * alpha / R * B A. A convolution is a matrix with I = channels x window.
+A file holds two thin matrices for each layer W [O, I] that it changes, A [R, I] and B [O, R]. The
+layer becomes W + scale * alpha / R * B A. A convolution is a matrix with I = channels x window.
 
 O outputs, I inputs, R rank.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, sqrt
+from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.weights.files import (
     PICKLED,
     check_finite,
     pickle_note,
+    read_json,
     read_metadata,
     read_safetensors,
 )
 from opensana.weights.locate import locate_file
+from opensana.weights.lora_names import (
+    ALPHA,
+    PEFT_PREFIX,
+    AdaptedLayer,
+    adapted_layers,
+)
+from opensana.weights.lora_settings import LoraSettings, read_settings
+from opensana.weights.low_rank import LowRank, changes
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."
 METADATA = "lora_adapter_metadata"
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-EXAMPLE = f"{PREFIX}transformer_blocks.0.attn1.to_q{DOWN}"
-# Settings of peft that would make another change than scale * alpha / R * B A.
-UNKNOWN_KINDS = ("use_dora", "lora_bias", "use_qalora", "use_bdlora")
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The change of one layer: strength * up down, as float32."""
-
-    down: Tensor  # [R, I]
-    up: Tensor  # [O, R]
-    strength: float
-
-    @property
-    def product(self) -> Tensor:
-        """[O, I]."""
-        return self.strength * (self.up @ self.down)
+PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FILES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -57,26 +50,40 @@ class Lora:
 
     file: Path
     layers: Mapping[str, LowRank]
+    notes: tuple[str, ...] = ()
+    """What the user should know of how the file was read."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Which file it is, whatever its name."""
         with self.file.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_lora(source: str | Path) -> Lora:
-    """Read a file, a folder with `pytorch_lora_weights.safetensors`, or `hf://owner/name/file`.
+LoraSource = str | Path | Lora
+
+
+def read_lora(source: LoraSource) -> Lora:
+    """Read a file, a folder with one, or `hf://owner/name/file`; what is read stays as it is.
 
     WeightsError for a pickle, for keys that are no LoRA of a Sana transformer, and for settings
     that would make another change.
     """
+    if isinstance(source, Lora):
+        return source
     file = lora_file(source)
     state = read_safetensors(file)
     check_finite(state, where=file)
-    settings = _settings(file)
-    layers = {name: _low_rank(file, name, state, settings) for name in _names(file, state)}
-    return Lora(file, layers)
+    header, adapted = read_metadata(file), adapted_layers(file, state)
+    settings = _settings(file, source, header, adapted)
+    layers: dict[str, LowRank] = {}
+    for layer in adapted:
+        for name, change in changes(file, layer, state, settings):
+            if name in layers:
+                raise WeightsError(f"{file} changes {name!r} twice, under two names")
+            layers[name] = change
+    unsaid = settings is None and not any(ALPHA in layer.keys for layer in adapted)
+    return Lora(file, layers, tuple(_notes(file, header, adapted)) if unsaid else ())
 
 
 def lora_file(source: str | Path) -> Path:
@@ -85,21 +92,61 @@ def lora_file(source: str | Path) -> Path:
         return locate_file(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        if not (path / FILE).is_file():
-            raise WeightsError(f"{path} holds no {FILE}{pickle_note(path)}")
-        return path / FILE
-    if path.suffix in PICKLED:
+        return _file_in(path)
+    if path.suffix.lower() in PICKLED:
         raise WeightsError(f"{path} may hold code and is never opened: get the safetensors file")
     if not path.is_file():
-        raise WeightsError(f"no LoRA file or folder {path}")
+        raise WeightsError(
+            f"no LoRA file or folder {path}; one on the hub is hf://owner/repository/file"
+        )
     return path
 
 
-def apply_lora(module: nn.Module, source: str | Path, *, scale: float = 1.0) -> dict[str, Any]:
-    """Read and merge a LoRA; returns what a picture records of it."""
-    lora = read_lora(source)
-    merge_lora(module, lora, scale=scale)
-    return {"lora_sha256": lora.sha256, "lora_scale": float(scale)}
+def _file_in(folder: Path) -> Path:
+    """The file that diffusers or peft writes, or the only one."""
+    for name in (FILE, PEFT_FILE):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.suffix.lower() == ".safetensors" and not path.name.startswith(".")
+    )
+    if len(found) > 1:
+        shown = ", ".join(found[:FILES_SHOWN]) + (", ..." if len(found) > FILES_SHOWN else "")
+        raise WeightsError(f"{folder} holds {len(found)} files ({shown}): name the one you mean")
+    if not found:
+        raise WeightsError(f"{folder} holds no {FILE}{pickle_note(folder)}")
+    return folder / found[0]
+
+
+# ------------------------------------------------------------------ into a model
+
+
+def paired(
+    lora: LoraSource | Sequence[LoraSource] | None, scale: float | Sequence[float] = 1.0
+) -> list[tuple[LoraSource, float]]:
+    """Each LoRA with its scale, which is 1 for all where none is given."""
+    sources = [lora] if isinstance(lora, LoraSource) else list(lora or ())
+    given = list(scale) if isinstance(scale, Sequence) else [] if scale == 1 else [scale]
+    scales = given or [1.0] * len(sources)
+    if len(scales) != len(sources):
+        raise ConfigError(
+            f"lora_scale has {len(scales)} values for {len(sources)} LoRAs; give one for each"
+        )
+    for one in scales:
+        _check_scale(one)
+    return list(zip(sources, scales, strict=True))
+
+
+def apply_loras(module: nn.Module, loras: Sequence[tuple[Lora, float]]) -> dict[str, Any]:
+    """Merge LoRAs, each at its scale; returns what a picture records of them."""
+    for lora, scale in loras:
+        merge_lora(module, lora, scale=scale)
+    digests, scales = [lora.sha256 for lora, _ in loras], [float(scale) for _, scale in loras]
+    if len(loras) == 1:
+        return {"lora_sha256": digests[0], "lora_scale": scales[0]}
+    return {"lora_sha256": digests, "lora_scale": scales} if loras else {}
 
 
 @torch.no_grad()
@@ -109,8 +156,7 @@ def merge_lora(module: nn.Module, lora: Lora, *, scale: float = 1.0) -> None:
     The module has published names and plain layers. Changed weights become float32, whatever they
     were stored in, so that a later cast rounds their sum once.
     """
-    if not isfinite(scale):
-        raise ConfigError(f"lora_scale must be a finite number, got {scale}; try 1.0")
+    _check_scale(scale)
     weights = {
         name.removesuffix(".weight"): parameter
         for name, parameter in module.named_parameters()
@@ -122,6 +168,11 @@ def merge_lora(module: nn.Module, lora: Lora, *, scale: float = 1.0) -> None:
         weight = weights[name]
         added = scale * change.product.to(weight.device).view(weight.shape)
         weight.data = weight.float() + added
+
+
+def _check_scale(scale: float) -> None:
+    if not isfinite(scale):
+        raise ConfigError(f"lora_scale must be a finite number, got {scale}; try 1.0")
 
 
 def _check_fit(file: Path, name: str, change: LowRank, weights: Mapping[str, nn.Parameter]) -> None:
@@ -139,42 +190,7 @@ def _check_fit(file: Path, name: str, change: LowRank, weights: Mapping[str, nn.
         )
 
 
-def _names(file: Path, state: Mapping[str, Tensor]) -> list[str]:
-    """The layers of a file, each of which has both matrices."""
-    parts: dict[str, set[str]] = {}
-    for key in state:
-        name, _, part = key.removeprefix(PREFIX).rpartition(".lora_")
-        if not key.startswith(PREFIX) or f".lora_{part}" not in (DOWN, UP):
-            raise WeightsError(
-                f"{file}: {key!r} is no key of a Sana LoRA; they are like {EXAMPLE!r}"
-            )
-        parts.setdefault(name, set()).add(f".lora_{part}")
-    for name, found in parts.items():
-        if len(found) < 2:
-            raise WeightsError(f"{file}: {name!r} has {found.pop()[1:]} alone, half of a LoRA")
-    if not parts:
-        raise WeightsError(f"{file} holds no tensors")
-    return list(parts)
-
-
-def _low_rank(
-    file: Path, name: str, state: Mapping[str, Tensor], settings: Mapping[str, Any]
-) -> LowRank:
-    down, up = (state[f"{PREFIX}{name}{part}"] for part in (DOWN, UP))
-    for tensor in (down, up):
-        if tensor.ndim < 2 or not tensor.is_floating_point():
-            raise WeightsError(f"{file}: {name!r} has a LoRA that is no matrix of numbers")
-    down, up = down.float().flatten(1), up.float().flatten(1)
-    rank = len(down)
-    if rank != up.shape[1] or not rank:
-        raise WeightsError(
-            f"{file}: the ranks of {name!r} differ: lora_A has {rank}, lora_B {up.shape[1]}"
-        )
-    divisor = sqrt(rank) if settings.get("use_rslora") else rank
-    return LowRank(down, up, _alpha(settings, name, rank) / divisor)
-
-
-# ------------------------------------------------------------------ alpha
+# ------------------------------------------------------------------ peft's settings
 
 
 def lora_metadata(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -182,38 +198,48 @@ def lora_metadata(settings: Mapping[str, Any]) -> dict[str, str]:
     return {METADATA: json.dumps({PREFIX + name: value for name, value in settings.items()})}
 
 
-def _settings(file: Path) -> dict[str, Any]:
-    """peft's settings from the header; none where the file has none, and alpha is the rank."""
-    text = read_metadata(file).get(METADATA)
+def _settings(
+    file: Path, source: str | Path, header: Mapping[str, str], layers: Sequence[AdaptedLayer]
+) -> LoraSettings | None:
+    """peft's settings from the header, or from the file that peft puts beside its own."""
+    if text := header.get(METADATA):
+        found = {key.removeprefix(PREFIX): value for key, value in _parsed(file, text).items()}
+        return read_settings(found, where=str(file)) if found else None
+    config = _config_beside(file, source, layers)
+    return read_settings(read_json(config), where=str(config)) if config else None
+
+
+def _parsed(file: Path, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{file}: its {METADATA} is not valid JSON") from error
     if not isinstance(found, dict):
         raise WeightsError(f"{file}: its {METADATA} must be one JSON object")
-    settings = {name.removeprefix(PREFIX): value for name, value in found.items()}
-    for kind in UNKNOWN_KINDS:
-        if settings.get(kind):
-            raise WeightsError(f"{file} was trained with {kind}, which is not supported")
-    alphas = settings.setdefault("alpha_pattern", None) or {}
-    if not isinstance(alphas, dict) or not all(map(_is_number, _alphas(settings, alphas))):
-        raise WeightsError(f"{file}: lora_alpha and alpha_pattern must be finite numbers")
-    return settings | {"alpha_pattern": alphas}
+    return found
 
 
-def _alphas(settings: Mapping[str, Any], alphas: Mapping[str, Any]) -> Iterator[Any]:
-    yield settings.get("lora_alpha", 1)
-    yield from alphas.values()
+def _config_beside(file: Path, source: str | Path, layers: Sequence[AdaptedLayer]) -> Path | None:
+    """peft's settings file, where it is this file's: peft's own, or alone in a folder with it."""
+    config, hub = file.parent / PEFT_CONFIG, str(source).startswith("hf://")
+    if hub and file.name == PEFT_FILE:
+        return locate_file(f"{str(source).rpartition('/')[0]}/{PEFT_CONFIG}")
+    own = _is_of_peft(file, layers) or (not hub and Path(source).expanduser().is_dir())
+    return config if own and config.is_file() else None
 
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and isfinite(value)
+def _is_of_peft(file: Path, layers: Sequence[AdaptedLayer]) -> bool:
+    keys = (key for layer in layers for key in layer.keys.values())
+    return file.name == PEFT_FILE or any(key.startswith(PEFT_PREFIX) for key in keys)
 
 
-def _alpha(settings: Mapping[str, Any], layer: str, rank: int) -> float:
-    """The layer's own alpha if a pattern, which is the end of a name, has one."""
-    for pattern, alpha in settings["alpha_pattern"].items():
-        name = pattern.removeprefix("^")
-        if layer == name or (name == pattern and layer.endswith(f".{name}")):
-            return alpha
-    return settings.get("lora_alpha", rank)
+def _notes(file: Path, header: Mapping[str, str], layers: Sequence[AdaptedLayer]) -> Iterator[str]:
+    """What may make the strength another than meant, where alpha is taken to be the rank."""
+    for name, value in header.items():
+        if "alpha" in name.lower():
+            yield (
+                f"{file}: the header's {name} = {value[:40]!r} is not in the form that tools read,"
+                " so alpha is taken to be the rank; change the strength with the LoRA's scale"
+            )
+    if _is_of_peft(file, layers):
+        yield f"{file}: no {PEFT_CONFIG} lies beside it, so alpha is taken to be the rank"
