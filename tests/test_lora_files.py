@@ -173,12 +173,12 @@ def test_a_model_is_loaded_with_its_lora(tmp_path: Path):
     lora, drawn = str(tmp_path / "export"), tmp_path / "drawn.png"
     with pytest.raises(RequestError, match=r"drawn with --lora; give it again"):
         Generate(from_png=drawn).inputs()
-    Generate(from_png=drawn, lora=lora).inputs()
+    Generate(from_png=drawn, lora=(lora,)).inputs()
     save_file(matrices(), tmp_path / "other.safetensors")
     with pytest.raises(RequestError, match="is not the --lora"):
-        Generate(from_png=drawn, lora=str(tmp_path / "other.safetensors")).inputs()
+        Generate(from_png=drawn, lora=(str(tmp_path / "other.safetensors"),)).inputs()
     with pytest.raises(RequestError, match="--lora-scale belongs to --lora"):
-        Generate(lora_scale=0.5).inputs()
+        Generate(lora_scale=(0.5,)).inputs()
 
 
 def test_merging_comes_before_packing(tmp_path: Path):

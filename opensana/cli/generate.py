@@ -9,16 +9,27 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import chain
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
+from opensana.cli.recorded import (
+    DEFAULT_MODEL,
+    DIGEST,
+    check_same,
+    each,
+    flag,
+    recorded,
+    recorded_files,
+    recorded_scales,
+)
 from opensana.device import parse_bytes
 from opensana.encodings import decode_text
 from opensana.errors import DataError, RequestError
@@ -28,11 +39,8 @@ if TYPE_CHECKING:
     from opensana.control import Control
     from opensana.original import Original
     from opensana.pipeline import Picture, Sana
+    from opensana.weights.lora import Lora
 
-DEFAULT_MODEL = "emoji-256"
-DIGEST = "_sha256"
-FILES = ("image", "mask", "control_image", "lora")
-"""Flags whose files a picture records by their digest."""
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
 
@@ -56,10 +64,10 @@ class Generate(Request, Command):
     """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
     transformer: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Another transformer for the model, such as the export of a training run."""
-    lora: Annotated[str | None, arg(metavar="PATH")] = None
-    """A LoRA file or its folder, merged into the transformer."""
-    lora_scale: Annotated[float | None, arg(metavar="FACTOR")] = None
-    """How much of the LoRA: 0 is none, 1 (the default) all of it."""
+    lora: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH")] = ()
+    """A LoRA file or its folder, merged into the transformer; given again, one more is added."""
+    lora_scale: Annotated[UseAppendAction[tuple[float, ...]], arg(metavar="FACTOR")] = ()
+    """How much of the LoRA: 0 is none, 1 (the default) all of it; one for each --lora, or none."""
     prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
     """Draw one prompt a line of this file; - reads standard input."""
     image: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -128,8 +136,8 @@ class Generate(Request, Command):
                 memory=memory,
                 compile=self.compile,
                 transformer=self.transformer,
-                lora=self.lora,
-                lora_scale=1.0 if self.lora_scale is None else self.lora_scale,
+                lora=self.loras or None,
+                lora_scale=self.lora_scales or 1.0,
                 controlnet=self.controlnet,
                 kernels=self.kernels,
             )
@@ -142,37 +150,49 @@ class Generate(Request, Command):
         """
         from opensana.control import read_control
         from opensana.original import read_original
-        from opensana.picture import read_note
 
-        note = {} if self.from_png is None else read_note(self.from_png)
-        recorded = {name: note[name + DIGEST] for name in FILES if name + DIGEST in note}
-        for name in recorded:
-            if getattr(self, name) is None:
-                raise RequestError(f"{self.from_png} was drawn with {_flag(name)}; give it again")
+        wanted = {} if self.from_png is None else recorded_files(self.from_png)
+        for name in wanted:
+            if not getattr(self, name):
+                raise RequestError(f"{self.from_png} was drawn with {flag(name)}; give it again")
         original = read_original(
             self.image, self.mask, strength=self.strength, binned=self.binned, notice=say
         )
         expected = self.controlnet is not None
         control = read_control(self.control_image, self.control_scale, expected=expected)
         digests = (original.facts if original else {}) | (control.facts if control else {})
-        digests |= self._lora_facts()
-        for name, digest in recorded.items():
-            if digests[name + DIGEST] != digest:
-                raise RequestError(
-                    f"{getattr(self, name)} is not the {_flag(name)} that {self.from_png} was "
-                    "drawn with"
-                )
+        digests["lora" + DIGEST] = [lora.sha256 for lora in self.loras]
+        for name, known in wanted.items():
+            given = zip(each(getattr(self, name)), each(digests[name + DIGEST]), strict=True)
+            assert self.from_png is not None
+            check_same(self.from_png, name, list(given), known)
+        for lora in self.loras:
+            for line in lora.notes:
+                say(line)
         return original, control
 
-    def _lora_facts(self) -> dict[str, str]:
-        """The digest of the LoRA, which can be read."""
+    @cached_property
+    def loras(self) -> "list[Lora]":
+        """The LoRAs, read."""
         from opensana.weights.lora import read_lora
 
-        if self.lora is None:
-            if self.lora_scale is not None:
-                raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
-            return {}
-        return {"lora" + DIGEST: read_lora(self.lora).sha256}
+        given, scales = len(each(self.lora)), len(each(self.lora_scale))
+        if scales and not given:
+            raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
+        if scales not in (0, given):
+            raise RequestError(
+                f"got {given} --lora and {scales} --lora-scale: give one for each, in the same "
+                "order, or none"
+            )
+        return [read_lora(path) for path in each(self.lora)]
+
+    @property
+    def lora_scales(self) -> list[float]:
+        """As typed, or as --from-png records them; none is 1 for all."""
+        typed = each(self.lora_scale)
+        if typed or self.from_png is None or not self.loras:
+            return typed
+        return recorded_scales(self.from_png)
 
     def requests(self) -> list[Request]:
         """One checked request a prompt."""
@@ -199,23 +219,6 @@ class Generate(Request, Command):
                 emit_json({"path": str(path)} | loads(picture.metadata["opensana"]))
             else:
                 emit(str(path))
-
-
-def recorded(path: Path) -> dict[str, Any]:
-    """Model and request that a PNG drawn by opensana records."""
-    from opensana.picture import read_note, read_request
-
-    note = read_note(path)
-    scale = note.get("lora_scale")
-    own = {
-        "model": note.get("model") or DEFAULT_MODEL,
-        "lora_scale": scale if isinstance(scale, float) else None,
-    }
-    return asdict(read_request(path)) | own
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _checked(values: dict[str, Any], *, where: str) -> Request:

@@ -217,7 +217,7 @@ def test_a_folder_of_peft_is_merged_as_peft_merges(tmp_path: Path, settings: dic
     config = LoraConfig(**{"r": 4, "lora_alpha": 2, "target_modules": targets} | settings)
     model = get_peft_model(reference(tiny.transformer()), config)
     shaken(model)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(str(tmp_path))
     assert (tmp_path / "adapter_config.json").is_file()
     # Read back, since peft sorts the patterns when it writes them, and the first one counts.
     theirs = velocity(PeftModel.from_pretrained(reference(tiny.transformer()), tmp_path))
