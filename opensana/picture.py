@@ -6,6 +6,7 @@ which exactly the same request can be read back.
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Picture:
             **self.facts,
             "request": asdict(self.request),
         }
-        return {"parameters": parameters(self.request, self.model), CHUNK: json.dumps(note)}
+        text = parameters(self.request, self.model, self.facts)
+        return {"parameters": text, CHUNK: json.dumps(note)}
 
     def png(self, *, metadata: bool = True) -> bytes:
         """The encoded file."""
@@ -66,8 +68,8 @@ class Picture:
         return path
 
 
-def parameters(request: Request, model: str = "") -> str:
-    """The A1111 text: prompt, negative prompt, one line of settings."""
+def parameters(request: Request, model: str = "", facts: Mapping[str, Any] | None = None) -> str:
+    """The A1111 text: prompt, negative prompt, one line of settings; of several LoRAs each."""
     lines = [request.prompt]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
@@ -79,11 +81,23 @@ def parameters(request: Request, model: str = "") -> str:
         "Size": f"{request.width}x{request.height}",
         "Denoising strength": request.strength,
         "Model": model,
+        **_several_loras(facts or {}),
     }
     lines.append(
         ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items() if v not in ("", None))
     )
     return "\n".join(lines)
+
+
+def _several_loras(facts: Mapping[str, Any]) -> dict[str, str]:
+    """By number, as the names of their files are not recorded."""
+    digests, scales = facts.get("lora_sha256"), facts.get("lora_scale")
+    if not isinstance(digests, list) or not isinstance(scales, list):
+        return {}
+    return {
+        "Lora hashes": ", ".join(f"{i}: {d[:10]}" for i, d in enumerate(digests, start=1)),
+        "Lora weights": ", ".join(f"{i}: {scale}" for i, scale in enumerate(scales, start=1)),
+    }
 
 
 def _quoted(value: object) -> str:

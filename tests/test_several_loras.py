@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from opensana.cli.app import parse
 from opensana.cli.generate import Generate
 from opensana.errors import ConfigError, RequestError
 from opensana.layout.reading import ready
-from opensana.picture import read_note
+from opensana.picture import Picture, read_note
 from opensana.pipeline import Sana
+from opensana.request import Request
 from opensana.weights.lora import Lora, merge_lora, paired, read_lora
 from tests import tiny
 from tests.test_lora_files import velocity
@@ -104,7 +106,11 @@ def test_notes_of_a_file_are_a_warning(tmp_path: Path, model: Path):
 
 
 def flags(*words: str) -> Generate:
-    command = parse(["generate", "a cat", *words])
+    return drawn_again("a cat", *words)
+
+
+def drawn_again(*words: str) -> Generate:
+    command = parse(["generate", *words])
     assert isinstance(command, Generate)
     return command
 
@@ -154,15 +160,14 @@ def test_a_picture_of_two_is_drawn_again(tmp_path: Path, model: Path, loras: lis
     assert note["lora_scale"] == [0.5, 2.0] and len(note["lora_sha256"]) == 2
 
     png = ["--from-png", str(drawn)]
-    command = parse(["generate", *png, "--lora", first, "--lora", second])
-    assert isinstance(command, Generate)
+    command = drawn_again(*png, "--lora", first, "--lora", second)
     command.inputs()
     assert command.lora_scales == [0.5, 2.0]
     again = Sana.load(model, lora=command.loras, lora_scale=command.lora_scales, **LOAD)
     assert again.generate(command.requests()[0])[0].png() == picture.png()
 
     scaled = [*png, "--lora", first, "--lora", second, "--lora-scale", "1", "--lora-scale", "1"]
-    assert vars(parse(["generate", *scaled]))["lora_scale"] == (1.0, 1.0)
+    assert drawn_again(*scaled).lora_scales == [1.0, 1.0]
     for words, message in (
         ([], "drawn with --lora; give it again"),
         (["--lora", first], "drawn with 2 --lora, got 1"),
@@ -170,4 +175,15 @@ def test_a_picture_of_two_is_drawn_again(tmp_path: Path, model: Path, loras: lis
         (["--lora", first, "--lora", first], r"a.safetensors is not the --lora|in its order"),
     ):
         with pytest.raises(RequestError, match=message):
-            vars(type(command))["inputs"](parse(["generate", *png, *words]))
+            drawn_again(*png, *words).inputs()
+
+
+def test_other_tools_see_both():
+    request = Request("a cat", width=64, height=64, seed=1, steps=2, guidance=2.0)
+    facts = {"lora_sha256": ["a" * 64, "b" * 64], "lora_scale": [0.5, 2.0]}
+    text = Picture(Image.new("RGB", (8, 8)), request, facts=facts).metadata["parameters"]
+    assert 'Lora hashes: "1: aaaaaaaaaa, 2: bbbbbbbbbb", Lora weights: "1: 0.5, 2: 2.0"' in text
+    facts = {"lora_sha256": "a" * 64, "lora_scale": 1.0}
+    assert (
+        "Lora" not in Picture(Image.new("RGB", (8, 8)), request, facts=facts).metadata["parameters"]
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from opensana.errors import WeightsError
+from opensana.weights.formats import format_of
 from opensana.weights.lora_names import ALPHA, DOWN, UP, AdaptedLayer
 from opensana.weights.lora_settings import LoraSettings
 
@@ -48,10 +49,10 @@ def changes(
 def _matrix(file: Path, layer: str, tensor: Tensor) -> Tensor:
     """[rows, columns] in float32; a convolution's window lies in its columns."""
     if tensor.ndim < 2 or not tensor.is_floating_point():
-        dtype = str(tensor.dtype).removeprefix("torch.")
         raise WeightsError(
-            f"{file}: {layer!r} has a LoRA that is no matrix of numbers with a point: it is "
-            f"{dtype} of shape {tuple(tensor.shape)}"
+            f"{file}: {layer!r} has a LoRA that is no matrix of numbers: stored as "
+            f"{format_of(tensor)} of shape {tuple(tensor.shape)}; get it in float32, float16, "
+            "bfloat16 or float8"
         )
     return tensor.float().flatten(1)
 

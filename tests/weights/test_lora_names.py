@@ -238,3 +238,67 @@ def test_pickles_are_not_opened_whatever_their_case(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(WeightsError, match="never opened"):
         read_lora(tmp_path / name)
+
+
+# ------------------------------------------------------------------ number formats
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz),
+    ],
+    ids=str,
+)
+def test_every_float_is_widened_exactly(tmp_path: Path, dtype: torch.dtype):
+    draw = torch.Generator().manual_seed(4)
+    state = {k: torch.randn(v.shape, generator=draw) for k, v in one().items()}
+    stored = {key: value.to(dtype) for key, value in state.items()}
+    alpha = torch.tensor(2.0).to(dtype)
+    name = "transformer.transformer_blocks.0.attn1.to_q"
+    save_file(stored | {f"{name}.alpha": alpha}, tmp_path / "a.safetensors")
+    [change] = read_lora(tmp_path).layers.values()
+    assert torch.equal(change.down, stored[f"{name}.lora_A.weight"].float())
+    assert torch.equal(change.up, stored[f"{name}.lora_B.weight"].float())
+    assert change.strength == 0.5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        *((torch.int8, "I8"), (torch.uint8, "U8"), (torch.int32, "I32"), (torch.bool, "BOOL")),
+        *((torch.float8_e8m0fnu, "F8_E8M0"), (torch.complex64, "C64"), (torch.uint16, "U16")),
+    ],
+    ids=str,
+)
+def test_other_formats_are_named(tmp_path: Path, dtype: torch.dtype, name: str):
+    """One of the two matrices is enough."""
+    key = next(iter(one()))
+    save_file(one() | {key: torch.ones(4, 16).to(dtype)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=name) as caught:
+        read_lora(tmp_path)
+    assert "a.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scaled_float8_is_refused(tmp_path: Path):
+    scales = {f"{key.removesuffix('weight')}weight_scale": torch.tensor(3.0) for key in one()}
+    quantised = {key: value.to(torch.float8_e4m3fn) for key, value in one().items()}
+    save_file(quantised | scales, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="scaled weights"):
+        read_lora(tmp_path)
+
+
+def test_a_float8_value_that_is_none_is_damage(tmp_path: Path):
+    broken = {key: torch.full_like(value, torch.nan) for key, value in one().items()}
+    stored = {key: value.to(torch.float8_e5m2) for key, value in broken.items()}
+    save_file(stored, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match="holds NaN"):
+        read_lora(tmp_path)
+
+
+def test_an_alpha_of_whole_numbers_is_a_number(tmp_path: Path):
+    """Some tools store alpha as an integer, which is no weight."""
+    save_file(one(alpha=torch.tensor(2)), tmp_path / "a.safetensors")
+    [change] = read_lora(tmp_path).layers.values()
+    assert change.strength == 0.5
