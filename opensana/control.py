@@ -50,6 +50,8 @@ def read_control(image: ImageSource | None, scale: float, *, expected: bool) -> 
     """The control of a request; `expected` by a model that has a ControlNet, and by no other."""
     if image is None and expected:
         raise RequestError("a ControlNet needs a picture to follow, got none; add a control image")
+    if image is None and scale != 1:
+        raise RequestError(f"control_scale {scale} was given without a control image; leave it out")
     if image is None:
         return None
     if not expected:

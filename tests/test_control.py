@@ -164,6 +164,20 @@ def test_the_command_draws_records_and_draws_again(
         assert problem in capsys.readouterr().err
 
 
+def test_the_scale_is_recorded_and_never_without_effect(
+    folders: tuple[str, str, str], tmp_path: Path
+) -> None:
+    model, net, picture = folders
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    control = ["--controlnet", net, "--control-image", picture]
+    drawing = ["generate", "a cat", "--model", model, "--seed", "3", "--steps", "2", *control]
+    assert main([*drawing, "--control-scale", "0.5", "--output", str(first)]) == 0
+    assert main(["generate", "--from-png", str(first), *control, "--output", str(second)]) == 0
+    assert first.read_bytes() == second.read_bytes()
+    with pytest.raises(RequestError, match=r"control_scale 0\.5 was given without a control image"):
+        read_control(None, 0.5, expected=False)
+
+
 def test_a_sketch_that_white_swallows_is_refused() -> None:
     """Lines on a transparent layer, as painting programs save them, would be a blank picture."""
     lines = Image.new("RGBA", (64, 64), (0, 0, 0, 0))

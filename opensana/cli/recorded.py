@@ -14,11 +14,16 @@ FILES = ("image", "mask", "control_image", "lora")
 
 
 def recorded(path: Path) -> dict[str, Any]:
-    """Model and request that a PNG drawn by opensana records."""
+    """Model, request and control scale that a PNG drawn by opensana records."""
     from opensana.picture import read_note, read_request
 
-    model = read_note(path).get("model") or DEFAULT_MODEL
-    return asdict(read_request(path)) | {"model": model}
+    note = read_note(path)
+    scale = note.get("control_scale")
+    own = {
+        "model": note.get("model") or DEFAULT_MODEL,
+        "control_scale": scale if isinstance(scale, float) else 1.0,
+    }
+    return asdict(read_request(path)) | own
 
 
 def recorded_files(path: Path) -> dict[str, list[Any]]:

@@ -44,10 +44,10 @@ def locate(model: str | Path, *, revision: str | None = None, variant: str | Non
     From the hub only the files that are used are fetched; `variant` picks fp16 or bf16 weights.
     """
     name = str(model)
-    if name in preset_names():
-        return PRETRAINED / name
-    folder = Path(name).expanduser()
+    folder = PRETRAINED / name if name in preset_names() else Path(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise WeightsError(f"{name} is no model on the hub: it has no revision {revision!r}")
         if not is_model(folder):
             raise WeightsError(
                 f"{folder} holds no model: it has no model_index.json or config.json"

@@ -74,6 +74,12 @@ def test_a_folder(pretrained: Path, tmp_path: Path) -> None:
             locate(path)
 
 
+def test_a_revision_belongs_to_the_hub(pretrained: Path, tmp_path: Path) -> None:
+    for model in ("emoji-256", pretrained, tmp_path):
+        with pytest.raises(WeightsError, match="is no model on the hub: it has no revision 'v2'"):
+            locate(model, revision="v2")
+
+
 def test_only_needed_files_are_fetched() -> None:
     plain = needed_files(REPOSITORY, None)
     assert "transformer/diffusion_pytorch_model-00001-of-00002.safetensors" in plain
