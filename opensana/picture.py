@@ -15,8 +15,8 @@ from PIL import Image, PngImagePlugin
 
 from opensana.config import build
 from opensana.errors import RequestError
+from opensana.files.writing import write_atomic
 from opensana.request import Request
-from opensana.weights.files import write_atomic
 
 CHUNK = "opensana"
 FORMAT = 1

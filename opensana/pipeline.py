@@ -19,6 +19,7 @@ from opensana.control import Control, read_control
 from opensana.decoding import band_memory, decode_images, encode_image
 from opensana.device import parse_bytes, resolve_device, resolve_dtype
 from opensana.errors import RequestError
+from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
@@ -42,7 +43,6 @@ from opensana.prompts import prompt_notes, read_prompts
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
-from opensana.text.gemma import cache_folder
 from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer

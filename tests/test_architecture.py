@@ -26,7 +26,8 @@ LINES = (
     ("presets", "memory"),
     ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
     ("layers", "weights"),
-    ("request", "config", "device", "bins", "lock", "cluster", "encodings"),
+    ("files",),
+    ("request", "config", "device", "bins", "cluster"),
     ("errors",),
 )
 HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}

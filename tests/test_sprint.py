@@ -14,11 +14,11 @@ from PIL import Image
 from opensana.convert import convert
 from opensana.errors import ConfigError, OpensanaError, RequestError
 from opensana.evaluate.generation import drawer
+from opensana.files.writing import read_json
 from opensana.layout.describing import describe
 from opensana.picture import read_request
 from opensana.pipeline import Sana
 from opensana.request import Request
-from opensana.weights.files import read_json
 from tests import tiny
 from tests.weights.test_names import official_transformer
 

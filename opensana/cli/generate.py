@@ -31,8 +31,8 @@ from opensana.cli.recorded import (
     recorded_scales,
 )
 from opensana.device import parse_bytes
-from opensana.encodings import decode_text
 from opensana.errors import DataError, RequestError
+from opensana.files.encodings import decode_text
 from opensana.request import Request
 
 if TYPE_CHECKING:

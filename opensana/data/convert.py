@@ -8,12 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from opensana.data.filters import Filter
-from opensana.data.publish import published
 from opensana.data.record import Record, Reject
 from opensana.data.rejects import MAX_BAD, check_bad
 from opensana.data.sources.indexed import Indexed
 from opensana.data.writers import WRITERS
 from opensana.errors import ConfigError, DataError, near
+from opensana.files.writing import atomic_folder
 
 SHARD_SIZE = 1000
 
@@ -53,7 +53,7 @@ def convert(
     _check_place(source, to)
     rejects, filtered, written = list(source.rejects), list[Reject](), 0
     check_bad(source.where, rejects, len(source), max_bad=max_bad)
-    with published(to) as folder:
+    with atomic_folder(to) as folder:
         with closing(WRITERS[form](folder, shard_size)) as writer:
             for index in tqdm(range(len(source)), unit="picture", disable=None):
                 record = source.record(index)

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
-from opensana.data.growing import JOURNAL, GrowingFiles, Lines
-from opensana.data.publish import published
 from opensana.data.texts import LARGEST_HALF, NULL, Texts
 from opensana.errors import DataError
+from opensana.files.growing import JOURNAL, GrowingFiles, Lines
+from opensana.files.writing import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class FeatureWriter:
 @contextmanager
 def write_features(to: Path, *, keys: Keys, text: Path) -> Iterator[FeatureWriter]:
     """Write a cache with a copy of the text folder; it appears as a whole, or not at all."""
-    with published(to) as temporary, closing(GrowingFiles(temporary)) as files:
+    with atomic_folder(to) as temporary, closing(GrowingFiles(temporary)) as files:
         writer = FeatureWriter(files, keys=keys)
         yield writer
         files.finish()

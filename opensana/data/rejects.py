@@ -1,14 +1,13 @@
 """What a data set could not use: `rejects.jsonl`, and how much of it a run accepts."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from opensana.data.record import Reject
 from opensana.errors import ConfigError, DataError
+from opensana.files.writing import write_atomic
 
 MAX_BAD = 0.01
 SHOWN = 3
@@ -47,15 +46,8 @@ def check_bad(
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
     """Write one JSON object a line, {"path", "reason"}; the file appears as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(_line(reject) for reject in rejects)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    lines = "".join(_line(reject) for reject in rejects)
+    write_atomic(path, lambda temporary: temporary.write_text(lines, "utf-8"))
 
 
 def read_rejects(path: Path) -> list[Reject]:

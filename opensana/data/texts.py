@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
-from opensana.data.growing import JOURNAL, GrowingFiles, Lines
-from opensana.data.publish import published
 from opensana.errors import DataError
+from opensana.files.growing import JOURNAL, GrowingFiles, Lines
+from opensana.files.writing import atomic_folder
 
 NULL = -1
 LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -155,7 +155,7 @@ class TextWriter:
 @contextmanager
 def write_text(folder: Path, *, keys: Keys, null: np.ndarray) -> Iterator[TextWriter]:
     """Write a text folder; it appears as a whole, or not at all."""
-    with published(folder) as temporary, closing(GrowingFiles(temporary)) as files:
+    with atomic_folder(folder) as temporary, closing(GrowingFiles(temporary)) as files:
         writer = TextWriter(files, keys=keys, null=null)
         yield writer
         files.finish()

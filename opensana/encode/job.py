@@ -21,7 +21,6 @@ import numpy as np
 from opensana.cluster import Cluster
 from opensana.data.cache import read_manifest
 from opensana.data.features import FeatureWriter, Sample
-from opensana.data.growing import JOURNAL, GrowingFiles
 from opensana.data.record import Reject, Source
 from opensana.data.texts import TextWriter, caption_digest
 from opensana.encode.blocks import (
@@ -34,6 +33,7 @@ from opensana.encode.blocks import (
     fingerprint,
 )
 from opensana.errors import DataError
+from opensana.files.growing import JOURNAL, GrowingFiles
 
 BLOCK = 256
 REPORT_SECONDS = 10.0

@@ -20,7 +20,7 @@ from torch.nn import functional
 from opensana.clip import load_clip
 from opensana.clip.model import CLASS_NAME
 from opensana.errors import DataError, WeightsError
-from opensana.weights.files import read_json
+from opensana.files.writing import read_json
 from opensana.weights.locate import locate_library
 
 Extract = Callable[[Tensor], Tensor]

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from opensana.encodings import decode_text
 from opensana.errors import ConfigError, DataError
+from opensana.files.encodings import decode_text
 
 DEFAULT_PROMPT = (
     "Describe this picture for somebody who cannot see it, in two to four plain sentences: what it "

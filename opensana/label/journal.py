@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import DataError
+from opensana.files.lock import held
+from opensana.files.writing import write_atomic
 from opensana.label.captioners import Failure, Maker
-from opensana.lock import held
 
 IDENTITY = {
     "captions": ("key", "maker"),
@@ -100,7 +101,7 @@ class LabelFolder:
         makers = read_makers(self.folder)
         if maker.id not in makers:
             text = json.dumps(makers | {maker.id: asdict(maker)}, indent=2) + "\n"
-            _write_whole(self.folder / "makers.json", text.encode("ascii"))
+            write_atomic(self.folder / "makers.json", lambda new: new.write_text(text, "ascii"))
 
     def fold(self) -> None:
         """Take the lines of finished blocks into the journals."""
@@ -137,7 +138,8 @@ def write_block(folder: Path, kind: str, name: str, lines: Iterable[Line]) -> No
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
     """A whole file of lines, or none."""
-    _write_whole(path, b"".join(_encode(line) for line in lines))
+    content = b"".join(_encode(line) for line in lines)
+    write_atomic(path, lambda new: new.write_bytes(content))
 
 
 def reject_line(key: str, maker: str, failure: Failure) -> Line:
@@ -179,15 +181,6 @@ def read_makers(folder: Path) -> dict[str, Any]:
     if not isinstance(makers, dict):
         raise DataError(f"{folder / 'makers.json'} is not an object of makers")
     return makers
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with temporary.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _decode(data: bytes, kind: str, where: str) -> Line:

@@ -17,8 +17,8 @@ from torch.nn.functional import normalize
 from opensana.clip.model import CLASS_NAME
 from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
+from opensana.files.writing import read_json
 from opensana.label.models import fingerprint, load, published_name
-from opensana.weights.files import read_json
 from opensana.weights.locate import locate_library
 
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")

@@ -10,6 +10,7 @@ from torch import nn
 from opensana.autoencoder.model import Autoencoder
 from opensana.bins import bins
 from opensana.device import resolve_device, resolve_dtype
+from opensana.files.writing import read_json
 from opensana.layout.index import INDEX, ModelInfo, read_info
 from opensana.layout.parts import (
     SPRINT_PART,
@@ -24,7 +25,7 @@ from opensana.memory import memory_needed
 from opensana.presets import facts
 from opensana.published import describe_published
 from opensana.transformer.model import Transformer
-from opensana.weights.files import check_fit, read_headers, read_json
+from opensana.weights.files import check_fit, read_headers
 from opensana.weights.formats import held_dtype
 from opensana.weights.locate import is_here, locate
 

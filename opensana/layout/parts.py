@@ -9,6 +9,7 @@ import torch
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.device import resolve_dtype
 from opensana.errors import WeightsError, near
+from opensana.files.writing import read_json
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNetConfig
 from opensana.weights.files import (
@@ -17,7 +18,6 @@ from opensana.weights.files import (
     available_variants,
     check_weights,
     read_headers,
-    read_json,
 )
 from opensana.weights.formats import held_dtype
 from opensana.weights.locate import HUB_ID, fetch

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import WeightsError, near
+from opensana.files.writing import read_json, write_json
 from opensana.request import SolverName
-from opensana.weights.files import read_json, write_json
 
 DIFFUSERS_VERSION = "0.32.0"
 DPM, EULER = "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"

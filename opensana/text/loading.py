@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from opensana.errors import WeightsError
+from opensana.files.writing import read_json
 from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.gemma3_config import Gemma3Config
 from opensana.text.tokenizer import PreTrainedTokenizerFast
-from opensana.weights.files import read_json
 
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}

@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from opensana.errors import CheckpointError, OpensanaError
+from opensana.files.writing import write_json
 from opensana.train.stored import Stored
-from opensana.weights.files import write_json
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"

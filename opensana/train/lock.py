@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from opensana.errors import CheckpointError
-from opensana.lock import held
+from opensana.files.lock import held
 
 
 def locked(run: Path) -> AbstractContextManager[None]:

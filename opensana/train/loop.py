@@ -15,6 +15,7 @@ import torch
 
 from opensana.config import to_toml
 from opensana.errors import NumericsError
+from opensana.files.writing import write_atomic
 from opensana.train import checkpoint
 from opensana.train.before import check_compiler, check_disk, check_writable
 from opensana.train.loader import ahead
@@ -29,7 +30,6 @@ from opensana.train.samples import grid_path
 from opensana.train.saving import Export, Saver
 from opensana.train.stop import StopRequest
 from opensana.train.task import Task
-from opensana.weights.files import write_atomic
 
 Some = TypeVar("Some", bound=Recipe)
 

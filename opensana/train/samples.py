@@ -1,12 +1,13 @@
 """Grids of pictures written while a run goes on: uint8 PNG files in run/samples/."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from opensana.files.writing import write_atomic
 
 
 def to_pixels(pictures: np.ndarray) -> Tensor:
@@ -39,7 +40,6 @@ def write_grid(run: Path, step: int, pictures: np.ndarray, *, columns: int) -> P
     """Write run/samples/step-N.png atomically."""
     path = grid_path(run, step)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    grid(pictures, columns=columns).save(temporary, format="PNG")
-    os.replace(temporary, path)
+    sheet = grid(pictures, columns=columns)
+    write_atomic(path, lambda temporary: sheet.save(temporary, format="PNG"))
     return path

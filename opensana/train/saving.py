@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from opensana.weights.files import write_json, write_safetensors
+from opensana.files.writing import write_json
+from opensana.weights.files import write_safetensors
 
 
 @dataclass(frozen=True)

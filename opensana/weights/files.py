@@ -3,10 +3,7 @@
 Reading is strict and never unpickles; writing is atomic (temporary file, fsync, rename).
 """
 
-import json
-import os
 import re
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from opensana.errors import OpensanaError, WeightsError, near
+from opensana.errors import WeightsError, near
+from opensana.files.writing import read_json, write_atomic, write_json
 from opensana.weights.formats import WHOLE, check_formats, format_of, widened
 
 VARIANTS = ("fp16", "bf16")
 BASE_NAMES = ("diffusion_pytorch_model", "model")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-LARGEST_JSON = 2**26
 KEYS_SHOWN = 3
 Read = TypeVar("Read")
 
@@ -126,23 +123,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not all(isinstance(name, str) for name in mapping.values()):
         raise WeightsError(f"{index}: `weight_map` must map tensor names to file names")
     return mapping
-
-
-def read_json(path: str | Path) -> dict:
-    """A JSON object from a model folder; a damaged or missing file is a WeightsError."""
-    try:
-        if Path(path).stat().st_size > LARGEST_JSON:
-            raise WeightsError(f"{path} is larger than {LARGEST_JSON} bytes: no configuration")
-        value = json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing from the model folder") from None
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} must hold one JSON object, got {type(value).__name__}")
-    return value
 
 
 # ------------------------------------------------------------------ reading
@@ -372,46 +352,3 @@ def _remove_stale(folder: Path, stem: str, index: Path, written: Iterable[Path])
     for file in folder.iterdir():
         if file not in keep and (file == index or shard.fullmatch(file.name)):
             file.unlink()
-
-
-def write_json(path: str | Path, value: Mapping) -> None:
-    """Write one JSON object atomically, indented as the published files are."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside `path`, flush it to disk, then rename it.
-
-    The temporary name is short, whatever that of `path`, which may have all that the system allows.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors makes its files private
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise OpensanaError(f"{path} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes the rename itself durable; only POSIX lets a folder be opened for this."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

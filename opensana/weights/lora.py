@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from opensana.errors import ConfigError, WeightsError, near
+from opensana.files.writing import read_json
 from opensana.weights.files import (
     PICKLED,
     check_finite,
     pickle_note,
-    read_json,
     read_metadata,
     read_safetensors,
 )

@@ -20,8 +20,8 @@ from PIL import Image
 from opensana.cli.label import open_pictures
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.publish import published
 from opensana.errors import OpensanaError
+from opensana.files.writing import atomic_folder
 from opensana.label.run import Plan, label
 
 CAPTIONS = "captions.jsonl"
@@ -52,7 +52,7 @@ def main() -> int:
 def write_pictures(data: EmojiData, folder: Path) -> None:
     """Each emoji as HEXCODE.png, and captions.jsonl; all of it or nothing."""
     with (
-        published(folder) as new,
+        atomic_folder(folder) as new,
         (new / CAPTIONS).open("w", encoding="utf-8") as table,
     ):
         for record in data.vocabulary:

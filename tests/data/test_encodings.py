@@ -12,8 +12,8 @@ from pyarrow import parquet
 from opensana.cli import main
 from opensana.data.convert import convert
 from opensana.data.sources import open_source
-from opensana.encodings import decode_text, encoding_of, text_lines
 from opensana.errors import ConfigError, DataError
+from opensana.files.encodings import decode_text, encoding_of, text_lines
 from opensana.label.captioners import read_prompt
 from opensana.label.tables import read_column
 from tests import tiny

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensana.data.growing import JOURNAL, GrowingFiles, Lines
 from opensana.errors import DataError
+from opensana.files.growing import JOURNAL, GrowingFiles, Lines
 
 
 def grow(files: GrowingFiles, number: int) -> None:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.publish import published
 from opensana.data.record import Reject
 from opensana.data.rejects import check_bad, read_rejects, share_of, write_rejects
 from opensana.errors import ConfigError, DataError
+from opensana.files.writing import atomic_folder
 
 REJECTS = [Reject("a\nb.png", "is \u96ea"), Reject("c.png", 'has "quotes"')]
 
@@ -57,7 +57,7 @@ def test_a_name_may_have_all_that_the_system_allows(tmp_path: Path) -> None:
     assert read_rejects(path) == [Reject("a.png", "is damaged")]
     folder = tmp_path / ("b" * 255)
     for text in ("one", "two"):
-        with published(folder) as partial:
+        with atomic_folder(folder) as partial:
             (partial / "file").write_text(text)
     assert (folder / "file").read_text() == "two"
     assert len(list(tmp_path.iterdir())) == 2

@@ -18,11 +18,11 @@ from opensana.autoencoder.plan import encoder_chain
 from opensana.cli import main
 from opensana.data.buckets import buckets, fit, nearest
 from opensana.data.features import Features
-from opensana.data.growing import GrowingFiles
 from opensana.data.record import Caption, Record
 from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
 from opensana.encode.pictures import Fitted, fitted_pictures, in_order
 from opensana.errors import ConfigError, DataError
+from opensana.files.growing import GrowingFiles
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 

@@ -13,11 +13,12 @@ from opensana.data.convert import convert
 from opensana.data.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
+from opensana.files.writing import read_json
 from opensana.layout import finding
 from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.losses import ReconstructionLoss, psnr
-from opensana.weights.files import load_into, read_json, read_safetensors, write_safetensors
+from opensana.weights.files import load_into, read_safetensors, write_safetensors
 from tests.train.reading import bits, lines
 
 REFINE = {

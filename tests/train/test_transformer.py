@@ -13,13 +13,14 @@ from opensana.data.captions import CaptionRule
 from opensana.data.features import NULL, Features, Sample, write_features
 from opensana.data.texts import Texts
 from opensana.errors import ConfigError, DataError, NumericsError
+from opensana.files.writing import read_json
 from opensana.train import transformer as training
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.batches import Stream, choose_caption, draw_noise, drops
 from opensana.train.initial import standardise_inputs
 from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import load_into, read_json, read_safetensors
+from opensana.weights.files import load_into, read_safetensors
 from tests.train.conftest import BY_WEIGHT
 from tests.train.reading import bits, lines
 

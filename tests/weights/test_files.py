@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from opensana.errors import OpensanaError, WeightsError
+from opensana.files.writing import read_json, write_atomic
 from opensana.weights.files import (
     available_variants,
     load_into,
     read_headers,
-    read_json,
     read_safetensors,
-    write_atomic,
     write_safetensors,
 )
 

@@ -24,8 +24,8 @@ from opensana.data.emoji.vocabulary import (
     normal,
     topic_of,
 )
-from opensana.data.publish import published
 from opensana.errors import DataError
+from opensana.files.writing import atomic_folder
 
 KEYWORDS_FILE = "package/dist/emoji-en-US.json"
 
@@ -50,7 +50,7 @@ def build(to: Path, *, pictures: Mapping[str, bytes], captions: Mapping[str, byt
     if not kept:
         raise DataError("no picture has an English label: are these the right packages?")
     records = _records([emoji[hexcode] for hexcode in kept])
-    with published(to) as folder:
+    with atomic_folder(to) as folder:
         array = np.lib.format.open_memmap(
             folder / "pictures.npy", "w+", np.uint8, (len(kept), SIZE, SIZE, 4)
         )

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any
 
 from opensana.data.record import Caption, Record
-from opensana.encodings import SURROGATE, decode_text
+from opensana.files.encodings import SURROGATE, decode_text
 
 Note = Callable[[str], None]
 Row = Mapping[str, Any]

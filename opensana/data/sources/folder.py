@@ -23,8 +23,8 @@ from opensana.data.sources.indexed import Indexed
 from opensana.data.sources.json_files import JsonFiles
 from opensana.data.sources.official import captions_with_suffixes
 from opensana.data.sources.tables import Tables
-from opensana.encodings import decode_text
 from opensana.errors import DataError
+from opensana.files.encodings import decode_text
 
 
 class FolderSource(Indexed):

@@ -14,8 +14,8 @@ from opensana.data.sources.fields import (
     tidy,
 )
 from opensana.data.sources.files import Files, Refuse
-from opensana.encodings import text_lines
 from opensana.errors import DataError
+from opensana.files.encodings import text_lines
 
 TABLES = ("metadata.jsonl", "metadata.csv")
 

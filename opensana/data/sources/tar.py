@@ -32,8 +32,8 @@ from opensana.data.sources.fields import (
 from opensana.data.sources.files import open_inside, read_inside
 from opensana.data.sources.indexed import Indexed, printable
 from opensana.data.sources.samples import Named, group
-from opensana.encodings import decode_text
 from opensana.errors import DataError
+from opensana.files.encodings import decode_text
 
 MOST_SIDECAR_BYTES = 256 << 20
 

@@ -1,0 +1,1 @@
+"""What any part needs of the disk: whole or nothing, one process a folder, text, a cache."""
