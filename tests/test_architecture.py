@@ -26,8 +26,8 @@ LINES = (
     ("presets", "memory"),
     ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
     ("layers", "weights"),
-    ("files",),
-    ("request", "config", "device", "bins", "cluster"),
+    ("files", "workers"),
+    ("request", "config", "device", "bins"),
     ("errors",),
 )
 HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from opensana.cli import main
-from opensana.cluster import Cluster, connected
 from opensana.data.record import Record
 from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, encode_on, job
 from opensana.errors import DataError, MissingExtraError, OpensanaError
 from opensana.label import cluster
 from opensana.label.journal import writing
 from opensana.label.stages import Stage
+from opensana.workers.cluster import Cluster, connected
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 from tests.label.folders import draw, expected, open_pictures, open_stage

@@ -46,11 +46,11 @@ class Encode(Command):
     """How many with --ray; left out, one on each GPU, or one."""
 
     def run(self) -> None:
-        from opensana.cluster import check_workers, connected
         from opensana.data.rejects import share_of
         from opensana.device import parse_bytes
         from opensana.encode import EncodeOptions, encode, encode_on
         from opensana.encode.encoders import native_size
+        from opensana.workers.cluster import check_workers, connected
 
         check_workers(self.ray, self.workers)
         options = EncodeOptions(

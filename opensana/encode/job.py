@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from opensana.cluster import Cluster
 from opensana.data.cache import read_manifest
 from opensana.data.features import FeatureWriter, Sample
 from opensana.data.record import Reject, Source
@@ -34,6 +33,7 @@ from opensana.encode.blocks import (
 )
 from opensana.errors import DataError
 from opensana.files.growing import JOURNAL, GrowingFiles
+from opensana.workers.cluster import Cluster
 
 BLOCK = 256
 REPORT_SECONDS = 10.0

@@ -3,22 +3,18 @@
 The source is read by the calling thread alone, for it may be a file with a position.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 
 from opensana.data.buckets import Bucket, fit, nearest
 from opensana.data.record import Caption, Record, Reject, Source
 from opensana.errors import DataError
+from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], np.ndarray]
 """An encoded picture to uint8 [H, W, 3]; DataError for one that is refused."""
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,6 @@ def fitted_pictures(
         return item if isinstance(item, Reject) else _fitted(*item, sizes, decode)
 
     return in_order(prepared, (_read(source, index) for index in indices), workers=workers)
-
-
-def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Result]:
-    """`function` of each item, in order, computed ahead by threads; few results ever wait."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _read(source: Source, index: int) -> tuple[Record, bytes] | Reject:

@@ -18,13 +18,13 @@ from opensana.evaluate.generation import (
     Answers,
     Draw,
     Question,
-    Report,
     draw_all,
     shuffled,
     summarise,
     verdict,
 )
 from opensana.evaluate.grounds import Grounds
+from opensana.workers.progress import Report
 
 FRAME = 4
 JUST_NOTICEABLE, CLOSE = 2.3, 5.0

@@ -1,7 +1,6 @@
 """All figures of a model on the emoji set, as `opensana evaluate` prints them."""
 
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from opensana.evaluate.counts import Counts
 from opensana.evaluate.generation import (
     Answers,
     Draw,
-    Report,
     ask,
     caption_questions,
     drawer,
@@ -35,6 +33,7 @@ from opensana.layout.index import INDEX
 from opensana.layout.reading import load_autoencoder
 from opensana.pipeline import Sana
 from opensana.weights.locate import locate
+from opensana.workers.progress import progress
 
 DEFAULT = Counts()
 LINEAR_FIT = 640
@@ -168,18 +167,3 @@ def measure_pairs(draw: Draw, data: EmojiData, count: int) -> list[Pairs | None]
         report = progress(what)
         figures.append(ask_pairs(draw, questions, grounds, report=report) if questions else None)
     return figures
-
-
-def progress(what: str) -> Report:
-    """Says the time left on stderr every ten seconds."""
-    start = time.monotonic()
-    said = [start]
-
-    def report(done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - said[0] > 10 or done == total:
-            said[0] = now
-            left = (now - start) / done * (total - done)
-            print(f"opensana: {done}/{total} {what}, {left:.0f} s left", file=sys.stderr)
-
-    return report

@@ -22,6 +22,7 @@ from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.pipeline import Sana
 from opensana.pixels import to_images
 from opensana.request import Request
+from opensana.workers.progress import Report
 
 SMALL = 64
 BATCH = 8
@@ -30,8 +31,6 @@ TOP = 5
 Item = TypeVar("Item")
 Draw = Callable[[Sequence[str], Sequence[int]], list[Image.Image]]
 """Prompts and seeds to pictures."""
-Report = Callable[[int, int], None]
-"""Called with the pictures done and their number."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from PIL import Image
 from opensana.data.emoji.compose import PAIRS, Scene
 from opensana.data.emoji.dataset import EmojiData
 from opensana.data.emoji.prompts import PAIR_ROUNDS, pair_scenes
-from opensana.evaluate.generation import Draw, Report, draw_all, shuffled
+from opensana.evaluate.generation import Draw, draw_all, shuffled
 from opensana.evaluate.grounds import Grounds, cut
+from opensana.workers.progress import Report
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.data.pictures import PictureSource
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError, DataError, RequestError
-from opensana.evaluate.emoji import progress
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.generation import contact_sheet
 from opensana.evaluate.reconstruction import Tally, decibels, pairs, through
@@ -26,6 +25,7 @@ from opensana.layout.finding import find_autoencoder
 from opensana.layout.parts import part_dtype
 from opensana.layout.reading import load_autoencoder, settle
 from opensana.pixels import to_images
+from opensana.workers.progress import progress
 
 SHOWN = 8
 

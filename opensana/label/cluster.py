@@ -10,10 +10,10 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from opensana.cluster import Cluster
 from opensana.label.captioners import Failure, Maker
 from opensana.label.journal import LabelFolder, Line, reject_line, write_block
 from opensana.label.stages import PictureSet, Stage, Tally, Task, maker_of, missing, results
+from opensana.workers.cluster import Cluster
 
 BLOCK = 64
 """Pictures that a killed worker may have to do again."""

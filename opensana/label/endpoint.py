@@ -19,8 +19,8 @@ from PIL import Image
 
 from opensana.errors import ConfigError, OpensanaError
 from opensana.label.captioners import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
-from opensana.label.in_flight import in_flight
 from opensana.label.transport import Pace, Reply, Unreachable, may_carry_key, post, retry_after
+from opensana.workers.threads import in_flight
 
 PASSING = frozenset({408, 409, 425, 429})
 """Besides those of 500 and more."""

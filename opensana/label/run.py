@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from opensana.cluster import check_workers, connected
 from opensana.errors import ConfigError
 from opensana.label import cluster, stages
 from opensana.label.captioners import Settings, check_spec, open_captioner
 from opensana.label.facts import duplicate_groups
 from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
 from opensana.label.stages import CaptionStage, FactStage, PictureSet, ScoreStage, Stage
+from opensana.workers.cluster import check_workers, connected
 
 OpenStage = Callable[[], Stage]
 

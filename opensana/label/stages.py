@@ -8,7 +8,6 @@ already is never made again, so the same command goes on after any interruption.
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from opensana.label.captioners import Captioner, Failure, Maker
 from opensana.label.facts import difference_hash, sharpness
 from opensana.label.journal import LabelFolder, Line
 from opensana.label.labels import Labels, own_maker
+from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], Image.Image]
 """Encoded bytes to an upright RGB picture; an OpensanaError if they are none."""
@@ -158,7 +158,9 @@ def results(stage: Stage, tasks: Iterable[Task], pictures: PictureSet) -> Result
     unreadable: deque[tuple[str, Failure]] = deque()
 
     def readable() -> Work:
-        for task, image in _read_ahead(tasks, pictures):
+        # One other thread decodes: a source need not be safe for several.
+        read = in_order(lambda task: (task, pictures.read(task.key)), tasks, workers=1, ahead=AHEAD)
+        for task, image in read:
             if isinstance(image, Failure):
                 unreadable.append((task.key, image))
             else:
@@ -169,21 +171,6 @@ def results(stage: Stage, tasks: Iterable[Task], pictures: PictureSet) -> Result
         while unreadable:
             yield unreadable.popleft()
     yield from unreadable
-
-
-def _read_ahead(
-    tasks: Iterable[Task], pictures: PictureSet
-) -> Iterator[tuple[Task, Image.Image | Failure]]:
-    """Decodes in one other thread: a source need not be safe for several."""
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque[Any]()
-        for task in tasks:
-            waiting.append((task, pool.submit(pictures.read, task.key)))
-            if len(waiting) > AHEAD:
-                first, image = waiting.popleft()
-                yield first, image.result()
-        for rest, image in waiting:
-            yield rest, image.result()
 
 
 class Tally:

@@ -18,7 +18,6 @@ from opensana.errors import NumericsError
 from opensana.files.writing import write_atomic
 from opensana.train import checkpoint
 from opensana.train.before import check_compiler, check_disk, check_writable
-from opensana.train.loader import ahead
 from opensana.train.lock import locked
 from opensana.train.metrics import Metrics, Silence
 from opensana.train.parallel import Processes, own, started
@@ -30,6 +29,7 @@ from opensana.train.samples import grid_path
 from opensana.train.saving import Export, Saver
 from opensana.train.stop import StopRequest
 from opensana.train.task import Task
+from opensana.workers.threads import in_order
 
 Some = TypeVar("Some", bound=Recipe)
 
@@ -118,7 +118,10 @@ class Session:
             metrics.say(f"{recipe.run} is finished at step {done}; raise `steps` to go on")
             return
         rank = () if self.processes.alone else (self.processes.rank,)
-        for step, batch in enumerate(ahead(task.prepare, done, recipe.steps), done):
+        # One step ahead: a thread prepares the next batch while this one is trained on.
+        steps = range(done, recipe.steps)
+        batches = in_order(task.prepare, steps, workers=1, ahead=1)
+        for step, batch in enumerate(batches, done):
             torch.manual_seed(seed_of(recipe.seed, step, "layers", *rank))
             metrics.step(step + 1, task.train(step, batch))
             done = step + 1

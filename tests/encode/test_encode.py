@@ -20,9 +20,10 @@ from opensana.data.buckets import buckets, fit, nearest
 from opensana.data.features import Features
 from opensana.data.record import Caption, Record
 from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
-from opensana.encode.pictures import Fitted, fitted_pictures, in_order
+from opensana.encode.pictures import Fitted, fitted_pictures
 from opensana.errors import ConfigError, DataError
 from opensana.files.growing import GrowingFiles
+from opensana.workers.threads import in_order
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 

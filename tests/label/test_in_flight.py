@@ -4,7 +4,7 @@ from threading import Lock
 
 import pytest
 
-from opensana.label.in_flight import in_flight
+from opensana.workers.threads import in_flight
 
 
 def test_answers_come_as_they_are_done_and_few_are_asked_for() -> None:

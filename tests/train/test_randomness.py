@@ -2,8 +2,8 @@
 
 import torch
 
-from opensana.train.loader import ahead
 from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
+from opensana.workers.threads import in_order
 
 
 def test_each_sample_once_per_epoch_whatever_the_batch():
@@ -45,5 +45,11 @@ def test_purposes_are_independent():
 
 
 def test_the_loader_keeps_the_order():
-    assert list(ahead(lambda step: step * step, 3, 8)) == [9, 16, 25, 36, 49]
-    assert list(ahead(lambda step: step, 5, 5)) == []
+    assert list(in_order(lambda step: step * step, range(3, 8), workers=1, ahead=1)) == [
+        9,
+        16,
+        25,
+        36,
+        49,
+    ]
+    assert list(in_order(lambda step: step, range(5, 5), workers=1, ahead=1)) == []

@@ -1,12 +1,32 @@
-"""Work on several things at once, of which each answer is given as soon as it is there."""
+"""Work done ahead by threads: answers in the order of the items, or as soon as each is there."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+def in_order(
+    work: Callable[[Item], Answer], items: Iterable[Item], *, workers: int, ahead: int | None = None
+) -> Iterator[Answer]:
+    """`work` of each item, in order, computed while the caller uses those before.
+
+    At most `ahead` answers wait, twice the workers if left out.
+    """
+    most = 2 * workers if ahead is None else ahead
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Answer]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def in_flight(

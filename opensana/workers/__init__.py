@@ -1,0 +1,1 @@
+"""Work by several threads or machines, and how far it is."""
