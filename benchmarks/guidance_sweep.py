@@ -30,7 +30,6 @@ from opensana.evaluate.generation import (
     Question,
     References,
     ask,
-    contact_sheet,
     drawer,
     label_questions,
     references,
@@ -38,6 +37,7 @@ from opensana.evaluate.generation import (
 )
 from opensana.evaluate.grounds import Grounds, halves, whole
 from opensana.evaluate.pairs import PairQuestion, ask_pairs, pair_questions
+from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
 from opensana.train.plot import plot
 

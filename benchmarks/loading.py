@@ -29,11 +29,11 @@ from benchmarks.timing import machine, medians
 from opensana.data.buckets import buckets
 from opensana.data.captions import CaptionRule
 from opensana.data.features import Features
-from opensana.data.images import decode
 from opensana.data.record import Source
 from opensana.data.sources import open_source
 from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
 from opensana.encode.pictures import Fitted, fitted_pictures
+from opensana.pictures.decode import decode
 from opensana.train.batches import choose_caption
 from opensana.train.order import BucketOrder
 

@@ -24,7 +24,7 @@ from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode
 from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
-from opensana.pixels import to_images
+from opensana.pictures.pixels import to_images
 
 WEIGHTS = "emoji-256"
 

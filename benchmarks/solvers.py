@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import machine
-from opensana.evaluate.generation import contact_sheet
 from opensana.evaluate.reconstruction import decibels
 from opensana.flow.solvers import SOLVERS
+from opensana.pictures.pixels import to_images
+from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
-from opensana.pixels import to_images
 from opensana.request import Request, SolverName
 from opensana.train.plot import plot
 

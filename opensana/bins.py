@@ -4,9 +4,6 @@ A size between them can be asked for all the same: the picture is drawn at the b
 ratio, scaled until it covers the size, and cut to it about its centre.
 """
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from opensana.errors import RequestError
 
 Size = tuple[int, int]
@@ -50,16 +47,3 @@ def nearest_bin(width: int, height: int, *, native: int) -> Size:
             "leave binned out"
         )
     return table[min(table, key=lambda ratio: abs(ratio - height / width))]
-
-
-def cover(pixels: Tensor, width: int, height: int) -> Tensor:
-    """Pixels [B, 3, H, W] scaled (bilinear) until they cover the size, then cut to its centre."""
-    old_height, old_width = pixels.shape[-2:]
-    if (old_width, old_height) == (width, height):
-        return pixels
-    scale = max(height / old_height, width / old_width)
-    # A product just below a whole number would leave the picture one pixel short of the size.
-    scaled = max(int(old_height * scale), height), max(int(old_width * scale), width)
-    pixels = F.interpolate(pixels, size=scaled, mode="bilinear", align_corners=False)
-    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
-    return pixels[..., top : top + height, left : left + width]

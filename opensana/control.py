@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from opensana.errors import RequestError
-from opensana.image_input import ImageSource, read_image, read_layer
+from opensana.pictures.input import ImageSource, read_image, read_layer
+from opensana.pictures.resize import covering
 
 MOST_SCALE = 10.0
 NEARLY_WHITE = 250
@@ -43,7 +44,7 @@ class Control:
             return self
         cut = "" if had[0] * height == had[1] * width else " and cut"
         notice(f"the control image of {had[0]} x {had[1]} was scaled{cut} to {width} x {height}")
-        return replace(self, image=ImageOps.fit(self.image, size, Image.Resampling.LANCZOS))
+        return replace(self, image=covering(self.image, *size))
 
 
 def read_control(image: ImageSource | None, scale: float, *, expected: bool) -> Control | None:

@@ -10,10 +10,11 @@ from torch import Tensor
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands, encode
-from opensana.bins import Size, cover
+from opensana.bins import Size
 from opensana.device import format_bytes, free_memory
 from opensana.errors import ConfigError
-from opensana.pixels import to_image, to_images, to_levels, to_pixels
+from opensana.pictures.pixels import to_image, to_images, to_levels, to_pixels
+from opensana.pictures.resize import cover
 
 FREE_SHARE = 0.8  # of the free memory: no plan is exact
 

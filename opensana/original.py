@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from opensana.errors import RequestError
-from opensana.image_input import ImageSource, read_image, read_layer
 from opensana.mask import drawn_part
+from opensana.pictures.input import ImageSource, read_image, read_layer
+from opensana.pictures.resize import covering
 from opensana.request import LARGEST_SIZE, SIZE_STEP, Request
 
 STRENGTH = 0.6
@@ -73,7 +74,7 @@ class Original:
         size = (width, height)
         if self.image.size == size:
             return self
-        image = ImageOps.fit(self.image, size, Image.Resampling.LANCZOS)
+        image = covering(self.image, *size)
         if self.mask is None:
             return Original(image)
         shares = ImageOps.fit(self.mask.convert("F"), size, Image.Resampling.BOX)

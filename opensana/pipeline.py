@@ -23,7 +23,6 @@ from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
-from opensana.image_input import ImageSource
 from opensana.layers.compiled import compile_convolutions
 from opensana.layout.index import ModelInfo, read_info
 from opensana.layout.parts import SPRINT_PART, part_dtype, stored_dtype
@@ -39,6 +38,7 @@ from opensana.layout.reading import (
 from opensana.layout.writing import write_model
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
+from opensana.pictures.input import ImageSource
 from opensana.prompts import prompt_notes, read_prompts
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.solving import Condition, Prepared, network_of, prepare, solve

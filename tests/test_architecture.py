@@ -22,12 +22,14 @@ LINES = (
     ("serve", "train", "label", "encode", "evaluate", "convert"),
     ("pipeline",),
     ("layout", "picture", "original", "control", "decoding", "solving", "prompts"),
-    ("image_input", "mask", "pixels", "published"),
+    ("mask", "published"),
     ("presets", "memory"),
+    ("bins",),
     ("text", "transformer", "autoencoder", "clip", "flow", "quantize", "data"),
+    ("pictures",),
     ("layers", "weights"),
     ("files", "workers"),
-    ("request", "config", "device", "bins"),
+    ("request", "config", "device"),
     ("errors",),
 )
 HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}

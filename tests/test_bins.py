@@ -17,9 +17,10 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_
 from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
 from opensana import presets
-from opensana.bins import bins, cover, nearest_bin
+from opensana.bins import bins, nearest_bin
 from opensana.errors import RequestError
-from opensana.image_input import ImageSource
+from opensana.pictures.input import ImageSource
+from opensana.pictures.resize import cover
 from opensana.pipeline import Sana
 from opensana.request import Request
 from tests import tiny

@@ -14,8 +14,8 @@ from opensana.errors import ConfigError, RequestError, WeightsError
 from opensana.layers.packed import PackedLinear, can_pack
 from opensana.layout.writing import write_controlnet
 from opensana.picture import read_note
+from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana
-from opensana.pixels import to_pixels
 from opensana.request import Request
 from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from tests import tiny

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from opensana.errors import RequestError
 from opensana.picture import Picture, read_note, read_request
+from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana
-from opensana.pixels import to_pixels
 from opensana.request import Request
 from tests import tiny
 

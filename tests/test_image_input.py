@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana import image_input
 from opensana.errors import RequestError
-from opensana.image_input import read_image
+from opensana.pictures import input as image_input
+from opensana.pictures.input import read_image
 
 LEVELS = np.arange(6 * 4 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 RGB = Image.fromarray(LEVELS)

@@ -17,8 +17,8 @@ from opensana.layout import reading
 from opensana.layout.describing import describe
 from opensana.layout.index import Notes
 from opensana.layout.writing import write_model_without_text
+from opensana.pictures.pixels import to_images, to_pixels
 from opensana.pipeline import Sana
-from opensana.pixels import to_images, to_pixels
 from opensana.request import Request
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny

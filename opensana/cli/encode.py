@@ -96,7 +96,7 @@ def open_encoder(
 def encoder_of(
     source: "Source", model: str, device: str, options: "EncodeOptions"
 ) -> "BlockEncoder":
-    from opensana.data.images import decode
     from opensana.encode import BlockEncoder, load_encoders
+    from opensana.pictures.decode import decode
 
     return BlockEncoder(source, load_encoders(model, device=device), options, decode)

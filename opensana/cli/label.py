@@ -102,9 +102,9 @@ def open_pictures(path: str, limit: int | None, max_bad: float) -> "PictureSet":
     """The pictures of a data set; a worker on another machine opens them anew."""
     from PIL import Image
 
-    from opensana.data.images import decode
     from opensana.data.rejects import check_bad
     from opensana.label.stages import PictureSet
+    from opensana.pictures.decode import decode
 
     source = open_and_tell(path)
     check_bad(path, source.rejects, len(source), max_bad=max_bad)

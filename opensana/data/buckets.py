@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
-from PIL import Image
-from torch.nn import functional
 
 from opensana.errors import ConfigError
+from opensana.pictures.resize import bicubic, lanczos
 
 UNITS = 16  # in the side of a published square
 MISSING = (21, 11)  # in units, height and width: 1344 x 704, which the rule has and the table not
@@ -92,21 +90,9 @@ def fit(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
         return pixels
     left, top, right, bottom = bucket.covering_box(width, height)
     cut = pixels[top:bottom, left:right]
-    return _lanczos(cut, bucket) if _is_large(bucket) else _bicubic(cut, bucket)
+    scale = lanczos if _is_large(bucket) else bicubic
+    return scale(cut, bucket.width, bucket.height)
 
 
 def _is_large(bucket: Bucket) -> bool:
     return bucket.height * bucket.width >= LEAST_AREA * SHARP**2
-
-
-def _lanczos(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
-    size = (bucket.width, bucket.height)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-
-
-def _bicubic(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
-    writable = np.require(pixels, requirements="W")  # torch warns of others
-    channels_last = torch.from_numpy(writable).permute(2, 0, 1)[None]
-    size = (bucket.height, bucket.width)
-    scaled = functional.interpolate(channels_last, size, mode="bicubic", antialias=True)
-    return scaled[0].permute(1, 2, 0).numpy()

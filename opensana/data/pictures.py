@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from opensana.data.images import decode
 from opensana.data.record import Reject
 from opensana.data.rejects import MAX_BAD, check_bad
 from opensana.data.sources import open_source
 from opensana.data.sources.indexed import Indexed
 from opensana.errors import DataError
+from opensana.pictures.decode import decode
 
 WHITE = np.full(3, 255, dtype=np.uint8)
 ALIGNMENT = 32

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from opensana.data.images import decode
 from opensana.data.record import Caption, Record, Reject
 from opensana.data.sources.indexed import Indexed
 from opensana.errors import DataError
+from opensana.pictures.decode import decode
 
 SIDES = (256, 512, 1024, 2048)
 # Height over width, as the buckets of training count it.

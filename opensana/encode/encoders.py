@@ -19,6 +19,7 @@ from opensana.device import resolve_device, resolve_dtype
 from opensana.layout.index import read_info
 from opensana.layout.parts import autoencoder_config, part_dtype, stored_dtype, transformer_config
 from opensana.layout.reading import load_autoencoder, load_text, settle
+from opensana.pictures.pixels import from_levels
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 
@@ -112,7 +113,7 @@ def encode_pixels(
     model: Autoencoder, pixels: np.ndarray, *, memory: int | None = None
 ) -> np.ndarray:
     """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3]."""
-    values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    values = from_levels(pixels).permute(0, 3, 1, 2)
     values = values.to(model.device, model.dtype)
     whole = memory is None
     latents = model.encode(values) if whole else streaming.encode(model, values, memory=memory)

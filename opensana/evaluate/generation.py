@@ -14,13 +14,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from opensana.data.emoji.compose import Scene, compose
 from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.pictures.pixels import to_images
+from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
-from opensana.pixels import to_images
 from opensana.request import Request
 from opensana.workers.progress import Report
 
@@ -185,39 +186,6 @@ def _pixels(model: Sana, request: Request, prompts: Sequence[str], seeds: Sequen
 
 
 # ------------------------------------------------------------------ contact sheet
-
-
-def contact_sheet(
-    pictures: Sequence[Image.Image], names: Sequence[str], *, columns: int = 5, side: int = 192
-) -> Image.Image:
-    """Pictures in rows with their names underneath; 25 make a square of five by five."""
-    assert len(pictures) == len(names) > 0
-    strip, margin = 28, 8
-    rows = -(-len(pictures) // columns)
-    width = columns * (side + margin) + margin
-    sheet = Image.new("RGB", (width, rows * (side + strip + margin) + margin), "white")
-    pen = ImageDraw.Draw(sheet)
-    cells = _cells(len(pictures), columns, (side + margin, side + strip + margin), margin)
-    for (left, top), picture, name in zip(cells, pictures, names, strict=True):
-        sheet.paste(picture.convert("RGB").resize((side, side)), (left, top))
-        _write(pen, name, (left + side // 2, top + side + 4), side)
-    return sheet
-
-
-def _cells(count: int, columns: int, pitch: tuple[int, int], first: int) -> list[tuple[int, int]]:
-    """The top left corners of the pictures, row by row."""
-    right, down = pitch
-    places = (divmod(index, columns) for index in range(count))
-    return [(first + column * right, first + row * down) for row, column in places]
-
-
-def _write(pen: ImageDraw.ImageDraw, text: str, place: tuple[int, int], width: int) -> None:
-    """The text centred below its picture, as large as fits."""
-    for size in (16, 14, 12, 10, 8):
-        font = ImageFont.load_default(size)
-        if pen.textlength(text, font=font) <= width:
-            break
-    pen.text(place, text, fill="black", font=font, anchor="ma")
 
 
 def save_sheet(

@@ -17,6 +17,7 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.data.emoji.compose import Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData, Record, Split
 from opensana.errors import NumericsError
+from opensana.pictures.pixels import from_levels
 
 Reconstruct = Callable[[Tensor], Tensor]
 """Pixels [B, 3, H, W] in -1..1 to their reconstruction."""
@@ -80,7 +81,7 @@ def pairs(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Originals and what became of them, [B, 3, H, W] in 0..1, both as 8 bits would hold them."""
     for batch in batches:
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = from_levels(batch).permute(0, 3, 1, 2)
         output = reconstruct(pixels)
         if not torch.isfinite(output).all():
             raise NumericsError("a reconstruction holds NaN or infinite values")
@@ -178,7 +179,7 @@ def principal_components(batches: Iterable[np.ndarray], numbers: int) -> tuple[T
     size = 3 * PATCH * PATCH
     moment, total, count = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size), 0
     for batch in batches:
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = from_levels(batch).permute(0, 3, 1, 2)
         patches = to_patches(pixels).flatten(0, 1)
         moment += patches.T @ patches
         total += patches.sum(0)

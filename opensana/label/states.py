@@ -11,7 +11,7 @@ from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
 from opensana.label.models import fingerprint, published_name
 from opensana.label.scores import Score, windows
-from opensana.pixels import to_pixels
+from opensana.pictures.pixels import to_pixels
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 from opensana.weights.locate import locate_library

@@ -20,6 +20,7 @@ from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
 from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
+from opensana.pictures.pixels import from_levels
 from opensana.train.compilation import compiled
 from opensana.train.discriminator import (
     PatchDiscriminator,
@@ -41,7 +42,7 @@ from opensana.train.recipe import (
     OptimizerRecipe,
     require,
 )
-from opensana.train.samples import to_bytes, to_pixels, write_grid
+from opensana.train.samples import to_bytes, write_grid
 from opensana.train.saving import Export
 from opensana.train.task import ModuleState, Part
 
@@ -171,7 +172,7 @@ class AutoencoderTask:
 
     def _placed(self, pictures: np.ndarray) -> Tensor:
         """Pixels where and as the model wants them."""
-        return to_pixels(pictures).to(self.processes.device, memory_format=self.layout)
+        return from_levels(pictures).to(self.processes.device, memory_format=self.layout)
 
     def _psnr(self, pictures: np.ndarray) -> float:
         model = self._averaged()

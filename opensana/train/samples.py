@@ -4,32 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from opensana.files.writing import write_atomic
-
-
-def to_pixels(pictures: np.ndarray) -> Tensor:
-    """uint8 [B, 3, H, W] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(pictures).float().div_(127.5).sub_(1)
+from opensana.pictures.sheet import grid
 
 
 def to_bytes(pixels: Tensor) -> np.ndarray:
     """Float [B, 3, H, W] in [-1, 1] -> uint8 [B, H, W, 3]."""
     scaled = pixels.detach().float().clamp(-1, 1).add(1).mul(127.5).round()
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def grid(pictures: np.ndarray, *, columns: int) -> Image.Image:
-    """uint8 [B, H, W, 3] laid out row by row on white."""
-    count, height, width, _ = pictures.shape
-    rows = -(-count // columns)
-    sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = index // columns * height, index % columns * width
-        sheet[top : top + height, left : left + width] = picture
-    return Image.fromarray(sheet)
 
 
 def grid_path(run: Path, step: int) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.principal import principal_code, start_from
 from opensana.data.pictures import PictureSource, stacked
-from opensana.train.samples import to_pixels
+from opensana.pictures.pixels import from_levels
 from opensana.train.saving import Export
 
 WIDTHS = (16, 16, 32, 64, 128, 256)
@@ -54,7 +54,7 @@ def configuration(compression: int, channels: int) -> AutoencoderConfig:
 def patches_of(source: PictureSource, size: int, *, every: int = 3) -> Tensor:
     """Patches [N, 3, size, size] of every third picture, whole, on white."""
     pictures = [source.whole(index, SIZE) for index in range(0, len(source), every)]
-    pixels = to_pixels(stacked(pictures))
+    pixels = from_levels(stacked(pictures))
     tiles = pixels.unfold(2, size, size).unfold(3, size, size)
     return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, size, size)
 

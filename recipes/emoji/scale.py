@@ -19,7 +19,7 @@ from opensana.autoencoder.latent_scale import channel_gains, scale_channels
 from opensana.data.pictures import PictureSource, stacked
 from opensana.layout.finding import find_autoencoder
 from opensana.layout.reading import load_autoencoder
-from opensana.train.samples import to_pixels
+from opensana.pictures.pixels import from_levels
 from opensana.train.saving import Export
 
 PICTURES, SIZE = 48, 256
@@ -36,7 +36,7 @@ def main() -> None:
     model = load_autoencoder(find_autoencoder(arguments.source)).float()
     pictures = PictureSource.open(arguments.data, split="train")
     indices = torch.linspace(0, len(pictures) - 1, PICTURES).long().tolist()
-    pixels = to_pixels(stacked([pictures.whole(index, SIZE) for index in indices]))
+    pixels = from_levels(stacked([pictures.whole(index, SIZE) for index in indices]))
 
     before = model(pixels)
     deviations = model.encoder(pixels).std(dim=(0, 2, 3))

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.data.images import Limits, decode, probe
-from opensana.image_input import read_image, read_layer
+from opensana.pictures.decode import Limits, decode, probe
+from opensana.pictures.input import read_image, read_layer
 from tests.data.hostile import chunk, encoded, orientation
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6

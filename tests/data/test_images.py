@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from opensana.data.images import Header, Limits, decode, kind_of, probe
 from opensana.errors import DataError
+from opensana.pictures.decode import Header, Limits, decode, kind_of, probe
 from tests.data import hostile
 from tests.data.hostile import encoded, orientation, plain
 from tests.data.measured import run
@@ -85,7 +85,7 @@ def test_transparency_is_laid_on_white_or_kept() -> None:
 def test_bands_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     content = hostile.palette_with_alpha()
     whole = decode(content)
-    monkeypatch.setattr("opensana.data.images.BAND_PIXELS", 100)
+    monkeypatch.setattr("opensana.pictures.decode.BAND_PIXELS", 100)
     assert np.array_equal(decode(content), whole)
 
 

@@ -12,7 +12,6 @@ from opensana.evaluate import generation
 from opensana.evaluate.generation import (
     ask,
     caption_questions,
-    contact_sheet,
     drawer,
     judge,
     label_questions,
@@ -20,6 +19,7 @@ from opensana.evaluate.generation import (
     save_sheet,
     shrink,
 )
+from opensana.pictures.sheet import contact_sheet
 from tests import tiny
 
 

@@ -11,8 +11,8 @@ from opensana.data.features import Sample, write_features
 from opensana.data.pictures import PictureSource, stacked
 from opensana.data.texts import TEXT_KEYS, write_text
 from opensana.layout.reading import load_autoencoder
+from opensana.pictures.pixels import from_levels
 from opensana.train.autoencoder import train_autoencoder
-from opensana.train.samples import to_pixels
 from opensana.train.transformer import train_transformer
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
 from tests.train.reading import lines
@@ -64,7 +64,7 @@ def encoded(pictures: Path, autoencoder: Path, folder: Path) -> Path:
     with write_text(folder / "text", keys=dict.fromkeys(TEXT_KEYS, "x"), null=null) as text:
         text.add([f"picture {i}" for i in range(8)], states)
     with torch.no_grad():
-        latents = load_autoencoder(autoencoder).encode(to_pixels(originals(pictures)))
+        latents = load_autoencoder(autoencoder).encode(from_levels(originals(pictures)))
     with write_features(folder / "all", keys={}, text=folder / "text") as cache:
         cache.add(latents, [Sample(str(i), (i,), (1.0,)) for i in range(8)])
     return folder / "all"

@@ -14,7 +14,6 @@ later ones keep their suffix.
 from collections.abc import Iterable
 from pathlib import Path
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.record import Caption
 from opensana.data.sources.beside import TEXTS, Neighbours, is_picture, stem_of, suffix_of
 from opensana.data.sources.fields import MOST_TEXT_BYTES, Row, captions_beside, facts_of
@@ -25,6 +24,7 @@ from opensana.data.sources.official import captions_with_suffixes
 from opensana.data.sources.tables import Tables
 from opensana.errors import DataError
 from opensana.files.encodings import decode_text
+from opensana.pictures.decode import LIMITS, Limits
 
 
 class FolderSource(Indexed):

@@ -5,9 +5,9 @@ Only the data files are fetched, once; code that comes with a data set is never 
 
 import re
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.sources.table import TableSource, datasets
 from opensana.errors import DataError
+from opensana.pictures.decode import LIMITS, Limits
 
 PREFIX = "hf://datasets/"
 ADDRESS = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w./-]+))?")

@@ -7,11 +7,11 @@ refused before training begins.
 from collections.abc import Container, Iterable, Mapping
 from typing import BinaryIO
 
-from opensana.data.images import LIMITS, Limits, probe
 from opensana.data.record import Caption, Record, Reject
 from opensana.data.sources.beside import ROWS, TEXTS, is_hidden, suffix_of
 from opensana.data.sources.fields import Note, tidy
 from opensana.errors import DataError
+from opensana.pictures.decode import LIMITS, Limits, probe
 
 
 class Indexed:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.sources.beside import PICTURES, is_hidden, suffix_of
 from opensana.data.sources.files import files_below
 from opensana.data.sources.folder import FolderSource
@@ -13,6 +12,7 @@ from opensana.data.sources.parquet import open_parquet
 from opensana.data.sources.tables import TABLES
 from opensana.data.sources.tar import TarSource
 from opensana.errors import DataError
+from opensana.pictures.decode import LIMITS, Limits
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 COMPRESSED = "is compressed; unpack it to a plain .tar"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.sources.table import TableSource, datasets
 from opensana.errors import DataError, MissingExtraError
+from opensana.pictures.decode import LIMITS, Limits
 
 MOST_GROUP_BYTES = 2 << 30
 

@@ -8,10 +8,10 @@ table is opened. Rows are kept in the Arrow cache of `datasets` (HF_DATASETS_CAC
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.sources.fields import captions_of, facts_of, is_field
 from opensana.data.sources.indexed import Indexed
 from opensana.errors import DataError, MissingExtraError
+from opensana.pictures.decode import LIMITS, Limits
 
 PICTURE_COLUMNS = ("image", "picture", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 KEY_COLUMNS = ("key", "__key__")

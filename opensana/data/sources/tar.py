@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from opensana.data.images import LIMITS, Limits
 from opensana.data.record import Caption
 from opensana.data.sources import official
 from opensana.data.sources.archive import Member, members
@@ -34,6 +33,7 @@ from opensana.data.sources.indexed import Indexed, printable
 from opensana.data.sources.samples import Named, group
 from opensana.errors import DataError
 from opensana.files.encodings import decode_text
+from opensana.pictures.decode import LIMITS, Limits
 
 MOST_SIDECAR_BYTES = 256 << 20
 

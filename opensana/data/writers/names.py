@@ -5,10 +5,10 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from opensana.data.images import SUFFIXES, kind_of
 from opensana.data.record import Record
 from opensana.data.sources.fields import row_of
 from opensana.data.sources.official import FOLDER_INDEX
+from opensana.pictures.decode import SUFFIXES, kind_of
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|^\.|^$')
 LONGEST_NAME = 60  # characters of a part, which may be four bytes each

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from opensana.data.images import FORMATS, Limits, TooManyPixelsError, decode, upright
 from opensana.errors import DataError, RequestError
+from opensana.pictures.decode import FORMATS, Limits, TooManyPixelsError, decode, upright
 from opensana.request import LARGEST_SIZE
 
 __all__ = ["FORMATS", "ImageSource", "read_image", "read_layer"]

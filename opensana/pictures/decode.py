@@ -20,8 +20,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from opensana.data.orientation import SIDEWAYS, orientation_of
 from opensana.errors import DataError
+from opensana.pictures.orientation import SIDEWAYS, orientation_of
 
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 FORMATS = tuple(SUFFIXES)

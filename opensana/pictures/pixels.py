@@ -8,10 +8,14 @@ from torch import Tensor
 from opensana.errors import NumericsError
 
 
+def from_levels(levels: np.ndarray) -> Tensor:
+    """Bytes 0..255 as float32 pixels in -1..1, of the same shape."""
+    return torch.from_numpy(levels).float().div_(127.5).sub_(1)
+
+
 def to_pixels(image: Image.Image) -> Tensor:
     """One image as float32 pixels [1, 3, H, W] in -1..1."""
-    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return levels[None].float() / 127.5 - 1
+    return from_levels(np.array(image)).permute(2, 0, 1)[None]
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:

@@ -1,0 +1,1 @@
+"""Pictures as files, bytes and pixels: reading what is not trusted, scaling, sheets."""
