@@ -31,8 +31,8 @@ from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands
 from opensana.device import format_bytes, parse_bytes
 from opensana.files.user_cache import cache_folder
-from opensana.layers.compiled import compile_convolutions
-from opensana.layout.reading import ready
+from opensana.runtime.kernels import compile_convolutions
+from opensana.runtime.placing import ready
 
 SMALL_WIDTHS = (16, 32, 64, 64, 128, 128)
 PRESETS = {

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
-from opensana.layers.compiled import compile_convolutions
-from opensana.layout.reading import ready
 from opensana.presets import autoencoder_preset
+from opensana.runtime.kernels import compile_convolutions
+from opensana.runtime.placing import ready
 
 PRESET = "dc_ae_f32c32_sana_1_1"
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.timing import machine, medians
-from opensana.layout.reading import ready
+from opensana.runtime.placing import ready
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.text.gemma import gemma3_270m_folder
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine, medians
 from opensana.flow.guidance import guided_velocity
-from opensana.layers.packed import PackedLinear, pack
 from opensana.presets import transformer_preset
+from opensana.runtime.packed import PackedLinear, pack
 from opensana.transformer.model import Transformer, TransformerConfig
 
 PROMPT, NEGATIVE, PADDED = 30, 2, 300

@@ -23,17 +23,14 @@ from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
-from opensana.layers.compiled import compile_convolutions
 from opensana.layout.index import ModelInfo, read_info
-from opensana.layout.parts import SPRINT_PART, part_dtype, stored_dtype
+from opensana.layout.parts import SPRINT_PART, stored_dtype
 from opensana.layout.reading import (
     load_autoencoder,
     load_controlnet,
     load_other_transformer,
     load_text,
     load_transformer,
-    ready,
-    settle,
 )
 from opensana.layout.writing import write_model
 from opensana.original import Original, read_original
@@ -41,9 +38,11 @@ from opensana.picture import Picture, read_request
 from opensana.pictures.input import ImageSource
 from opensana.prompts import prompt_notes, read_prompts
 from opensana.request import MOST_SPRINT_STEPS, Request
+from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.kernels import compile_convolutions
+from opensana.runtime.placing import part_dtype, ready, settle
 from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
-from opensana.transformer.compilation import compile_blocks
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
 from opensana.weights.locate import locate

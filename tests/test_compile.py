@@ -10,7 +10,7 @@ from opensana.cli import main
 from opensana.errors import ConfigError
 from opensana.pipeline import Sana
 from opensana.request import Request
-from opensana.transformer.compilation import compile_blocks
+from opensana.runtime.compiled import compile_blocks
 from tests import tiny
 
 REQUESTS = (

@@ -11,12 +11,12 @@ from PIL import Image
 from opensana.cli import main
 from opensana.control import read_control
 from opensana.errors import ConfigError, RequestError, WeightsError
-from opensana.layers.packed import PackedLinear, can_pack
 from opensana.layout.writing import write_controlnet
 from opensana.picture import read_note
 from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana
 from opensana.request import Request
+from opensana.runtime.packed import PackedLinear, can_pack
 from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from tests import tiny
 

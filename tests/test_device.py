@@ -18,7 +18,7 @@ from opensana.device import (
     resolve_dtype,
 )
 from opensana.errors import ConfigError
-from opensana.layout.parts import part_dtype
+from opensana.runtime.placing import part_dtype
 
 REAL_SUPPORT = torch.cuda.is_bf16_supported
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from opensana.cli.generate import Generate
 from opensana.errors import ConfigError, OpensanaError, RequestError, WeightsError
-from opensana.layers.packed import pack
 from opensana.pipeline import Sana
+from opensana.runtime.packed import pack
 from opensana.train.lora import add_adapters, lora_export
 from opensana.train.recipe import LoraRecipe
 from opensana.transformer.model import Transformer

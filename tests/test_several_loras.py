@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from opensana.cli.app import parse
 from opensana.cli.generate import Generate
 from opensana.errors import ConfigError, RequestError
-from opensana.layout.reading import ready
 from opensana.picture import Picture, read_note
 from opensana.pipeline import Sana
 from opensana.request import Request
+from opensana.runtime.placing import ready
 from opensana.weights.lora import Lora, merge_lora, paired, read_lora
 from tests import tiny
 from tests.test_lora_files import velocity

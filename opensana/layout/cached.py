@@ -6,7 +6,7 @@ from opensana.data.cache import tensor_hash
 from opensana.data.texts import Texts
 from opensana.device import parse_dtype, resolve_dtype
 from opensana.errors import DataError
-from opensana.layout.reading import ready
+from opensana.runtime.placing import ready
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.weights.locate import is_here, locate

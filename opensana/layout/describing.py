@@ -16,7 +16,6 @@ from opensana.layout.parts import (
     SPRINT_PART,
     autoencoder_config,
     main_dtype,
-    part_dtype,
     part_variant,
     text_headers,
     transformer_config,
@@ -24,6 +23,7 @@ from opensana.layout.parts import (
 from opensana.memory import memory_needed
 from opensana.presets import facts
 from opensana.published import describe_published
+from opensana.runtime.placing import part_dtype
 from opensana.transformer.model import Transformer
 from opensana.weights.files import check_fit, read_headers
 from opensana.weights.formats import held_dtype

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from opensana.autoencoder.config import AutoencoderConfig
-from opensana.device import resolve_dtype
 from opensana.errors import WeightsError, near
 from opensana.files.writing import read_json
 from opensana.transformer.config import TransformerConfig
@@ -102,10 +101,3 @@ def text_headers(part: Path) -> dict[str, TensorInfo]:
     if "quantization_config" not in read_json(part / "config.json"):
         check_weights(headers, where=part)
     return headers
-
-
-def part_dtype(device: torch.device, transformer: torch.dtype) -> torch.dtype:
-    """Text encoder and autoencoder follow the transformer, but overflow in float16."""
-    if transformer != torch.float16:
-        return transformer
-    return resolve_dtype(device, None, torch.bfloat16)

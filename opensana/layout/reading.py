@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import WeightsError
-from opensana.layers.packed import can_pack, pack
 from opensana.layout.finding import find_transformer
 from opensana.layout.index import ModelInfo
 from opensana.layout.parts import (
@@ -22,6 +20,7 @@ from opensana.layout.parts import (
     transformer_config,
     transformer_folder,
 )
+from opensana.runtime.placing import Module, ready
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 from opensana.transformer.config import TransformerConfig
@@ -29,10 +28,8 @@ from opensana.transformer.controlnet import ControlNet, check_pair
 from opensana.transformer.model import Transformer
 from opensana.weights.files import check_finite, load_into, read_safetensors
 
-ALIGNMENT = 64
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
 Config = TypeVar("Config")
-Module = TypeVar("Module", bound=nn.Module)
 
 
 def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
@@ -107,24 +104,3 @@ def load_text(
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     ready(encoder.model, device, dtype)
     return encoder
-
-
-def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module where and as it will run.
-
-    Tensors mapped from a file start anywhere; kernels round differently there, so that a loaded
-    model would differ in its last bits from the one that was saved.
-    """
-    module.to(device, dtype)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
-            tensor.data = tensor.data.clone()
-    return module
-
-
-def ready(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module settled for inference: its linear layers packed where that is faster."""
-    settle(module, device, dtype)
-    if can_pack(device, dtype):
-        pack(module)
-    return module

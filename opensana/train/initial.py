@@ -13,8 +13,9 @@ from opensana.data.texts import Texts
 from opensana.errors import ConfigError
 from opensana.layout.finding import find_transformer
 from opensana.layout.parts import main_dtype, transformer_config
-from opensana.layout.reading import load_transformer, settle
+from opensana.layout.reading import load_transformer
 from opensana.presets import TRANSFORMERS, facts
+from opensana.runtime.placing import settle
 from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise

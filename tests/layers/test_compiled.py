@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from opensana.errors import ConfigError
 from opensana.layers import Conv3x3
-from opensana.layers.compiled import COMPILERS, CompiledConv3x3, Kernel, build, compile_convolutions
+from opensana.runtime.kernels import COMPILERS, CompiledConv3x3, Kernel, build, compile_convolutions
 from tests import tiny
 
 needs_compiler = pytest.mark.skipif(
@@ -117,7 +117,7 @@ def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     made = library.stat().st_mtime_ns
     build(tmp_path / "new")
     assert [library] == list((tmp_path / "new").iterdir()) and library.stat().st_mtime_ns == made
-    monkeypatch.setattr("opensana.layers.compiled.FLAGS", ("-std=c++17", "-O1", "-fopenmp",
+    monkeypatch.setattr("opensana.runtime.kernels.FLAGS", ("-std=c++17", "-O1", "-fopenmp",
                         "-fPIC", "-shared"))  # fmt: skip
     build(tmp_path / "new")
     assert len(list((tmp_path / "new").iterdir())) == 2

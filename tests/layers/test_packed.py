@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from opensana.layers import MixFFN
-from opensana.layers.packed import PackedLinear, can_pack, pack
+from opensana.runtime.packed import PackedLinear, can_pack, pack
 
 pytestmark = pytest.mark.skipif(
     not can_pack(torch.device("cpu"), torch.float32), reason="no packed layers on this processor"

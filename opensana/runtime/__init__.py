@@ -1,0 +1,1 @@
+"""What is applied to a network from outside: placing, packing, compiling, C++ kernels."""
