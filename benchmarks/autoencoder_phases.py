@@ -23,8 +23,8 @@ from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.data.emoji.dataset import EmojiData
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.reconstruction import BATCH, Tally, chosen, pairs, through
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 
 CLIP, CROP = Path("recipes/emoji/clip"), 64
 GROUNDS = ("white", "colours", "busy")

@@ -36,8 +36,8 @@ from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.label.labels import Labels
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask
 

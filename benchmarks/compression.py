@@ -29,7 +29,7 @@ from opensana.data.features import Sample, write_features
 from opensana.data.texts import Texts
 from opensana.encode.encoders import encode_pixels
 from opensana.evaluate.reconstruction import evaluate_reconstruction, through
-from opensana.layout.reading import load_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask
 

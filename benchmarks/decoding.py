@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
-from opensana.presets import autoencoder_preset
+from opensana.models.presets import autoencoder_preset
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import ready
 

@@ -29,8 +29,8 @@ from torch import nn
 from transformers import Gemma2Config, Gemma2Model
 
 from benchmarks.timing import machine, medians
+from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.pipeline import Sana
-from opensana.presets import autoencoder_preset, transformer_preset
 from opensana.request import Request
 from tests import tiny
 

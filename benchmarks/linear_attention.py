@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import machine, medians
-from opensana.presets import transformer_preset
+from opensana.models.presets import transformer_preset
 from opensana.transformer.attention import SelfAttention, join_heads, split_heads
 from opensana.transformer.block import Block
 

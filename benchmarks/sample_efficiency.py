@@ -26,8 +26,8 @@ from opensana.data.texts import write_text
 from opensana.flow.guidance import guided
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.train.batches import likeliest
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask

@@ -22,8 +22,8 @@ from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import to_images
 
 WEIGHTS = "emoji-256"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine, medians
 from opensana.flow.guidance import guided_velocity
-from opensana.presets import transformer_preset
+from opensana.models.presets import transformer_preset
 from opensana.runtime.packed import PackedLinear, pack
 from opensana.transformer.model import Transformer, TransformerConfig
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands, encode
-from opensana.bins import Size
 from opensana.device import format_bytes, free_memory
 from opensana.errors import ConfigError
+from opensana.models.resolution_bins import Size
 from opensana.pictures.pixels import to_image, to_images, to_levels, to_pixels
 from opensana.pictures.resize import cover
 

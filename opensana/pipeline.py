@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.bins import Size, nearest_bin
 from opensana.control import Control, read_control
 from opensana.decoding import band_memory, decode_images, encode_image
 from opensana.device import parse_bytes, resolve_device, resolve_dtype
@@ -23,16 +22,17 @@ from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
-from opensana.layout.index import ModelInfo, read_info
-from opensana.layout.parts import SPRINT_PART, stored_dtype
-from opensana.layout.reading import (
+from opensana.models.index import ModelInfo, read_info
+from opensana.models.load import (
     load_autoencoder,
     load_controlnet,
     load_other_transformer,
     load_text,
     load_transformer,
 )
-from opensana.layout.writing import write_model
+from opensana.models.parts import SPRINT_PART, stored_dtype
+from opensana.models.resolution_bins import Size, nearest_bin
+from opensana.models.save import write_model
 from opensana.original import Original, read_original
 from opensana.picture import Picture, read_request
 from opensana.pictures.input import ImageSource

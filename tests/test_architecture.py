@@ -19,12 +19,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("serve", "train", "label", "encode", "evaluate", "convert"),
+    ("serve", "train", "label", "encode", "evaluate"),
     ("pipeline",),
-    ("layout", "picture", "original", "control", "decoding", "solving", "prompts"),
-    ("mask", "published"),
-    ("presets", "memory"),
-    ("bins",),
+    ("picture", "original", "control", "decoding", "solving", "prompts"),
+    ("models",),
+    ("mask",),
     ("runtime",),
     ("text", "transformer", "autoencoder", "clip", "flow", "data"),
     ("pictures",),

@@ -16,9 +16,9 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_2048_BIN
 from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
-from opensana import presets
-from opensana.bins import bins, nearest_bin
 from opensana.errors import RequestError
+from opensana.models import presets
+from opensana.models.resolution_bins import bins, nearest_bin
 from opensana.pictures.input import ImageSource
 from opensana.pictures.resize import cover
 from opensana.pipeline import Sana

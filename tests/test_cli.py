@@ -746,7 +746,7 @@ def test_ctrl_c_between_pictures_keeps_those_that_are_done(tmp_path: Path) -> No
 def test_info(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     told = {"model": "m", "parameters": 1234567, "parts": {"vae": {"dtype": "F16"}}}
     monkeypatch.setattr(
-        "opensana.layout.describing.describe", lambda model, **_: told | {"model": model}
+        "opensana.models.describe.describe", lambda model, **_: told | {"model": model}
     )
     assert main(["info", "some"]) == 0
     assert "1,234,567" in capsys.readouterr().out
@@ -803,7 +803,7 @@ def test_convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         calls.append((source, destination, options))
         return destination
 
-    monkeypatch.setattr("opensana.convert.convert", convert)
+    monkeypatch.setattr("opensana.models.convert.convert", convert)
     assert main(["convert", "a.pth", "out", "--preset", "p", "--shift", "4", "--ema"]) == 0
     assert calls == [
         (
@@ -856,9 +856,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
         "from opensana.cli import main\n"
         "from opensana.cli import info\n"
         "import types\n"
-        "describing = types.ModuleType('opensana.layout.describing')\n"
+        "describing = types.ModuleType('opensana.models.describe')\n"
         "describing.describe = lambda *_, **__: {str(i): 'x' * 1000 for i in range(1000)}\n"
-        "sys.modules['opensana.layout.describing'] = describing\n"
+        "sys.modules['opensana.models.describe'] = describing\n"
         "sys.exit(main(['info', 'm']))"
     )
     process = subprocess.Popen(

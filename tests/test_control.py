@@ -11,7 +11,7 @@ from PIL import Image
 from opensana.cli import main
 from opensana.control import read_control
 from opensana.errors import ConfigError, RequestError, WeightsError
-from opensana.layout.writing import write_controlnet
+from opensana.models.save import write_controlnet
 from opensana.picture import read_note
 from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana

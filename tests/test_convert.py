@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from opensana.convert import convert
 from opensana.errors import ConfigError, WeightsError
 from opensana.files.writing import read_json
+from opensana.models.convert import convert
 from opensana.pipeline import Sana
 from opensana.weights.files import read_safetensors, write_safetensors
 from tests import tiny

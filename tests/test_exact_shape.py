@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2Model
 
+from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.pipeline import Sana
-from opensana.presets import autoencoder_preset, transformer_preset
 from opensana.request import Request
 from tests import tiny
 

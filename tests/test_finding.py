@@ -7,16 +7,16 @@ import pytest
 
 from opensana.cli import main
 from opensana.errors import ConfigError, WeightsError
-from opensana.layout import finding
-from opensana.layout.finding import (
+from opensana.models import find as finding
+from opensana.models.find import (
     autoencoder_config_of,
     find_autoencoder,
     find_transformer,
     transformer_config_of,
 )
-from opensana.layout.reading import load_other_transformer
-from opensana.layout.writing import write_autoencoder, write_transformer
-from opensana.presets import AUTOENCODERS, TRANSFORMERS
+from opensana.models.load import load_other_transformer
+from opensana.models.presets import AUTOENCODERS, TRANSFORMERS
+from opensana.models.save import write_autoencoder, write_transformer
 from opensana.train import load_recipe
 from opensana.train.autoencoder import initial_autoencoder
 from opensana.train.initial import initial_transformer

@@ -13,10 +13,10 @@ from PIL import Image
 
 from opensana.autoencoder.plan import decoder_chain
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
-from opensana.layout import reading
-from opensana.layout.describing import describe
-from opensana.layout.index import Notes
-from opensana.layout.writing import write_model_without_text
+from opensana.models import load as reading
+from opensana.models.describe import describe
+from opensana.models.index import Notes
+from opensana.models.save import write_model_without_text
 from opensana.pictures.pixels import to_images, to_pixels
 from opensana.pipeline import Sana
 from opensana.request import Request

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from opensana import presets
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError
+from opensana.models import presets
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 

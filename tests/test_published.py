@@ -11,12 +11,11 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from torch import nn
 
-from opensana import presets
 from opensana.autoencoder.model import Autoencoder
 from opensana.cli import main
-from opensana.layout.describing import describe
-from opensana.layout.parts import transformer_config
-from opensana.published import describe_published
+from opensana.models import presets
+from opensana.models.describe import describe, describe_published
+from opensana.models.parts import transformer_config
 from opensana.text.loading import check_config
 from opensana.transformer.model import Transformer
 from opensana.weights import published

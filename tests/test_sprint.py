@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.convert import convert
 from opensana.errors import ConfigError, OpensanaError, RequestError
 from opensana.evaluate.generation import drawer
 from opensana.files.writing import read_json
-from opensana.layout.describing import describe
+from opensana.models.convert import convert
+from opensana.models.describe import describe
 from opensana.picture import read_request
 from opensana.pipeline import Sana
 from opensana.request import Request

@@ -9,8 +9,8 @@ from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
-from opensana.layout.index import ModelInfo, Notes
-from opensana.layout.scheduler import SCM
+from opensana.models.index import ModelInfo, Notes
+from opensana.models.scheduler import SCM
 from opensana.pipeline import Sana
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.config import TransformerConfig

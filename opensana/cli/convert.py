@@ -29,7 +29,7 @@ class Convert(Command):
     """For lpips_vgg16, beside torchvision's VGG16: the linear heads of LPIPS 0.1."""
 
     def run(self) -> None:
-        from opensana.convert import convert
+        from opensana.models.convert import convert
 
         folder = convert(
             self.source,

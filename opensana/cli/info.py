@@ -24,7 +24,7 @@ class Info(Command):
     """Print one JSON object."""
 
     def run(self) -> None:
-        from opensana.layout.describing import describe
+        from opensana.models.describe import describe
 
         description = describe(
             self.model, revision=self.revision, variant=self.variant, device=self.device

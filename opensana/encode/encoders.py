@@ -16,9 +16,9 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
 from opensana.data.cache import tensor_hash
 from opensana.device import resolve_device, resolve_dtype
-from opensana.layout.index import read_info
-from opensana.layout.parts import autoencoder_config, stored_dtype, transformer_config
-from opensana.layout.reading import load_autoencoder, load_text
+from opensana.models.index import read_info
+from opensana.models.load import load_autoencoder, load_text
+from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config
 from opensana.pictures.pixels import from_levels
 from opensana.runtime.placing import part_dtype, settle
 from opensana.text.encoder import TextEncoder, TextStates

@@ -29,8 +29,8 @@ from opensana.evaluate.reconstruction import (
     linear_reference,
     through,
 )
-from opensana.layout.index import INDEX
-from opensana.layout.reading import load_autoencoder
+from opensana.models.index import INDEX
+from opensana.models.load import load_autoencoder
 from opensana.pipeline import Sana
 from opensana.weights.locate import locate
 from opensana.workers.progress import progress

@@ -20,8 +20,8 @@ from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError, DataError, RequestError
 from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.evaluate.reconstruction import Tally, decibels, pairs, through
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
 from opensana.runtime.placing import part_dtype, settle

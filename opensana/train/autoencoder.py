@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
 from opensana.train.compilation import compiled
 from opensana.train.discriminator import (

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from opensana.data.conditions import Conditions
 from opensana.flow.guidance import Velocity
-from opensana.layout.finding import find_transformer
-from opensana.layout.reading import load_controlnet, load_transformer
+from opensana.models.find import find_transformer
+from opensana.models.load import load_controlnet, load_transformer
 from opensana.train.batches import SHOWN, FlowBatch, likeliest
 from opensana.train.drawing import Drawn
 from opensana.train.initial import check_fit, trainable

@@ -16,9 +16,9 @@ from opensana.autoencoder import Autoencoder
 from opensana.data.features import Features
 from opensana.data.texts import Texts, halves, padded
 from opensana.errors import ConfigError, near
-from opensana.layout.cached import text_encoder_of
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.cached import text_encoder_of
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.train.batches import SHOWN, likeliest
 from opensana.train.parallel import Processes
 from opensana.train.recipe import TransformerRecipe

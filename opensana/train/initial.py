@@ -11,10 +11,10 @@ from torch import nn
 from opensana.data.features import Features
 from opensana.data.texts import Texts
 from opensana.errors import ConfigError
-from opensana.layout.finding import find_transformer
-from opensana.layout.parts import main_dtype, transformer_config
-from opensana.layout.reading import load_transformer
-from opensana.presets import TRANSFORMERS, facts
+from opensana.models.find import find_transformer
+from opensana.models.load import load_transformer
+from opensana.models.parts import main_dtype, transformer_config
+from opensana.models.presets import TRANSFORMERS, facts
 from opensana.runtime.placing import settle
 from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe

@@ -9,20 +9,20 @@ from torch import nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
 from opensana.errors import ConfigError
-from opensana.layout.finding import autoencoder_config_of, transformer_config_of
-from opensana.train.autoencoder import freeze_all_but, phase_prefixes
-from opensana.train.controlnet import choose_trained
-from opensana.train.cost import (
+from opensana.models.find import autoencoder_config_of, transformer_config_of
+from opensana.models.flops import (
     META,
     TEXT_TOKENS,
     Cost,
     autoencoder_cost,
     controlnet_cost,
     image_tokens,
-    known_peak,
     measured_peak,
     transformer_cost,
 )
+from opensana.train.autoencoder import freeze_all_but, phase_prefixes
+from opensana.train.controlnet import choose_trained
+from opensana.train.cost import known_peak
 from opensana.train.initial import check_trainable
 from opensana.train.lora import add_adapters, trained_parameters
 from opensana.train.optim import base_rate

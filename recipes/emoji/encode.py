@@ -43,8 +43,8 @@ from opensana.encode.encoders import (
     valid_states,
 )
 from opensana.errors import DataError, OpensanaError
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 import opensana
-from opensana.layout.finding import find_autoencoder, find_transformer
-from opensana.layout.index import Notes
-from opensana.layout.reading import load_autoencoder, load_transformer
-from opensana.layout.writing import write_model_without_text
+from opensana.models.find import find_autoencoder, find_transformer
+from opensana.models.index import Notes
+from opensana.models.load import load_autoencoder, load_transformer
+from opensana.models.save import write_model_without_text
 from opensana.transformer.model import Transformer
 
 TARGET = Path(opensana.__file__).parent / "pretrained" / "emoji-256"

@@ -17,8 +17,8 @@ import torch
 
 from opensana.autoencoder.latent_scale import channel_gains, scale_channels
 from opensana.data.pictures import PictureSource, stacked
-from opensana.layout.finding import find_autoencoder
-from opensana.layout.reading import load_autoencoder
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
 from opensana.train.saving import Export
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opensana.autoencoder.lpips import Lpips, joined, load_lpips, lpips_of
-from opensana.convert import convert
 from opensana.errors import ConfigError, WeightsError
+from opensana.models.convert import convert
 from opensana.weights.files import write_safetensors
 
 # torchvision's VGG16: the place of each convolution in `features`, its channels in and out.

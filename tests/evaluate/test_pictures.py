@@ -14,8 +14,8 @@ from opensana.cli import main
 from opensana.errors import ConfigError, DataError, RequestError, WeightsError
 from opensana.evaluate import evaluate_pictures
 from opensana.evaluate import pictures as module
-from opensana.layout.reading import load_autoencoder
-from opensana.layout.writing import write_autoencoder
+from opensana.models.load import load_autoencoder
+from opensana.models.save import write_autoencoder
 from opensana.weights.files import write_safetensors
 from tests import tiny
 from tests.evaluate.test_frechet import clip  # noqa: F401

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from opensana.errors import WeightsError
-from opensana.layout.describing import describe
+from opensana.models.describe import describe
 from opensana.pipeline import Sana
 from tests import tiny
 

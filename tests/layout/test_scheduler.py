@@ -15,7 +15,7 @@ from torch import Tensor
 from opensana.errors import WeightsError
 from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS
-from opensana.layout.scheduler import (
+from opensana.models.scheduler import (
     DPM,
     EULER,
     LEFT_OVER,

@@ -14,7 +14,7 @@ from opensana.data.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
 from opensana.files.writing import read_json
-from opensana.layout import finding
+from opensana.models import find as finding
 from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.losses import ReconstructionLoss, psnr

@@ -10,11 +10,11 @@ import torch
 from opensana.config import build, to_toml
 from opensana.data.features import Features, Sample, write_features
 from opensana.errors import ConfigError, DataError
-from opensana.layout.reading import load_controlnet, load_transformer
-from opensana.layout.writing import write_transformer
+from opensana.models.flops import transformer_cost
+from opensana.models.load import load_controlnet, load_transformer
+from opensana.models.save import write_transformer
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.controlnet import ControlNetTask, train_controlnet
-from opensana.train.cost import transformer_cost
 from opensana.train.lora import trained_parameters
 from opensana.train.plan import plan
 from opensana.train.recipe import ControlNetRecipe, load_recipe

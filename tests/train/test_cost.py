@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensana.models.flops import measured_peak
 from opensana.train import cost
-from opensana.train.cost import known_peak, measured_peak
+from opensana.train.cost import known_peak
 from opensana.train.recipe import ParallelRecipe
 
 CARD = torch.device("cuda", 0)

@@ -14,8 +14,8 @@ from opensana.config import build
 from opensana.errors import ConfigError
 from opensana.flow.consistency import change_along, consistency_loss
 from opensana.flow.timesteps import network_timestep
-from opensana.layout.reading import load_transformer
-from opensana.layout.writing import write_transformer
+from opensana.models.load import load_transformer
+from opensana.models.save import write_transformer
 from opensana.train import load_recipe
 from opensana.train.adversary import tokens_behind
 from opensana.train.distillation import DistillationTask, distil

@@ -9,8 +9,8 @@ import torch
 
 from opensana.data.features import Sample, write_features
 from opensana.errors import ConfigError, MissingExtraError
-from opensana.layout.reading import load_transformer
-from opensana.layout.writing import write_transformer
+from opensana.models.load import load_transformer
+from opensana.models.save import write_transformer
 from opensana.train.plan import plan
 from opensana.train.recipe import load_recipe
 from opensana.train.transformer import TransformerTask, train_transformer

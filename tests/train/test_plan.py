@@ -11,8 +11,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.cli import main
 from opensana.errors import ConfigError
-from opensana.presets import TRANSFORMERS
-from opensana.train.cost import autoencoder_cost, known_peak, transformer_cost
+from opensana.models.flops import autoencoder_cost, transformer_cost
+from opensana.models.presets import TRANSFORMERS
+from opensana.train.cost import known_peak
 from opensana.train.initial import initial_transformer
 from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers

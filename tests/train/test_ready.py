@@ -17,9 +17,9 @@ from opensana.cli import main
 from opensana.data.features import Features
 from opensana.data.texts import padded
 from opensana.errors import CheckpointError, ConfigError, DataError, WeightsError
-from opensana.layout import cached
-from opensana.layout.cached import text_encoder_of
-from opensana.layout.writing import write_autoencoder
+from opensana.models import cached
+from opensana.models.cached import text_encoder_of
+from opensana.models.save import write_autoencoder
 from opensana.text.gemma import SHA256
 from opensana.train import before, checkpoint, precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder

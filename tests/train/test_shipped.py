@@ -19,8 +19,8 @@ from opensana.data.emoji.dataset import VERSION
 from opensana.data.features import Sample, write_features
 from opensana.data.texts import TEXT_KEYS, write_text
 from opensana.files.writing import read_json, write_json
-from opensana.layout.reading import load_autoencoder
-from opensana.layout.writing import write_autoencoder
+from opensana.models.load import load_autoencoder
+from opensana.models.save import write_autoencoder
 from opensana.train import precision
 from opensana.train.recipe import load_recipe
 from opensana.weights.locate import PRETRAINED

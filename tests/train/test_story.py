@@ -10,7 +10,7 @@ from PIL import Image
 from opensana.data.features import Sample, write_features
 from opensana.data.pictures import PictureSource, stacked
 from opensana.data.texts import TEXT_KEYS, write_text
-from opensana.layout.reading import load_autoencoder
+from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.transformer import train_transformer

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from opensana.errors import ConfigError, WeightsError
 from opensana.files.writing import read_json
-from opensana.layout.reading import load_controlnet
-from opensana.layout.writing import write_controlnet
+from opensana.models.load import load_controlnet
+from opensana.models.save import write_controlnet
 from opensana.transformer import Transformer, TransformerConfig
 from opensana.transformer.controlnet import Controlled, ControlNet, ControlNetConfig, control_config
 from tests.tiny import randomise

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opensana.convert import convert, read_state
 from opensana.errors import WeightsError
-from opensana.layout.describing import describe
-from opensana.layout.parts import stored_dtype
-from opensana.layout.reading import load_autoencoder, load_transformer
+from opensana.models.convert import convert, read_state
+from opensana.models.describe import describe
+from opensana.models.load import load_autoencoder, load_transformer
+from opensana.models.parts import stored_dtype
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.weights.files import (

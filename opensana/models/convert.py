@@ -17,10 +17,10 @@ from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json, write_json
-from opensana.layout.index import INDEX, NOTES, PIPELINES, read_info
-from opensana.layout.scheduler import DPM, SCM, write_scheduler
-from opensana.layout.writing import write_autoencoder, write_transformer
-from opensana.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
+from opensana.models.index import INDEX, NOTES, PIPELINES, read_info
+from opensana.models.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
+from opensana.models.save import write_autoencoder, write_transformer
+from opensana.models.scheduler import DPM, SCM, write_scheduler
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 from opensana.weights.files import load_into, read_safetensors, write_safetensors

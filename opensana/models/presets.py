@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from opensana.autoencoder.config import AutoencoderConfig, Block
-from opensana.bins import Size, bins
 from opensana.errors import ConfigError, near
+from opensana.models.resolution_bins import Size, bins
 from opensana.transformer.config import TransformerConfig
 from opensana.weights.published import hub_id, plain_name
 

@@ -12,9 +12,9 @@ from torch import nn
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import NumericsError, OpensanaError
 from opensana.files.writing import atomic_folder, write_json
-from opensana.layout.index import INDEX, ModelInfo, Notes, model_index
-from opensana.layout.parts import SPRINT_PART
-from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
+from opensana.models.index import INDEX, ModelInfo, Notes, model_index
+from opensana.models.parts import SPRINT_PART
+from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
-from opensana.bins import bins
 from opensana.device import resolve_device, resolve_dtype
 from opensana.files.writing import read_json
-from opensana.layout.index import INDEX, ModelInfo, read_info
-from opensana.layout.parts import (
+from opensana.models.index import INDEX, ModelInfo, read_info
+from opensana.models.memory import memory_needed
+from opensana.models.parts import (
     SPRINT_PART,
     autoencoder_config,
     main_dtype,
@@ -20,14 +21,20 @@ from opensana.layout.parts import (
     text_headers,
     transformer_config,
 )
-from opensana.memory import memory_needed
-from opensana.presets import facts
-from opensana.published import describe_published
+from opensana.models.presets import (
+    AUTOENCODERS,
+    TRANSFORMERS,
+    ModelFacts,
+    facts,
+    published_autoencoder,
+)
+from opensana.models.resolution_bins import bins
 from opensana.runtime.placing import part_dtype
 from opensana.transformer.model import Transformer
 from opensana.weights.files import check_fit, read_headers
 from opensana.weights.formats import held_dtype
 from opensana.weights.locate import is_here, locate
+from opensana.weights.published import hub_id
 
 Config = TypeVar("Config")
 
@@ -129,3 +136,69 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
         "dtype": main_dtype(headers),
         "bytes": sum(tensor.bytes for tensor in headers.values()),
     }
+
+
+GEMMA_2_2B = 2_614_341_888
+
+
+NOT_HERE = "not on this machine; drawing with it fetches them"
+
+
+STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def describe_published(model: str, *, device: str = "auto") -> dict[str, Any] | None:
+    """The facts of a published model from its name alone; None where the name is unknown."""
+    known, autoencoder = facts(model), published_autoencoder(model)
+    if known is not None:
+        return {"model": model, "hub": hub_id(model), **_whole(known, device)}
+    if autoencoder is not None:
+        return {"model": model, "hub": hub_id(model), **_alone(autoencoder)}
+    return None
+
+
+def _whole(known: ModelFacts, device: str) -> dict[str, Any]:
+    transformer, autoencoder = TRANSFORMERS[known.transformer], AUTOENCODERS[known.autoencoder]
+    with torch.device("meta"):
+        parameters = {
+            "transformer": _count(Transformer(transformer)),
+            "vae": _count(Autoencoder(autoencoder)),
+            "text_encoder": GEMMA_2_2B,
+        }
+    place = resolve_device(device)
+    main = resolve_dtype(place, None, STORED[known.dtype])
+    others = part_dtype(place, main)
+    memory = memory_needed(parameters, transformer, autoencoder, main=main, others=others)
+    return {
+        "weights": NOT_HERE,
+        "licence": known.licence,
+        "native_size": known.native_size,
+        "shift": known.shift,
+        "instruction": known.instruction,
+        "recommended_steps": known.steps,
+        "recommended_guidance": known.guidance,
+        "autoencoder": known.autoencoder,
+        "dtype_rule": known.dtype_rule,
+        "computed_in": str(main).removeprefix("torch."),
+        "positions": known.positions,
+        "binned_sizes": [f"{width}x{height}" for width, height in known.bins.values()],
+        "parameters": sum(parameters.values()),
+        "parts": parameters,
+        "memory": memory.to_dict(),
+    }
+
+
+def _alone(config: AutoencoderConfig) -> dict[str, Any]:
+    with torch.device("meta"):
+        count = _count(Autoencoder(config))
+    return {
+        "weights": NOT_HERE,
+        "compression": config.compression,
+        "latent_channels": config.latent_channels,
+        "scaling_factor": config.scaling_factor,
+        "parameters": count,
+    }
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from opensana.config import build
 from opensana.errors import WeightsError
 from opensana.files.writing import read_json
-from opensana.layout.parts import autoencoder_config, transformer_config
-from opensana.layout.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
-from opensana.presets import PUBLISHED_LICENCE, facts
+from opensana.models.parts import autoencoder_config, transformer_config
+from opensana.models.presets import PUBLISHED_LICENCE, facts
+from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
 from opensana.request import SolverName
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.transformer.config import TransformerConfig

@@ -8,9 +8,9 @@ import torch
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import WeightsError
-from opensana.layout.finding import find_transformer
-from opensana.layout.index import ModelInfo
-from opensana.layout.parts import (
+from opensana.models.find import find_transformer
+from opensana.models.index import ModelInfo
+from opensana.models.parts import (
     autoencoder_config,
     autoencoder_folder,
     controlnet_config,

@@ -7,13 +7,13 @@ training or `opensana convert` leaves it), the network's own folder, or a hub id
 from pathlib import Path
 
 from opensana.autoencoder.config import AutoencoderConfig
-from opensana.layout.parts import (
+from opensana.models.parts import (
     autoencoder_config,
     autoencoder_folder,
     transformer_config,
     transformer_folder,
 )
-from opensana.presets import AUTOENCODERS, TRANSFORMERS, facts, published_autoencoder
+from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, facts, published_autoencoder
 from opensana.transformer.config import TransformerConfig
 from opensana.weights.locate import is_here, locate, preset_names
 

@@ -1,0 +1,1 @@
+"""The published model folder: tables of the paper, reading, writing, converting, describing."""
