@@ -14,9 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.control import Control, read_control
-from opensana.decoding import band_memory, decode_images, encode_image
 from opensana.device import parse_bytes, resolve_device, resolve_dtype
+from opensana.drawing.control_image import Control, read_control
+from opensana.drawing.decoding import band_memory, decode_images, encode_image
+from opensana.drawing.init_image import Original, read_original
+from opensana.drawing.picture import Picture, read_request
+from opensana.drawing.prompts import prompt_notes, read_prompts
+from opensana.drawing.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.errors import RequestError
 from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
@@ -33,15 +37,11 @@ from opensana.models.load import (
 from opensana.models.parts import SPRINT_PART, stored_dtype
 from opensana.models.resolution_bins import Size, nearest_bin
 from opensana.models.save import write_model
-from opensana.original import Original, read_original
-from opensana.picture import Picture, read_request
 from opensana.pictures.input import ImageSource
-from opensana.prompts import prompt_notes, read_prompts
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, ready, settle
-from opensana.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer

@@ -20,10 +20,10 @@ from opensana.cli.app import COMMANDS
 from opensana.cli.command import table
 from opensana.cli.generate import Generate
 from opensana.cli.output import PictureFiles
+from opensana.drawing.init_image import read_original
+from opensana.drawing.picture import Picture
 from opensana.errors import OpensanaError, RequestError, WeightsError
 from opensana.evaluate import Counts
-from opensana.original import read_original
-from opensana.picture import Picture
 from opensana.request import Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -475,7 +475,7 @@ STAND_IN = """
 import opensana
 from PIL import Image
 from opensana.cli import program
-from opensana.picture import Picture
+from opensana.drawing.picture import Picture
 class Painted:
     def load(*_, **__): return Painted()
     def draw(self, request, notice, **_):
@@ -713,7 +713,7 @@ def test_ctrl_c_between_pictures_keeps_those_that_are_done(tmp_path: Path) -> No
         "import signal, sys, time, opensana\n"
         "from PIL import Image\n"
         "from opensana.cli import main\n"
-        "from opensana.picture import Picture\n"
+        "from opensana.drawing.picture import Picture\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "class Slow:\n"
         "    def load(*_, **__): return Slow()\n"

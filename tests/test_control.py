@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from opensana.cli import main
-from opensana.control import read_control
+from opensana.drawing.control_image import read_control
+from opensana.drawing.picture import read_note
 from opensana.errors import ConfigError, RequestError, WeightsError
 from opensana.models.save import write_controlnet
-from opensana.picture import read_note
 from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana
 from opensana.request import Request

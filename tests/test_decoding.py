@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana import decoding
 from opensana.autoencoder.plan import decoder_chain
-from opensana.decoding import band_memory, decode_images
+from opensana.drawing import decoding
+from opensana.drawing.decoding import band_memory, decode_images
 from opensana.errors import ConfigError, NumericsError, RequestError
 from opensana.pipeline import Sana
 from tests import tiny

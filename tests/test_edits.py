@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from opensana.drawing.picture import Picture, read_note, read_request
 from opensana.errors import RequestError
-from opensana.picture import Picture, read_note, read_request
 from opensana.pictures.pixels import to_pixels
 from opensana.pipeline import Sana
 from opensana.request import Request

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from opensana.drawing.init_image import Original, read_original
 from opensana.errors import RequestError
-from opensana.original import Original, read_original
 
 SIZE = (96, 64)
 BOX = (20, 10, 59, 39)

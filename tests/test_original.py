@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from opensana.drawing.init_image import FEATHER, Original, read_original
 from opensana.errors import RequestError
-from opensana.original import FEATHER, Original, read_original
 from opensana.request import Request
 
 GENERATOR = np.random.default_rng(4)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from opensana.drawing.picture import Picture, parameters, read_note, read_request
 from opensana.errors import OpensanaError, RequestError
-from opensana.picture import Picture, parameters, read_note, read_request
 from opensana.request import Request
 
 AWKWARD = 'a "cat", two: 50%\nNegative prompt: no\\ 🍎🏳️‍🌈 é\tend'

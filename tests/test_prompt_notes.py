@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from opensana.prompts import prompt_notes
+from opensana.drawing.prompts import prompt_notes
 from opensana.request import Request
 
 ENCODER: Any = SimpleNamespace(truncated=lambda text, plain=False: "")

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from opensana.cli.app import parse
 from opensana.cli.generate import Generate
+from opensana.drawing.picture import Picture, read_note
 from opensana.errors import ConfigError, RequestError
-from opensana.picture import Picture, read_note
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.placing import ready

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from opensana.drawing.picture import read_request
 from opensana.errors import ConfigError, OpensanaError, RequestError
 from opensana.evaluate.generation import drawer
 from opensana.files.writing import read_json
 from opensana.models.convert import convert
 from opensana.models.describe import describe
-from opensana.picture import read_request
 from opensana.pipeline import Sana
 from opensana.request import Request
 from tests import tiny

@@ -20,7 +20,8 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
-from opensana.cli.recorded import (
+from opensana.device import parse_bytes
+from opensana.drawing.recorded import (
     DEFAULT_MODEL,
     DIGEST,
     check_same,
@@ -30,14 +31,13 @@ from opensana.cli.recorded import (
     recorded_files,
     recorded_scales,
 )
-from opensana.device import parse_bytes
 from opensana.errors import DataError, RequestError
 from opensana.files.encodings import decode_text
 from opensana.request import Request
 
 if TYPE_CHECKING:
-    from opensana.control import Control
-    from opensana.original import Original
+    from opensana.drawing.control_image import Control
+    from opensana.drawing.init_image import Original
     from opensana.pipeline import Picture, Sana
     from opensana.weights.lora import Lora
 
@@ -148,8 +148,8 @@ class Generate(Request, Command):
         """The picture to start from and the one to follow; RequestError unless they are those of
         --from-png.
         """
-        from opensana.control import read_control
-        from opensana.original import read_original
+        from opensana.drawing.control_image import read_control
+        from opensana.drawing.init_image import read_original
 
         wanted = {} if self.from_png is None else recorded_files(self.from_png)
         for name in wanted:

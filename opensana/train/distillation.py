@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opensana.data.features import NULL
+from opensana.drawing.solving import velocity_of
 from opensana.errors import ConfigError
 from opensana.flow.consistency import change_along, consistency_loss
 from opensana.flow.guidance import Velocity
@@ -25,7 +26,6 @@ from opensana.flow.path import interpolate, to_x0
 from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, network_timestep
-from opensana.solving import velocity_of
 from opensana.train.adversary import Adversary, check_blocks, tokens_behind
 from opensana.train.batches import FlowBatch
 from opensana.train.discriminator import discriminator_loss, generator_loss

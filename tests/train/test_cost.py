@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from opensana.models import flops
 from opensana.models.flops import measured_peak
-from opensana.train import cost
 from opensana.train.cost import known_peak
 from opensana.train.recipe import ParallelRecipe
 
@@ -49,17 +49,17 @@ def test_a_device_is_known_by_its_whole_name(
 
 def test_products_grow_until_they_outlast_their_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device of 1 TFLOPS whose launches take a millisecond, and one too fast to be slowed."""
-    monkeypatch.setattr(cost, "_product_time", lambda d, t, side: 1e-3 + 2 * side**3 / 1e12)
+    monkeypatch.setattr(flops, "_product_time", lambda d, t, side: 1e-3 + 2 * side**3 / 1e12)
     assert measured_peak(CARD, torch.float32) == pytest.approx(1e12, rel=0.1)
     sides: list[int] = []
-    monkeypatch.setattr(cost, "_product_time", lambda d, t, side: sides.append(side) or 1e-6)
+    monkeypatch.setattr(flops, "_product_time", lambda d, t, side: sides.append(side) or 1e-6)
     assert measured_peak(CARD, torch.float32) == pytest.approx(2 * 16384**3 / 1e-6)
     assert sides == [256, 512, 1024, 2048, 4096, 8192, 16384]
 
 
 def test_the_products_are_of_data(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Tensor] = []
-    monkeypatch.setattr(cost, "LONG_PRODUCT", 0.0)
+    monkeypatch.setattr(flops, "LONG_PRODUCT", 0.0)
     multiply = Tensor.__matmul__
     monkeypatch.setattr(
         Tensor, "__matmul__", lambda one, other: found.extend((one, other)) or multiply(one, other)

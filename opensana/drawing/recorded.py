@@ -15,7 +15,7 @@ FILES = ("image", "mask", "control_image", "lora")
 
 def recorded(path: Path) -> dict[str, Any]:
     """Model, request and control scale that a PNG drawn by opensana records."""
-    from opensana.picture import read_note, read_request
+    from opensana.drawing.picture import read_note, read_request
 
     note = read_note(path)
     scale = note.get("control_scale")
@@ -28,7 +28,7 @@ def recorded(path: Path) -> dict[str, Any]:
 
 def recorded_files(path: Path) -> dict[str, list[Any]]:
     """The digests of the files that a picture was drawn with, by their flags."""
-    from opensana.picture import read_note
+    from opensana.drawing.picture import read_note
 
     note = read_note(path)
     return {name: each(note[name + DIGEST]) for name in FILES if name + DIGEST in note}
@@ -36,7 +36,7 @@ def recorded_files(path: Path) -> dict[str, list[Any]]:
 
 def recorded_scales(path: Path) -> list[float]:
     """How much of each LoRA."""
-    from opensana.picture import read_note
+    from opensana.drawing.picture import read_note
 
     scales = each(read_note(path).get("lora_scale"))
     return [scale for scale in scales if isinstance(scale, float)]

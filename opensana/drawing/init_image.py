@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from opensana.drawing.mask import drawn_part
 from opensana.errors import RequestError
-from opensana.mask import drawn_part
 from opensana.pictures.input import ImageSource, read_image, read_layer
 from opensana.pictures.resize import covering
 from opensana.request import LARGEST_SIZE, SIZE_STEP, Request

@@ -1,0 +1,1 @@
+"""One drawing: what happens between a request and a PNG."""
