@@ -21,8 +21,9 @@ from torch.nn import functional
 from opensana.autoencoder import Autoencoder
 from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.data.emoji.dataset import EmojiData
-from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
-from opensana.evaluate.reconstruction import BATCH, Tally, chosen, pairs, through
+from opensana.evaluate.reconstruction import BATCH, chosen
+from opensana.metrics.frechet import Extract, Moments, clip_features, frechet_distance
+from opensana.metrics.reconstruction import Tally, pairs, through
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 

@@ -25,7 +25,6 @@ from torch.nn import functional
 
 from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
-from opensana.clip import Clip, load_clip
 from opensana.data.emoji.compose import Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.features import NULL, Sample, write_features
@@ -36,6 +35,7 @@ from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.label.labels import Labels
+from opensana.metrics.small_clip import Clip, load_clip
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe

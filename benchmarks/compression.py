@@ -28,7 +28,8 @@ from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.features import Sample, write_features
 from opensana.data.texts import Texts
 from opensana.encode.encoders import encode_pixels
-from opensana.evaluate.reconstruction import evaluate_reconstruction, through
+from opensana.evaluate.reconstruction import evaluate_reconstruction
+from opensana.metrics.reconstruction import through
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer import TransformerTask

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import machine
-from opensana.evaluate.reconstruction import decibels
 from opensana.flow.solvers import SOLVERS
+from opensana.metrics.reconstruction import decibels
 from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana

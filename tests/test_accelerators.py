@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from opensana.clip import Clip, ClipConfig, contrastive_loss
-from opensana.evaluate.frechet import Moments
 from opensana.flow.edit import Start, from_picture
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.scm import scm_sigmas
 from opensana.flow.solvers import SOLVERS, _timestep
+from opensana.metrics.frechet import Moments
+from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
 from opensana.train.optim import Optimizers
 from opensana.train.recipe import OptimizerRecipe
 from opensana.transformer.controlnet import Controlled, ControlNet

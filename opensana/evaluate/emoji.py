@@ -23,12 +23,8 @@ from opensana.evaluate.generation import (
 )
 from opensana.evaluate.grounds import halves, whole
 from opensana.evaluate.pairs import Pairs, ask_pairs, pair_questions
-from opensana.evaluate.reconstruction import (
-    Reconstruction,
-    evaluate_reconstruction,
-    linear_reference,
-    through,
-)
+from opensana.evaluate.reconstruction import evaluate_reconstruction, linear_reference
+from opensana.metrics.reconstruction import Reconstruction, through
 from opensana.models.index import INDEX
 from opensana.models.load import load_autoencoder
 from opensana.pipeline import Sana

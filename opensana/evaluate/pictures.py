@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.autoencoder.lpips import SMALLEST_SIDE, Lpips, load_lpips
 from opensana.autoencoder.model import Autoencoder
 from opensana.data.pictures import PictureSource
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError, DataError, RequestError
-from opensana.evaluate.frechet import Extract, Moments, clip_features, frechet_distance
-from opensana.evaluate.reconstruction import Tally, decibels, pairs, through
+from opensana.metrics.frechet import Extract, Moments, clip_features, frechet_distance
+from opensana.metrics.lpips import SMALLEST_SIDE, Lpips, load_lpips
+from opensana.metrics.reconstruction import Tally, decibels, pairs, through
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import to_images

@@ -85,6 +85,6 @@ def _caption_stage(spec: str, settings: Settings) -> Stage:
 
 
 def _score_stage(name: str, device: str) -> Stage:
-    from opensana.label.scores import open_scorer
+    from opensana.metrics.open_scorer import open_scorer
 
     return ScoreStage(open_scorer(name, device=device))

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from opensana.autoencoder import lpips
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json, write_json
+from opensana.metrics import lpips
 from opensana.models.index import INDEX, NOTES, PIPELINES, read_info
 from opensana.models.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
 from opensana.models.save import write_autoencoder, write_transformer

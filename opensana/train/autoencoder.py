@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.data.pictures import PictureSource, stacked
 from opensana.errors import DataError
+from opensana.metrics.reconstruction import psnr
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
@@ -31,7 +32,7 @@ from opensana.train.discriminator import (
 from opensana.train.ema import Average
 from opensana.train.initial import trainable
 from opensana.train.loop import drive, require_finite
-from opensana.train.losses import ReconstructionLoss, psnr
+from opensana.train.losses import ReconstructionLoss
 from opensana.train.metrics import Workload
 from opensana.train.optim import Optimizers, base_rate, learning_rate
 from opensana.train.parallel import ALONE, Processes, clip_gradients, distributed, whole

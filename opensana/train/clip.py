@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensana.clip import Clip, ClipConfig, contrastive_loss
 from opensana.config import build
 from opensana.data.emoji.dataset import EmojiData, Record
 from opensana.data.texts import Texts
 from opensana.errors import DataError
+from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
 from opensana.train.compilation import compiled
 from opensana.train.ema import Average
 from opensana.train.initial import standardise_inputs

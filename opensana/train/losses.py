@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensana.autoencoder.lpips import load_lpips
+from opensana.metrics.lpips import load_lpips
 from opensana.train.recipe import ReconstructionLossRecipe
 
 GRADIENT_SCALES = 3
@@ -52,9 +52,3 @@ def gradient_difference(output: Tensor, pixels: Tensor) -> Tensor:
         total = total + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
         error = functional.avg_pool2d(error, 2)
     return total / GRADIENT_SCALES
-
-
-def psnr(output: Tensor, pixels: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in decibels of each picture [B]; the peak-to-peak range is 2."""
-    error = (output.clamp(-1, 1) - pixels).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp(min=1e-10))

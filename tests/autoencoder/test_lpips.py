@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from opensana.autoencoder.lpips import Lpips, joined, load_lpips, lpips_of
 from opensana.errors import ConfigError, WeightsError
+from opensana.metrics.lpips import Lpips, joined, load_lpips, lpips_of
 from opensana.models.convert import convert
 from opensana.weights.files import write_safetensors
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from opensana.clip import Clip, ClipConfig
 from opensana.errors import DataError, WeightsError
-from opensana.evaluate.frechet import Moments, clip_features, frechet_distance
+from opensana.metrics.frechet import Moments, clip_features, frechet_distance
+from opensana.metrics.small_clip import Clip, ClipConfig
 from opensana.train.saving import Export
 
 

@@ -10,14 +10,13 @@ from opensana.errors import NumericsError
 from opensana.evaluate import reconstruction
 from opensana.evaluate.reconstruction import (
     chosen,
-    decibels,
     evaluate_reconstruction,
     from_patches,
     linear_reference,
     measure,
-    ssim,
     to_patches,
 )
+from opensana.metrics.reconstruction import decibels, ssim
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

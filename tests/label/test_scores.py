@@ -14,7 +14,7 @@ from PIL import Image
 from opensana.cli import main
 from opensana.errors import WeightsError
 from opensana.label.labels import Labels
-from opensana.label.scores import ClipScorer, windows
+from opensana.metrics.clip_score import ClipScorer, windows
 from tests.label.folders import draw
 
 SHORT = "a red square on white paper"

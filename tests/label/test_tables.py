@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from opensana.cli import main
-from opensana.clip import Clip, ClipConfig
 from opensana.errors import ConfigError, DataError, OpensanaError
 from opensana.label.captioners import Captioner, Failure, Settings, open_captioner
 from opensana.label.journal import read_makers
 from opensana.label.labels import Labels
-from opensana.label.scores import ClipScorer, open_scorer
-from opensana.label.states import StateScorer
+from opensana.metrics.clip_score import ClipScorer
+from opensana.metrics.open_scorer import open_scorer
+from opensana.metrics.small_clip import Clip, ClipConfig
+from opensana.metrics.small_clip_score import StateScorer
 from opensana.train.saving import Export
 from tests import tiny
 from tests.label.folders import draw
@@ -109,8 +110,10 @@ def test_a_small_clip_is_opened_by_its_folder(
     small_clip: Path, clip_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     encoder = tiny.sana(instruction="none").text
-    monkeypatch.setattr("opensana.label.states.gemma3_270m_folder", lambda: tmp_path)
-    monkeypatch.setattr("opensana.label.states.TextEncoder.load", lambda *_, **__: encoder)
+    monkeypatch.setattr("opensana.metrics.small_clip_score.gemma3_270m_folder", lambda: tmp_path)
+    monkeypatch.setattr(
+        "opensana.metrics.small_clip_score.TextEncoder.load", lambda *_, **__: encoder
+    )
     assert isinstance(open_scorer(str(small_clip), device="cpu"), StateScorer)
     assert isinstance(open_scorer(str(clip_model), device="cpu"), ClipScorer)
 
@@ -131,8 +134,10 @@ def test_the_command_takes_columns_beside_models(
     captions: Path, tmp_path: Path, small_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = tiny.sana(instruction="none").text
-    monkeypatch.setattr("opensana.label.states.gemma3_270m_folder", lambda: tmp_path)
-    monkeypatch.setattr("opensana.label.states.TextEncoder.load", lambda *_, **__: encoder)
+    monkeypatch.setattr("opensana.metrics.small_clip_score.gemma3_270m_folder", lambda: tmp_path)
+    monkeypatch.setattr(
+        "opensana.metrics.small_clip_score.TextEncoder.load", lambda *_, **__: encoder
+    )
     folder, labels = draw(tmp_path / "pictures", 4), tmp_path / "labels"
     arguments = ["label", str(folder), "--to", str(labels), "--clip", str(small_clip)]
     for name in ("label", "tags"):

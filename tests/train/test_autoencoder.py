@@ -8,16 +8,17 @@ import torch
 from PIL import Image
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
-from opensana.autoencoder.lpips import Lpips
 from opensana.data.convert import convert
 from opensana.data.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
 from opensana.files.writing import read_json
+from opensana.metrics.lpips import Lpips
+from opensana.metrics.reconstruction import psnr
 from opensana.models import find as finding
 from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
-from opensana.train.losses import ReconstructionLoss, psnr
+from opensana.train.losses import ReconstructionLoss
 from opensana.weights.files import load_into, read_safetensors, write_safetensors
 from tests.train.reading import bits, lines
 

@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.clip import load_clip
 from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
-from opensana.label.models import fingerprint, published_name
-from opensana.label.scores import Score, windows
+from opensana.metrics.clip_score import Score, windows
+from opensana.metrics.library_models import fingerprint, published_name
+from opensana.metrics.small_clip import load_clip
 from opensana.pictures.pixels import to_pixels
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder

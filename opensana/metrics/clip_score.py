@@ -14,11 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opensana.clip.model import CLASS_NAME
 from opensana.device import resolve_device
 from opensana.errors import NumericsError, WeightsError
-from opensana.files.writing import read_json
-from opensana.label.models import fingerprint, load, published_name
+from opensana.metrics.library_models import fingerprint, load, published_name
 from opensana.weights.locate import locate_library
 
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|(?<=[。！？；])")
@@ -42,16 +40,6 @@ class Scorer(Protocol):
     def __call__(
         self, images: Sequence[Image.Image], captions: Sequence[Sequence[str]]
     ) -> list[list[Score]]: ...
-
-
-def open_scorer(name: str, *, device: str = "auto") -> Scorer:
-    """The model of a folder or hub id: a CLIP of transformers, or a small one trained here."""
-    folder = locate_library(name)
-    if read_json(folder / "config.json").get("_class_name") == CLASS_NAME:
-        from opensana.label.states import StateScorer
-
-        return StateScorer(name, device=device)
-    return ClipScorer(name, device=device)
 
 
 class ClipScorer:

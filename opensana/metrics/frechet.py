@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensana.clip import load_clip
-from opensana.clip.model import CLASS_NAME
 from opensana.errors import DataError, WeightsError
 from opensana.files.writing import read_json
+from opensana.metrics.small_clip import CLASS_NAME, load_clip
 from opensana.weights.locate import locate_library
 
 Extract = Callable[[Tensor], Tensor]

@@ -1,0 +1,1 @@
+"""What tells how good pictures, captions and reconstructions are; the networks that tell it."""
