@@ -27,9 +27,9 @@ from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
 from opensana.data.emoji.compose import Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.features import NULL, Sample, write_features
-from opensana.data.texts import Texts
-from opensana.encode.encoders import encode_pixels
+from opensana.features.encoders import encode_pixels
+from opensana.features.latents import NULL, Sample, write_features
+from opensana.features.texts import Texts
 from opensana.flow.guidance import guided
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for

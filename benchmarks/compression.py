@@ -25,10 +25,10 @@ from benchmarks.caption_sampling import BATCH, RECIPE, SMALL, drawn, small, trai
 from opensana.autoencoder import Autoencoder
 from opensana.data.emoji.compose import Scene, compose_batch
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.features import Sample, write_features
-from opensana.data.texts import Texts
-from opensana.encode.encoders import encode_pixels
 from opensana.evaluate.reconstruction import evaluate_reconstruction
+from opensana.features.encoders import encode_pixels
+from opensana.features.latents import Sample, write_features
+from opensana.features.texts import Texts
 from opensana.metrics.reconstruction import through
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe

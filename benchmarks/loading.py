@@ -26,15 +26,15 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageOps
 
 from benchmarks.timing import machine, medians
-from opensana.data.buckets import buckets
-from opensana.data.captions import CaptionRule
-from opensana.data.features import Features
 from opensana.data.record import Source
 from opensana.data.sources import open_source
-from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
-from opensana.encode.pictures import Fitted, fitted_pictures
+from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
+from opensana.features.buckets import buckets
+from opensana.features.fitting import Fitted, fitted_pictures
+from opensana.features.latents import Features
 from opensana.pictures.decode import decode
 from opensana.train.batches import choose_caption
+from opensana.train.caption_rule import CaptionRule
 from opensana.train.order import BucketOrder
 
 SIZE = 256

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensana.autoencoder import Autoencoder
-from opensana.data.features import NULL, Features, Sample, write_features
-from opensana.data.texts import write_text
+from opensana.features.latents import NULL, Features, Sample, write_features
+from opensana.features.texts import write_text
 from opensana.flow.guidance import guided
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS

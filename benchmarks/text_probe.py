@@ -21,8 +21,8 @@ from benchmarks.guidance_sweep import keyword_questions
 from benchmarks.timing import machine
 from opensana.data.emoji.dataset import EmojiData
 from opensana.data.emoji.prompts import keywords_of, prompts_of, scenes_of
-from opensana.data.texts import Texts
-from opensana.encode.encoders import valid_states
+from opensana.features.encoders import valid_states
+from opensana.features.texts import Texts
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import gemma3_270m_folder
 

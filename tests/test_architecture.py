@@ -19,13 +19,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("serve", "train", "label", "encode", "evaluate"),
+    ("serve", "train", "label", "evaluate"),
+    ("features",),
     ("pipeline",),
     ("drawing",),
     ("models",),
     ("metrics",),
     ("runtime",),
-    ("text", "transformer", "autoencoder", "flow", "data"),
+    ("text", "transformer", "autoencoder", "flow", "data", "datasets"),
     ("pictures",),
     ("layers", "weights"),
     ("files", "workers"),

@@ -15,8 +15,9 @@ import pytest
 
 from opensana.cli import main
 from opensana.data.record import Record
-from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, encode_on, job
 from opensana.errors import DataError, MissingExtraError, OpensanaError
+from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, encode_on
+from opensana.features import encode as job
 from opensana.label import cluster
 from opensana.label.journal import writing
 from opensana.label.stages import Stage

@@ -12,7 +12,7 @@ from opensana.cli.data import open_and_tell, open_labels, tell_unlabelled
 
 if TYPE_CHECKING:
     from opensana.data.record import Source
-    from opensana.encode import BlockEncoder, EncodeOptions
+    from opensana.features import BlockEncoder, EncodeOptions
     from opensana.label.labels import Labels
 
 
@@ -48,8 +48,8 @@ class Encode(Command):
     def run(self) -> None:
         from opensana.data.rejects import share_of
         from opensana.device import parse_bytes
-        from opensana.encode import EncodeOptions, encode, encode_on
-        from opensana.encode.encoders import native_size
+        from opensana.features import EncodeOptions, encode, encode_on
+        from opensana.features.encoders import native_size
         from opensana.workers.cluster import check_workers, connected
 
         check_workers(self.ray, self.workers)
@@ -96,7 +96,7 @@ def open_encoder(
 def encoder_of(
     source: "Source", model: str, device: str, options: "EncodeOptions"
 ) -> "BlockEncoder":
-    from opensana.encode import BlockEncoder, load_encoders
+    from opensana.features import BlockEncoder, load_encoders
     from opensana.pictures.decode import decode
 
     return BlockEncoder(source, load_encoders(model, device=device), options, decode)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opensana.data.captions import CaptionRule, pick
-from opensana.data.features import NULL, Features
 from opensana.errors import DataError
+from opensana.features.latents import NULL, Features
 from opensana.flow.noise import noise_for
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
+from opensana.train.caption_rule import CaptionRule, pick
 from opensana.train.order import BucketOrder
 from opensana.train.randomness import numpy_generator, seed_of, torch_generator
 from opensana.train.recipe import FlowRecipe, TransformerRecipe

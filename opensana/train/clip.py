@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from opensana.config import build
 from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.texts import Texts
 from opensana.errors import DataError
+from opensana.features.texts import Texts
 from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
 from opensana.train.compilation import compiled
 from opensana.train.ema import Average

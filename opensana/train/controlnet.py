@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor, nn
 
-from opensana.data.conditions import Conditions
+from opensana.features.conditions import Conditions
 from opensana.flow.guidance import Velocity
 from opensana.models.find import find_transformer
 from opensana.models.load import load_controlnet, load_transformer

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opensana.data.features import NULL
 from opensana.drawing.solving import velocity_of
 from opensana.errors import ConfigError
+from opensana.features.latents import NULL
 from opensana.flow.consistency import change_along, consistency_loss
 from opensana.flow.guidance import Velocity
 from opensana.flow.noise import noises_for

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from opensana.autoencoder import Autoencoder
-from opensana.data.features import Features
-from opensana.data.texts import Texts, halves, padded
 from opensana.errors import ConfigError, near
-from opensana.models.cached import text_encoder_of
+from opensana.features.latents import Features
+from opensana.features.text_encoder import text_encoder_of
+from opensana.features.texts import Texts, halves, padded
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.batches import SHOWN, likeliest

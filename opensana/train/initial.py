@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from opensana.data.features import Features
-from opensana.data.texts import Texts
 from opensana.errors import ConfigError
+from opensana.features.latents import Features
+from opensana.features.texts import Texts
 from opensana.models.find import find_transformer
 from opensana.models.load import load_transformer
 from opensana.models.parts import main_dtype, transformer_config

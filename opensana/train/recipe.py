@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opensana.config import load_toml
-from opensana.data.captions import CaptionRule, Rule
 from opensana.errors import ConfigError, near
+from opensana.train.caption_rule import CaptionRule, Rule
 
 HEAD_GROUPS = 8
 """Groups of the norms in the adversary's heads."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from opensana.data.features import NULL
+from opensana.features.latents import NULL
 from opensana.flow.guidance import Velocity, guided
 from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for

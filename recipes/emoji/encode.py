@@ -33,16 +33,16 @@ from opensana.data.emoji.prompts import (
     prompts_of,
     scenes_of,
 )
-from opensana.data.features import Features, Sample, write_features
-from opensana.data.texts import Texts, write_text
-from opensana.encode.encoders import (
+from opensana.errors import DataError, OpensanaError
+from opensana.features.encoders import (
     LATENT_VERSION,
     TEXT_VERSION,
     encode_pixels,
     encoder_hash,
     valid_states,
 )
-from opensana.errors import DataError, OpensanaError
+from opensana.features.latents import Features, Sample, write_features
+from opensana.features.texts import Texts, write_text
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.text.encoder import TextEncoder

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from opensana.data.buckets import Bucket, buckets, fit, nearest
 from opensana.errors import ConfigError
+from opensana.features.buckets import Bucket, buckets, fit, nearest
 
 TABLE_1024 = """
 0.25:512x2048 0.26:512x1984 0.27:512x1920 0.28:512x1856 0.32:576x1792 0.33:576x1728 0.35:576x1664

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from opensana.data.captions import CaptionRule, Rule, pick
 from opensana.errors import ConfigError
+from opensana.train.caption_rule import CaptionRule, Rule, pick
 from opensana.train.randomness import numpy_generator
 
 SCORES = (27.0, 24.9, 31.5, 29.0)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from opensana.data.cache import tensor_hash
-from opensana.data.features import Features, Sample, write_features
-from opensana.data.texts import NULL, write_text
 from opensana.errors import DataError
+from opensana.features.latents import Features, Sample, write_features
+from opensana.features.manifest import tensor_hash
+from opensana.features.texts import NULL, write_text
 
 TEXT = {
     "text_encoder": "tiny",

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from opensana.data.record import Caption, Record, Reject
-from opensana.encode import Encoders
 from opensana.errors import DataError
+from opensana.features import Encoders
 from tests import tiny
 
 SIZES = [(64, 64), (128, 32), (90, 70), (40, 120), (33, 33), (32, 128), (100, 100)]

@@ -16,12 +16,13 @@ import torch
 
 from opensana.autoencoder.plan import encoder_chain
 from opensana.cli import main
-from opensana.data.buckets import buckets, fit, nearest
-from opensana.data.features import Features
 from opensana.data.record import Caption, Record
-from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
-from opensana.encode.pictures import Fitted, fitted_pictures
 from opensana.errors import ConfigError, DataError
+from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode
+from opensana.features import encode as job
+from opensana.features.buckets import buckets, fit, nearest
+from opensana.features.fitting import Fitted, fitted_pictures
+from opensana.features.latents import Features
 from opensana.files.growing import GrowingFiles
 from opensana.workers.threads import in_order
 from tests import tiny
@@ -289,7 +290,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import torch
-from opensana.encode import BlockEncoder, EncodeOptions, Encoders, encode, job
+from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, job
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 torch.set_num_threads(1)

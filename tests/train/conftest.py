@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from opensana.config import build, to_toml
-from opensana.data.features import Sample, write_features
-from opensana.data.texts import TEXT_KEYS, write_text
+from opensana.features.latents import Sample, write_features
+from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.train.recipe import KINDS, AutoencoderRecipe, TransformerRecipe
 
 AUTOENCODER = {

@@ -11,8 +11,8 @@ import torch
 
 from opensana.config import build
 from opensana.data.emoji.dataset import VERSION
-from opensana.data.texts import TEXT_KEYS, write_text
 from opensana.errors import ConfigError, DataError
+from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.metrics.small_clip import load_clip
 from opensana.train import load_recipe, run, work_out
 from opensana.train.clip import ClipTask, belonging, on_white, train_clip, varied

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from opensana.config import build, to_toml
-from opensana.data.features import Features, Sample, write_features
 from opensana.errors import ConfigError, DataError
+from opensana.features.latents import Features, Sample, write_features
 from opensana.models.flops import transformer_cost
 from opensana.models.load import load_controlnet, load_transformer
 from opensana.models.save import write_transformer

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from opensana.data.features import Sample, write_features
 from opensana.errors import ConfigError, MissingExtraError
+from opensana.features.latents import Sample, write_features
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.train.plan import plan

@@ -14,11 +14,11 @@ from PIL import Image
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.cli import main
-from opensana.data.features import Features
-from opensana.data.texts import padded
 from opensana.errors import CheckpointError, ConfigError, DataError, WeightsError
-from opensana.models import cached
-from opensana.models.cached import text_encoder_of
+from opensana.features import text_encoder as cached
+from opensana.features.latents import Features
+from opensana.features.text_encoder import text_encoder_of
+from opensana.features.texts import padded
 from opensana.models.save import write_autoencoder
 from opensana.text.gemma import SHA256
 from opensana.train import before, checkpoint, precision

@@ -16,8 +16,8 @@ from PIL import Image
 
 from opensana.cli import main
 from opensana.data.emoji.dataset import VERSION
-from opensana.data.features import Sample, write_features
-from opensana.data.texts import TEXT_KEYS, write_text
+from opensana.features.latents import Sample, write_features
+from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.files.writing import read_json, write_json
 from opensana.models.load import load_autoencoder
 from opensana.models.save import write_autoencoder

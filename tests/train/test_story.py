@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.features import Sample, write_features
 from opensana.data.pictures import PictureSource, stacked
-from opensana.data.texts import TEXT_KEYS, write_text
+from opensana.features.latents import Sample, write_features
+from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
 from opensana.train.autoencoder import train_autoencoder

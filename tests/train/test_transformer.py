@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.captions import CaptionRule
-from opensana.data.features import NULL, Features, Sample, write_features
-from opensana.data.texts import Texts
 from opensana.errors import ConfigError, DataError, NumericsError
+from opensana.features.latents import NULL, Features, Sample, write_features
+from opensana.features.texts import Texts
 from opensana.files.writing import read_json
 from opensana.train import transformer as training
 from opensana.train.autoencoder import train_autoencoder
 from opensana.train.batches import Stream, choose_caption, draw_noise, drops
+from opensana.train.caption_rule import CaptionRule
 from opensana.train.initial import standardise_inputs
 from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
 from opensana.errors import DataError
+from opensana.features.manifest import Keys, check_keys, read_manifest, write_manifest
 from opensana.files.growing import JOURNAL, GrowingFiles, Lines
 from opensana.files.writing import atomic_folder
 

@@ -1,7 +1,7 @@
 """Encoding a data set into the feature cache that the transformer's training reads."""
 
-from opensana.encode.blocks import BlockEncoder, EncodeOptions
-from opensana.encode.encoders import Encoders, load_encoders
-from opensana.encode.job import encode, encode_on
+from opensana.features.blocks import BlockEncoder, EncodeOptions
+from opensana.features.encode import encode, encode_on
+from opensana.features.encoders import Encoders, load_encoders
 
 __all__ = ["BlockEncoder", "EncodeOptions", "Encoders", "encode", "encode_on", "load_encoders"]

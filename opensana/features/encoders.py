@@ -14,8 +14,8 @@ import torch
 from opensana.autoencoder import streaming
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
-from opensana.data.cache import tensor_hash
 from opensana.device import resolve_device, resolve_dtype
+from opensana.features.manifest import tensor_hash
 from opensana.models.index import read_info
 from opensana.models.load import load_autoencoder, load_text
 from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config

@@ -18,11 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from opensana.data.cache import read_manifest
-from opensana.data.features import FeatureWriter, Sample
 from opensana.data.record import Reject, Source
-from opensana.data.texts import TextWriter, caption_digest
-from opensana.encode.blocks import (
+from opensana.errors import DataError
+from opensana.features.blocks import (
     BlockEncoder,
     End,
     Identity,
@@ -31,7 +29,9 @@ from opensana.encode.blocks import (
     States,
     fingerprint,
 )
-from opensana.errors import DataError
+from opensana.features.latents import FeatureWriter, Sample
+from opensana.features.manifest import read_manifest
+from opensana.features.texts import TextWriter, caption_digest
 from opensana.files.growing import JOURNAL, GrowingFiles
 from opensana.workers.cluster import Cluster
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opensana.data.features import Features
 from opensana.errors import DataError
+from opensana.features.latents import Features
 
 # What both caches must have been made with.
 ALIKE = ("autoencoder", "latent_version")

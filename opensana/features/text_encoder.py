@@ -2,10 +2,10 @@
 
 import torch
 
-from opensana.data.cache import tensor_hash
-from opensana.data.texts import Texts
 from opensana.device import parse_dtype, resolve_dtype
 from opensana.errors import DataError
+from opensana.features.manifest import tensor_hash
+from opensana.features.texts import Texts
 from opensana.runtime.placing import ready
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma import SHA256, gemma3_270m_folder

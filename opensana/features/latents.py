@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opensana.data.cache import Keys, check_keys, read_manifest, write_manifest
-from opensana.data.texts import LARGEST_HALF, NULL, Texts
 from opensana.errors import DataError
+from opensana.features.manifest import Keys, check_keys, read_manifest, write_manifest
+from opensana.features.texts import LARGEST_HALF, NULL, Texts
 from opensana.files.growing import JOURNAL, GrowingFiles, Lines
 from opensana.files.writing import atomic_folder
 

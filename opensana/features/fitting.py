@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opensana.data.buckets import Bucket, fit, nearest
 from opensana.data.record import Caption, Record, Reject, Source
 from opensana.errors import DataError
+from opensana.features.buckets import Bucket, fit, nearest
 from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], np.ndarray]

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from opensana.data.buckets import Bucket, buckets
 from opensana.data.record import Caption, Reject, Source
-from opensana.data.texts import caption_digest
-from opensana.encode.encoders import Encoders
-from opensana.encode.pictures import Decode, Fitted, fitted_pictures
 from opensana.errors import ConfigError, DataError
+from opensana.features.buckets import Bucket, buckets
+from opensana.features.encoders import Encoders
+from opensana.features.fitting import Decode, Fitted, fitted_pictures
+from opensana.features.texts import caption_digest
 
 TEXT_BATCH = 32
 FINGERPRINTS = 64
