@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensana.autoencoder import Autoencoder
-from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
-from opensana.data.emoji.dataset import EmojiData
+from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.evaluate.reconstruction import BATCH, chosen
 from opensana.metrics.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.metrics.reconstruction import Tally, pairs, through

@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder
-from opensana.data.emoji.compose import Scene, compose_batch
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.compose import Scene, compose_batch
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.features.encoders import encode_pixels
 from opensana.features.latents import NULL, Sample, write_features
 from opensana.features.texts import Texts

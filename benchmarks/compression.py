@@ -23,8 +23,8 @@ import torch
 
 from benchmarks.caption_sampling import BATCH, RECIPE, SMALL, drawn, small, trained
 from opensana.autoencoder import Autoencoder
-from opensana.data.emoji.compose import Scene, compose_batch
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.compose import Scene, compose_batch
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.evaluate.reconstruction import evaluate_reconstruction
 from opensana.features.encoders import encode_pixels
 from opensana.features.latents import Sample, write_features

@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.timing import machine
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import KEYWORD_WEIGHT, keywords_of
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import KEYWORD_WEIGHT, keywords_of
 from opensana.evaluate import Counts
 from opensana.evaluate.colours import ColourQuestion, ask_colours, colour_questions
 from opensana.evaluate.emoji import open_or_prepare

@@ -26,8 +26,8 @@ from datasets import disable_progress_bars, load_dataset
 from PIL import Image, ImageOps
 
 from benchmarks.timing import machine, medians
-from opensana.data.record import Source
-from opensana.data.sources import open_source
+from opensana.datasets.record import Source
+from opensana.datasets.sources import open_source
 from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
 from opensana.features.buckets import buckets
 from opensana.features.fitting import Fitted, fitted_pictures

@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks.guidance_sweep import keyword_questions
 from benchmarks.timing import machine
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import keywords_of, prompts_of, scenes_of
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import keywords_of, prompts_of, scenes_of
 from opensana.features.encoders import valid_states
 from opensana.features.texts import Texts
 from opensana.text.encoder import TextEncoder

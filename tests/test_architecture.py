@@ -26,7 +26,7 @@ LINES = (
     ("models",),
     ("metrics",),
     ("runtime",),
-    ("text", "transformer", "autoencoder", "flow", "data", "datasets"),
+    ("text", "transformer", "autoencoder", "flow", "datasets"),
     ("pictures",),
     ("layers", "weights"),
     ("files", "workers"),

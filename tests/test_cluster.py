@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opensana.cli import main
-from opensana.data.record import Record
+from opensana.datasets.record import Record
 from opensana.errors import DataError, MissingExtraError, OpensanaError
 from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, encode_on
 from opensana.features import encode as job

@@ -12,9 +12,9 @@ from opensana.cli.command import Command, emit, emit_json, say, table
 from opensana.errors import RequestError
 
 if TYPE_CHECKING:
-    from opensana.data.filters import Filter
-    from opensana.data.record import Reject
-    from opensana.data.sources.indexed import Indexed
+    from opensana.datasets.filters import Filter
+    from opensana.datasets.record import Reject
+    from opensana.datasets.sources.indexed import Indexed
     from opensana.label.labels import Labels
 
 SHOWN = 20
@@ -37,7 +37,7 @@ class Inspect(Command):
     """Print one JSON object."""
 
     def run(self) -> None:
-        from opensana.data.report import inspect
+        from opensana.datasets.report import inspect
 
         source = open_and_tell(self.path, split=self.split)
         figures, rejects = inspect(source, full=self.full)
@@ -85,8 +85,8 @@ class Convert(Command):
     """Write what was refused here, one JSON object a line."""
 
     def run(self) -> None:
-        from opensana.data.convert import convert
-        from opensana.data.rejects import share_of
+        from opensana.datasets.rejects import share_of
+        from opensana.datasets.rewrite import convert
 
         max_bad, labels = share_of(self.max_bad), open_labels(self.labels)
         source = open_and_tell(self.path, split=self.split)
@@ -107,7 +107,7 @@ class Convert(Command):
         emit(str(self.out))
 
     def wanted(self, labels: "Labels | None") -> "Filter":
-        from opensana.data.filters import Filter
+        from opensana.datasets.filters import Filter
 
         if self.unique and (labels is None or not labels.measured):
             raise RequestError("--unique needs --labels LABELS made by: opensana label ... --facts")
@@ -128,8 +128,8 @@ def data(
 
 def open_and_tell(path: str, *, split: str = "train") -> "Indexed":
     """A data set; what nobody will read of it is said."""
-    from opensana.data.report import not_read
-    from opensana.data.sources import open_source
+    from opensana.datasets.report import not_read
+    from opensana.datasets.sources import open_source
 
     source = open_source(path, split=split)
     for line in not_read(source):
@@ -151,7 +151,7 @@ def tell_unlabelled(source: "Indexed", labels: "Labels | None") -> None:
 
 
 def _keep(path: Path | None, rejects: "Sequence[Reject]") -> None:
-    from opensana.data.rejects import write_rejects
+    from opensana.datasets.rejects import write_rejects
 
     if path is not None:
         write_rejects(path, rejects)

@@ -11,7 +11,7 @@ from opensana.cli.command import Command, emit, say
 from opensana.cli.data import open_and_tell, open_labels, tell_unlabelled
 
 if TYPE_CHECKING:
-    from opensana.data.record import Source
+    from opensana.datasets.record import Source
     from opensana.features import BlockEncoder, EncodeOptions
     from opensana.label.labels import Labels
 
@@ -46,7 +46,7 @@ class Encode(Command):
     """How many with --ray; left out, one on each GPU, or one."""
 
     def run(self) -> None:
-        from opensana.data.rejects import share_of
+        from opensana.datasets.rejects import share_of
         from opensana.device import parse_bytes
         from opensana.features import EncodeOptions, encode, encode_on
         from opensana.features.encoders import native_size
@@ -87,7 +87,7 @@ def open_encoder(
     path: str, labels: Path | None, model: str, device: str, options: "EncodeOptions"
 ) -> "BlockEncoder":
     """What encodes, on another machine, which opens the data set anew."""
-    from opensana.data.sources import open_source
+    from opensana.datasets.sources import open_source
 
     source = with_labels(open_source(path), open_labels(labels))
     return encoder_of(source, model, device, options)

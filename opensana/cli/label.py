@@ -73,7 +73,7 @@ class Label(Command):
 
     def plan(self) -> "Plan":
         """What to do, checked before anything is opened."""
-        from opensana.data.rejects import share_of
+        from opensana.datasets.rejects import share_of
         from opensana.label.captioners import DEFAULT_PROMPT, Settings, read_prompt
         from opensana.label.run import Plan
 
@@ -102,7 +102,7 @@ def open_pictures(path: str, limit: int | None, max_bad: float) -> "PictureSet":
     """The pictures of a data set; a worker on another machine opens them anew."""
     from PIL import Image
 
-    from opensana.data.rejects import check_bad
+    from opensana.datasets.rejects import check_bad
     from opensana.label.stages import PictureSet
     from opensana.pictures.decode import decode
 

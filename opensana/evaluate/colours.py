@@ -11,9 +11,9 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from opensana.data.emoji.compose import COLOURS, SIZE, describe
-from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.emoji.prompts import BACKGROUNDS, scenes_of
+from opensana.datasets.emoji.compose import COLOURS, SIZE, describe
+from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.prompts import BACKGROUNDS, scenes_of
 from opensana.evaluate.generation import (
     Answers,
     Draw,

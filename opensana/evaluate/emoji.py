@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.preparation import prepare
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.preparation import prepare
 from opensana.evaluate.colours import Colours, ask_colours, colour_questions
 from opensana.evaluate.counts import Counts
 from opensana.evaluate.generation import (

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.data.emoji.compose import Scene, compose
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana

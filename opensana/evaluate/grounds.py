@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from opensana.data.emoji.compose import COLOURS, PAIR_SCALE, PAIRS, SIZE, Scene, box, compose
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.compose import COLOURS, PAIR_SCALE, PAIRS, SIZE, Scene, box, compose
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.evaluate.generation import SMALL, References, references, shrink
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from opensana.data.emoji.compose import PAIRS, Scene
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import PAIR_ROUNDS, pair_scenes
+from opensana.datasets.emoji.compose import PAIRS, Scene
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import PAIR_ROUNDS, pair_scenes
 from opensana.evaluate.generation import Draw, draw_all, shuffled
 from opensana.evaluate.grounds import Grounds, cut
 from opensana.workers.progress import Report

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from opensana.autoencoder.model import Autoencoder
-from opensana.data.pictures import PictureSource
+from opensana.datasets.crops import PictureSource
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError, DataError, RequestError
 from opensana.metrics.frechet import Extract, Moments, clip_features, frechet_distance

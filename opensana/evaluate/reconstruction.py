@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from opensana.data.emoji.compose import Scene, compose_batch
-from opensana.data.emoji.dataset import EmojiData, Record, Split
+from opensana.datasets.emoji.compose import Scene, compose_batch
+from opensana.datasets.emoji.dataset import EmojiData, Record, Split
 from opensana.metrics.reconstruction import Reconstruct, Reconstruction, Tally, pairs
 from opensana.pictures.pixels import from_levels
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opensana.data.record import Caption, Reject, Source
+from opensana.datasets.record import Caption, Reject, Source
 from opensana.errors import ConfigError, DataError
 from opensana.features.buckets import Bucket, buckets
 from opensana.features.encoders import Encoders

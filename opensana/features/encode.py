@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from opensana.data.record import Reject, Source
+from opensana.datasets.record import Reject, Source
 from opensana.errors import DataError
 from opensana.features.blocks import (
     BlockEncoder,

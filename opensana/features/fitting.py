@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opensana.data.record import Caption, Record, Reject, Source
+from opensana.datasets.record import Caption, Record, Reject, Source
 from opensana.errors import DataError
 from opensana.features.buckets import Bucket, fit, nearest
 from opensana.workers.threads import in_order

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from opensana.data.record import Caption, Record, Reject, Source
-from opensana.data.sources.beside import one_spelling
+from opensana.datasets.record import Caption, Record, Reject, Source
+from opensana.datasets.sources.beside import one_spelling
 from opensana.errors import DataError
 from opensana.label.facts import duplicate_groups
 from opensana.label.journal import all_lines, read_makers

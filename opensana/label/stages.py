@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from PIL import Image
 from tqdm import tqdm
 
-from opensana.data.record import Source
+from opensana.datasets.record import Source
 from opensana.errors import DataError, OpensanaError
 from opensana.label.captioners import Captioner, Failure, Maker
 from opensana.label.facts import difference_hash, sharpness

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from opensana.data.sources.beside import one_spelling
-from opensana.data.sources.fields import Row
-from opensana.data.sources.tables import BadRow, table_rows
+from opensana.datasets.sources.beside import one_spelling
+from opensana.datasets.sources.fields import Row
+from opensana.datasets.sources.tables import BadRow, table_rows
 from opensana.errors import ConfigError, DataError, near
 from opensana.label.captioners import Answers, Maker, Pictures, clean
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
-from opensana.data.pictures import PictureSource, stacked
+from opensana.datasets.crops import PictureSource, stacked
 from opensana.errors import DataError
 from opensana.metrics.reconstruction import psnr
 from opensana.models.find import find_autoencoder

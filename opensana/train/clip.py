@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from opensana.config import build
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.errors import DataError
 from opensana.features.texts import Texts
 from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss

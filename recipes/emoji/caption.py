@@ -9,7 +9,7 @@ from pathlib import Path
 
 from encode import encode_text
 
-from opensana.data.emoji.dataset import EmojiData
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.errors import OpensanaError
 
 

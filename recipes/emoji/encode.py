@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from opensana.data.emoji.compose import SIZE, Scene, compose_batch
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import (
+from opensana.datasets.emoji.compose import SIZE, Scene, compose_batch
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import (
     BACKGROUNDS,
     PAIR_ROUNDS,
     Prompt,

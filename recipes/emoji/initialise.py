@@ -17,7 +17,7 @@ from torch import Tensor
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.principal import principal_code, start_from
-from opensana.data.pictures import PictureSource, stacked
+from opensana.datasets.crops import PictureSource, stacked
 from opensana.pictures.pixels import from_levels
 from opensana.train.saving import Export
 

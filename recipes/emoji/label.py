@@ -18,8 +18,8 @@ from pathlib import Path
 from PIL import Image
 
 from opensana.cli.label import open_pictures
-from opensana.data.emoji.compose import Scene, compose
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.errors import OpensanaError
 from opensana.files.writing import atomic_folder
 from opensana.label.run import Plan, label

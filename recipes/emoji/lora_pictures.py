@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from opensana.data.emoji.fetch import Package, fetch, find, read_members
+from opensana.datasets.emoji.fetch import Package, fetch, find, read_members
 from opensana.errors import DataError, OpensanaError
 
 FLAT = Package(

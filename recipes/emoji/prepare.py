@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from opensana.data.emoji.preparation import prepare
+from opensana.datasets.emoji.preparation import prepare
 from opensana.errors import OpensanaError
 
 

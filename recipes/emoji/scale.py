@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from opensana.autoencoder.latent_scale import channel_gains, scale_channels
-from opensana.data.pictures import PictureSource, stacked
+from opensana.datasets.crops import PictureSource, stacked
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels

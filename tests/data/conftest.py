@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.data.emoji.compose import SIZE
+from opensana.datasets.emoji.compose import SIZE
 
 COOK = "1F9D1-200D-1F373"
 WOMAN = "1F469-200D-1F373"

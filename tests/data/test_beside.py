@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensana.cli import main
-from opensana.data.convert import convert
-from opensana.data.report import not_read
-from opensana.data.sources import open_source
-from opensana.data.sources.beside import one_spelling
-from opensana.data.writers import WRITERS
+from opensana.datasets.report import not_read
+from opensana.datasets.rewrite import convert
+from opensana.datasets.sources import open_source
+from opensana.datasets.sources.beside import one_spelling
+from opensana.datasets.writers import WRITERS
 from opensana.label.captioners import Maker
 from opensana.label.journal import writing
 from opensana.label.labels import Labels

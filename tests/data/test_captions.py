@@ -1,6 +1,12 @@
 import pytest
 
-from opensana.data.emoji.captions import captions_of, label_with_tags, phrases, with_article, words
+from opensana.datasets.emoji.captions import (
+    captions_of,
+    label_with_tags,
+    phrases,
+    with_article,
+    words,
+)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose, compose_batch, describe
+from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose, compose_batch, describe
 from opensana.errors import DataError
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from opensana.data.convert import convert
-from opensana.data.record import Caption, Record
-from opensana.data.sources import open_source
-from opensana.data.sources.indexed import Indexed
+from opensana.datasets.record import Caption, Record
+from opensana.datasets.rewrite import convert
+from opensana.datasets.sources import open_source
+from opensana.datasets.sources.indexed import Indexed
 from opensana.errors import ConfigError, DataError
 from opensana.label.captioners import Maker
 from opensana.label.journal import writing

@@ -10,8 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from opensana.cli import main
-from opensana.data.convert import convert
-from opensana.data.sources import open_source
+from opensana.datasets.rewrite import convert
+from opensana.datasets.sources import open_source
 from opensana.errors import ConfigError, DataError
 from opensana.files.encodings import decode_text, encoding_of, text_lines
 from opensana.label.captioners import read_prompt

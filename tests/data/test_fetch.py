@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.emoji import fetch
-from opensana.data.emoji.fetch import Package, find, pack, read_members, verify
+from opensana.datasets.emoji import fetch
+from opensana.datasets.emoji.fetch import Package, find, pack, read_members, verify
 from opensana.errors import DataError
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.record import Caption
-from opensana.data.rejects import read_rejects
-from opensana.data.sources import open_source
-from opensana.data.sources.fields import MOST_CHARACTERS
-from opensana.data.sources.folder import FolderSource
+from opensana.datasets.record import Caption
+from opensana.datasets.rejects import read_rejects
+from opensana.datasets.sources import open_source
+from opensana.datasets.sources.fields import MOST_CHARACTERS
+from opensana.datasets.sources.folder import FolderSource
 from tests.data import hostile
 from tests.data.hostile import encoded, plain
 from tests.data.measured import UNREADABLE, run

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opensana.data.emoji import vocabulary
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.preparation import build, digest
-from opensana.data.pictures import PreparedPictures
+from opensana.datasets.crops import PreparedPictures
+from opensana.datasets.emoji import vocabulary
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.preparation import build, digest
 from opensana.errors import DataError
 
 Members = dict[str, bytes]

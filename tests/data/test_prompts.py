@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.emoji.dataset import EmojiData, Record
-from opensana.data.emoji.preparation import build
-from opensana.data.emoji.prompts import (
+from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.preparation import build
+from opensana.datasets.emoji.prompts import (
     KEYWORD_WEIGHT,
     is_held_out_pair,
     keywords_of,

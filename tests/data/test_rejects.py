@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.record import Reject
-from opensana.data.rejects import check_bad, read_rejects, share_of, write_rejects
+from opensana.datasets.record import Reject
+from opensana.datasets.rejects import check_bad, read_rejects, share_of, write_rejects
 from opensana.errors import ConfigError, DataError
 from opensana.files.writing import atomic_folder
 

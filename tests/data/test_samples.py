@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opensana.cli import main
-from opensana.data.sources import open_source
-from opensana.data.sources.samples import group
+from opensana.datasets.sources import open_source
+from opensana.datasets.sources.samples import group
 from tests.data.hostile import animated
 from tests.data.test_tar import PICTURE, Entry, sample, shard
 

@@ -8,8 +8,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from opensana.data.record import Caption
-from opensana.data.sources import hub, open_source, table
+from opensana.datasets.record import Caption
+from opensana.datasets.sources import hub, open_source, table
 from opensana.errors import DataError, MissingExtraError
 from tests.data.hostile import encoded, plain
 
@@ -76,7 +76,7 @@ def test_files_that_are_no_pictures(tmp_path: Path) -> None:
 
 def test_a_row_group_may_not_be_huge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.parquet", image=[PICTURE] * 3)
-    monkeypatch.setattr("opensana.data.sources.parquet.MOST_GROUP_BYTES", 100)
+    monkeypatch.setattr("opensana.datasets.sources.parquet.MOST_GROUP_BYTES", 100)
     with pytest.raises(DataError, match="row group"):
         open_source(path)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.record import Caption
-from opensana.data.sources import open_source
+from opensana.datasets.record import Caption
+from opensana.datasets.sources import open_source
 from opensana.errors import DataError
 from tests.data.hostile import encoded, plain
 from tests.data.measured import run

@@ -1,4 +1,4 @@
-from opensana.data.emoji.vocabulary import (
+from opensana.datasets.emoji.vocabulary import (
     HELD_OUT_FAMILIES,
     TOPICS,
     WELL_KNOWN,

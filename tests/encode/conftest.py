@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.record import Caption, Record, Reject
+from opensana.datasets.record import Caption, Record, Reject
 from opensana.errors import DataError
 from opensana.features import Encoders
 from tests import tiny

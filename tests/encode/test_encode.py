@@ -16,7 +16,7 @@ import torch
 
 from opensana.autoencoder.plan import encoder_chain
 from opensana.cli import main
-from opensana.data.record import Caption, Record
+from opensana.datasets.record import Caption, Record
 from opensana.errors import ConfigError, DataError
 from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode
 from opensana.features import encode as job

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from opensana.data.emoji.captions import Caption
-from opensana.data.emoji.compose import SIZE
-from opensana.data.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.captions import Caption
+from opensana.datasets.emoji.compose import SIZE
+from opensana.datasets.emoji.dataset import EmojiData, Record
 
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (200, 200, 30), (30, 200, 200)]
 

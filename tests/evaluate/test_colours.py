@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.data.emoji.compose import COLOURS, SIZE, Scene, compose
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import prompts_of, scenes_of
+from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import prompts_of, scenes_of
 from opensana.evaluate.colours import (
     ColourQuestion,
     Colours,

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.data.emoji.compose import Scene, compose
-from opensana.data.emoji.dataset import EmojiData
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.errors import DataError, RequestError
 from opensana.evaluate import Counts, emoji
 from opensana.evaluate.colours import colour_questions

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.data.emoji.compose import Scene, compose
-from opensana.data.emoji.dataset import EmojiData
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.evaluate import generation
 from opensana.evaluate.generation import (
     ask,

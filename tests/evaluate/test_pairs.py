@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from opensana.data.emoji.compose import Scene, compose
-from opensana.data.emoji.dataset import EmojiData
-from opensana.data.emoji.prompts import is_held_out_pair
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.prompts import is_held_out_pair
 from opensana.evaluate.grounds import halves
 from opensana.evaluate.pairs import PairQuestion, Pairs, ask_pairs, pair_questions
 

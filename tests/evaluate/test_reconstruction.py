@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from opensana.data.emoji.dataset import EmojiData
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.errors import NumericsError
 from opensana.evaluate import reconstruction
 from opensana.evaluate.reconstruction import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from opensana.data.record import Caption, Record, Reject
+from opensana.datasets.record import Caption, Record, Reject
 from opensana.errors import DataError
 from opensana.label import stages
 from opensana.label.captioners import Answers, Maker, Pictures, Settings, open_captioner

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opensana.data.record import Caption
+from opensana.datasets.record import Caption
 from opensana.errors import DataError
 from opensana.label import stages
 from opensana.label.captioners import Failure, Maker, Settings, clean

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
-from opensana.data.convert import convert
-from opensana.data.sources import open_source
+from opensana.datasets.rewrite import convert
+from opensana.datasets.sources import open_source
 from opensana.device import cpu_has_bfloat16
 from opensana.errors import CheckpointError, ConfigError, NumericsError, WeightsError
 from opensana.files.writing import read_json

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from opensana.config import build
-from opensana.data.emoji.dataset import VERSION
+from opensana.datasets.emoji.dataset import VERSION
 from opensana.errors import ConfigError, DataError
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.metrics.small_clip import load_clip

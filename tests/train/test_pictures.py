@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.data.convert import convert
-from opensana.data.pictures import PictureSource
-from opensana.data.sources import open_source
+from opensana.datasets.crops import PictureSource
+from opensana.datasets.rewrite import convert
+from opensana.datasets.sources import open_source
 from opensana.errors import DataError
 
 

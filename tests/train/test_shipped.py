@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from opensana.cli import main
-from opensana.data.emoji.dataset import VERSION
+from opensana.datasets.emoji.dataset import VERSION
 from opensana.features.latents import Sample, write_features
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.files.writing import read_json, write_json

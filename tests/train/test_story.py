@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.data.pictures import PictureSource, stacked
+from opensana.datasets.crops import PictureSource, stacked
 from opensana.features.latents import Sample, write_features
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.models.load import load_autoencoder
