@@ -21,7 +21,7 @@ from torch.nn import functional
 from opensana.autoencoder import Autoencoder
 from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
-from opensana.evaluate.reconstruction import BATCH, chosen
+from opensana.evaluate.emoji.reconstruction import BATCH, chosen
 from opensana.metrics.frechet import Extract, Moments, clip_features, frechet_distance
 from opensana.metrics.reconstruction import Tally, pairs, through
 from opensana.models.find import find_autoencoder

@@ -25,7 +25,7 @@ from benchmarks.caption_sampling import BATCH, RECIPE, SMALL, drawn, small, trai
 from opensana.autoencoder import Autoencoder
 from opensana.datasets.emoji.compose import Scene, compose_batch
 from opensana.datasets.emoji.dataset import EmojiData, Record
-from opensana.evaluate.reconstruction import evaluate_reconstruction
+from opensana.evaluate.emoji.reconstruction import evaluate_reconstruction
 from opensana.features.encoders import encode_pixels
 from opensana.features.latents import Sample, write_features
 from opensana.features.texts import Texts

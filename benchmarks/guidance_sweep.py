@@ -23,9 +23,10 @@ from benchmarks.timing import machine
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import KEYWORD_WEIGHT, keywords_of
 from opensana.evaluate import Counts
-from opensana.evaluate.colours import ColourQuestion, ask_colours, colour_questions
-from opensana.evaluate.emoji import open_or_prepare
-from opensana.evaluate.generation import (
+from opensana.evaluate.emoji.backgrounds import Grounds, halves, whole
+from opensana.evaluate.emoji.colours import ColourQuestion, ask_colours, colour_questions
+from opensana.evaluate.emoji.figures import open_or_prepare
+from opensana.evaluate.emoji.nearest import (
     Draw,
     Question,
     References,
@@ -35,8 +36,7 @@ from opensana.evaluate.generation import (
     references,
     shuffled,
 )
-from opensana.evaluate.grounds import Grounds, halves, whole
-from opensana.evaluate.pairs import PairQuestion, ask_pairs, pair_questions
+from opensana.evaluate.emoji.pairs import PairQuestion, ask_pairs, pair_questions
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
 from opensana.train.plot import plot

@@ -19,8 +19,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.timing import machine, medians
 from opensana.runtime.placing import ready
+from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder, TextStates
-from opensana.text.gemma import gemma3_270m_folder
 
 PROMPT = (
     "a photograph of a red apple and two green pears on an old wooden table by a window, soft"

@@ -23,8 +23,8 @@ from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import keywords_of, prompts_of, scenes_of
 from opensana.features.encoders import valid_states
 from opensana.features.texts import Texts
+from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import gemma3_270m_folder
 
 RIDGES = (0.1, 0.2, 0.4, 0.8, 1.6)
 LEFT_OUT = 10

@@ -18,7 +18,7 @@ from opensana.datasets.record import Record
 from opensana.errors import DataError, MissingExtraError, OpensanaError
 from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, encode_on
 from opensana.features import encode as job
-from opensana.label import cluster
+from opensana.label import spread as cluster
 from opensana.label.journal import writing
 from opensana.label.stages import Stage
 from opensana.workers.cluster import Cluster, connected

@@ -11,7 +11,7 @@ from opensana.errors import ConfigError, WeightsError
 from opensana.files.writing import read_json
 from opensana.models.convert import convert
 from opensana.pipeline import Sana
-from opensana.weights.files import read_safetensors, write_safetensors
+from opensana.weights.safetensors import read_safetensors, write_safetensors
 from tests import tiny
 
 PAIR = ("blocks.0.attn.proj.weight", "transformer_blocks.0.attn1.to_out.0.weight")

@@ -20,7 +20,7 @@ from opensana.models.save import write_model_without_text
 from opensana.pictures.pixels import to_images, to_pixels
 from opensana.pipeline import Sana
 from opensana.request import Request
-from opensana.weights.files import read_safetensors, write_safetensors
+from opensana.weights.safetensors import read_safetensors, write_safetensors
 from tests import tiny
 
 REQUEST = Request(

@@ -18,8 +18,8 @@ from opensana.models.describe import describe, describe_published
 from opensana.models.parts import transformer_config
 from opensana.text.loading import check_config
 from opensana.transformer.model import Transformer
-from opensana.weights import published
-from opensana.weights.published import hub_id
+from opensana.weights import hub_names as published
+from opensana.weights.hub_names import hub_id
 from tests import tiny
 from tests.configs import SANA_600M
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from opensana.drawing.picture import read_request
 from opensana.errors import ConfigError, OpensanaError, RequestError
-from opensana.evaluate.generation import drawer
+from opensana.evaluate.emoji.nearest import drawer
 from opensana.files.writing import read_json
 from opensana.models.convert import convert
 from opensana.models.describe import describe

@@ -20,7 +20,7 @@ import torch
 from opensana.cli import main
 from opensana.errors import OpensanaError
 from opensana.models.load import load_autoencoder, load_transformer
-from opensana.weights.files import read_safetensors, write_safetensors
+from opensana.weights.safetensors import read_safetensors, write_safetensors
 from tests import tiny
 from tests.configs import HOSTILE
 

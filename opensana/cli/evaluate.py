@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, table
 from opensana.cli.output import check_file
-from opensana.evaluate.counts import Counts
+from opensana.evaluate.emoji.counts import Counts
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Label(Command):
     def plan(self) -> "Plan":
         """What to do, checked before anything is opened."""
         from opensana.datasets.rejects import share_of
-        from opensana.label.captioners import DEFAULT_PROMPT, Settings, read_prompt
+        from opensana.label.captioner import DEFAULT_PROMPT, Settings, read_prompt
         from opensana.label.run import Plan
 
         settings = Settings(

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from opensana.evaluate.counts import Counts
+from opensana.evaluate.emoji.counts import Counts
 
 __all__ = ["Counts", "evaluate_emoji", "evaluate_pictures"]
 
 
 def evaluate_emoji(model: Any, data: str | Path, **options: Any) -> dict[str, Any]:
-    """The figures of a model on the emoji set, nested by name; see `opensana.evaluate.emoji`."""
-    from opensana.evaluate.emoji import evaluate
+    """The figures of a model on the emoji set, nested by name; see `evaluate.emoji.figures`."""
+    from opensana.evaluate.emoji.figures import evaluate
 
     return evaluate(model, data, **options)
 
@@ -19,7 +19,7 @@ def evaluate_emoji(model: Any, data: str | Path, **options: Any) -> dict[str, An
 def evaluate_pictures(
     models: Sequence[str], pictures: str | Path, **options: Any
 ) -> dict[str, Any]:
-    """The figures of autoencoders on pictures of any kind; see `opensana.evaluate.pictures`."""
-    from opensana.evaluate.pictures import evaluate_pictures
+    """The figures of autoencoders on pictures of any kind; see `opensana.evaluate.autoencoder`."""
+    from opensana.evaluate.autoencoder import evaluate_pictures
 
     return evaluate_pictures(models, pictures, **options)

@@ -7,8 +7,8 @@ from opensana.errors import DataError
 from opensana.features.manifest import tensor_hash
 from opensana.features.texts import Texts
 from opensana.runtime.placing import ready
+from opensana.text.demo_encoder import SHA256, gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.weights.locate import is_here, locate
 
 PACKAGED = ("gemma3-270m", "gemma-3-270m")

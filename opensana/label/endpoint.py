@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from opensana.errors import ConfigError, OpensanaError
-from opensana.label.captioners import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
+from opensana.label.captioner import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
 from opensana.label.transport import Pace, Reply, Unreachable, may_carry_key, post, retry_after
 from opensana.workers.threads import in_flight
 

@@ -23,7 +23,7 @@ from typing import Any
 from opensana.errors import DataError
 from opensana.files.lock import held
 from opensana.files.writing import write_atomic
-from opensana.label.captioners import Failure, Maker
+from opensana.label.captioner import Failure, Maker
 
 IDENTITY = {
     "captions": ("key", "maker"),

@@ -11,8 +11,8 @@ from typing import Any
 from opensana.datasets.record import Caption, Record, Reject, Source
 from opensana.datasets.sources.beside import one_spelling
 from opensana.errors import DataError
-from opensana.label.facts import duplicate_groups
 from opensana.label.journal import all_lines, read_makers
+from opensana.label.measurements import duplicate_groups
 
 MEASURED = ("sharpness",)
 """The facts that are numbers."""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import OpensanaError
-from opensana.label.captioners import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
+from opensana.label.captioner import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
 from opensana.metrics.library_models import fingerprint, load, published_name
 from opensana.weights.locate import locate_library
 

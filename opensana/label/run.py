@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from opensana.errors import ConfigError
-from opensana.label import cluster, stages
-from opensana.label.captioners import Settings, check_spec, open_captioner
-from opensana.label.facts import duplicate_groups
+from opensana.label import spread as cluster
+from opensana.label import stages
+from opensana.label.captioner import Settings
 from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
+from opensana.label.measurements import duplicate_groups
+from opensana.label.opening import check_spec, open_captioner
 from opensana.label.stages import CaptionStage, FactStage, PictureSet, ScoreStage, Stage
 from opensana.workers.cluster import check_workers, connected
 

@@ -1,7 +1,7 @@
 """The stages of labelling: what is missing, who makes it, and where the answers go.
 
 A stage turns pictures into lines of one journal, a task (a key) at a time. Stages run here one
-after the other (`run`), or spread over machines (`opensana.label.cluster`); what the journals hold
+after the other (`run`), or spread over machines (`opensana.label.spread`); what the journals hold
 already is never made again, so the same command goes on after any interruption.
 """
 
@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from opensana.datasets.record import Source
 from opensana.errors import DataError, OpensanaError
-from opensana.label.captioners import Captioner, Failure, Maker
-from opensana.label.facts import difference_hash, sharpness
+from opensana.label.captioner import Captioner, Failure, Maker
 from opensana.label.journal import LabelFolder, Line
 from opensana.label.labels import Labels, own_maker
+from opensana.label.measurements import difference_hash, sharpness
 from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], Image.Image]

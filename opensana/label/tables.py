@@ -16,7 +16,7 @@ from opensana.datasets.sources.beside import one_spelling
 from opensana.datasets.sources.fields import Row
 from opensana.datasets.sources.tables import BadRow, table_rows
 from opensana.errors import ConfigError, DataError, near
-from opensana.label.captioners import Answers, Maker, Pictures, clean
+from opensana.label.captioner import Answers, Maker, Pictures, clean
 
 KEYS = ("key", "file_name")
 

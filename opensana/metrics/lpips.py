@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from opensana.errors import WeightsError
-from opensana.weights.files import load_into, read_safetensors
+from opensana.weights.safetensors import load_into, read_safetensors
 
 LPIPS_PRESET = "lpips_vgg16"
 GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))

@@ -17,7 +17,7 @@ from opensana.config import build
 from opensana.errors import ConfigError, WeightsError
 from opensana.files.writing import read_json
 from opensana.layers.precision import without_autocast
-from opensana.weights.files import load_into, read_safetensors
+from opensana.weights.safetensors import load_into, read_safetensors
 
 CLASS_NAME = "OpensanaClip"
 GROUPS = 8

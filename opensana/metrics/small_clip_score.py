@@ -12,8 +12,8 @@ from opensana.metrics.clip_score import Score, windows
 from opensana.metrics.library_models import fingerprint, published_name
 from opensana.metrics.small_clip import load_clip
 from opensana.pictures.pixels import to_pixels
+from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import gemma3_270m_folder
 from opensana.weights.locate import locate_library
 
 GEMMA = "gemma-3-270m"

@@ -23,10 +23,10 @@ from opensana.models.save import write_autoencoder, write_transformer
 from opensana.models.scheduler import DPM, SCM, write_scheduler
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
-from opensana.weights.files import load_into, read_safetensors, write_safetensors
 from opensana.weights.formats import check_formats, format_of, widened
 from opensana.weights.locate import locate, locate_file
-from opensana.weights.names import convert_autoencoder, convert_transformer, unwrapped
+from opensana.weights.rename_tables import convert_autoencoder, convert_transformer, unwrapped
+from opensana.weights.safetensors import load_into, read_safetensors, write_safetensors
 
 Config = TransformerConfig | AutoencoderConfig
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "module")

@@ -31,10 +31,10 @@ from opensana.models.presets import (
 from opensana.models.resolution_bins import bins
 from opensana.runtime.placing import part_dtype
 from opensana.transformer.model import Transformer
-from opensana.weights.files import check_fit, read_headers
 from opensana.weights.formats import held_dtype
+from opensana.weights.hub_names import hub_id
 from opensana.weights.locate import is_here, locate
-from opensana.weights.published import hub_id
+from opensana.weights.safetensors import check_fit, read_headers
 
 Config = TypeVar("Config")
 

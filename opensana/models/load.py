@@ -21,12 +21,12 @@ from opensana.models.parts import (
     transformer_folder,
 )
 from opensana.runtime.placing import Module, ready
+from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import gemma3_270m_folder
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNet, check_pair
 from opensana.transformer.model import Transformer
-from opensana.weights.files import check_finite, load_into, read_safetensors
+from opensana.weights.safetensors import check_finite, load_into, read_safetensors
 
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
 Config = TypeVar("Config")

@@ -11,15 +11,15 @@ from opensana.errors import WeightsError, near
 from opensana.files.writing import read_json
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNetConfig
-from opensana.weights.files import (
+from opensana.weights.formats import held_dtype
+from opensana.weights.locate import HUB_ID, fetch
+from opensana.weights.safetensors import (
     VARIANTS,
     TensorInfo,
     available_variants,
     check_weights,
     read_headers,
 )
-from opensana.weights.formats import held_dtype
-from opensana.weights.locate import HUB_ID, fetch
 
 SPRINT_PART = "transformer_sprint"
 """The folder of a few-step transformer beside the model's own; other readers know nothing of it."""

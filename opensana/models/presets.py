@@ -11,7 +11,7 @@ from opensana.autoencoder.config import AutoencoderConfig, Block
 from opensana.errors import ConfigError, near
 from opensana.models.resolution_bins import Size, bins
 from opensana.transformer.config import TransformerConfig
-from opensana.weights.published import hub_id, plain_name
+from opensana.weights.hub_names import hub_id, plain_name
 
 Value = TypeVar("Value")
 

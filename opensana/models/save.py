@@ -18,7 +18,7 @@ from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_schedul
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
-from opensana.weights.files import is_finite, write_safetensors
+from opensana.weights.safetensors import is_finite, write_safetensors
 
 
 def write_model(

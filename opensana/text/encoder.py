@@ -19,9 +19,9 @@ from opensana.errors import RequestError
 from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.text.instruction import instruction as instruction_text
-from opensana.text.library import LibraryDecoder
+from opensana.text.instruction_cache import Prefix, stored_prefix
 from opensana.text.loading import load_model, load_tokenizer, part_of
-from opensana.text.prefix import Prefix, stored_prefix
+from opensana.text.transformers_decoder import LibraryDecoder
 
 
 @dataclass(frozen=True)

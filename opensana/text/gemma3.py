@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from opensana.files.writing import write_json
 from opensana.text.gemma3_config import FULL, SLIDING, Gemma3Config
-from opensana.weights.files import load_into, read_safetensors
-from opensana.weights.files import write_safetensors as write_weights
+from opensana.weights.safetensors import load_into, read_safetensors
+from opensana.weights.safetensors import write_safetensors as write_weights
 
 Past = tuple[Tensor, Tensor]
 """Keys and values [B, K, P, E] of one layer."""

@@ -20,8 +20,8 @@ from opensana.train.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import available_variants, read_headers
 from opensana.weights.locate import is_here
+from opensana.weights.safetensors import available_variants, read_headers
 
 Module = TypeVar("Module", bound=nn.Module)
 

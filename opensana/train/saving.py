@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from opensana.files.writing import write_json
-from opensana.weights.files import write_safetensors
+from opensana.weights.safetensors import write_safetensors
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from opensana.errors import WeightsError, near
-from opensana.weights.files import VARIANTS
-from opensana.weights.published import UNGATED, hub_id, suggestion
+from opensana.weights.hub_names import UNGATED, hub_id, suggestion
+from opensana.weights.safetensors import VARIANTS
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")

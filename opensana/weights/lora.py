@@ -20,13 +20,6 @@ from torch import nn
 
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json
-from opensana.weights.files import (
-    PICKLED,
-    check_finite,
-    pickle_note,
-    read_metadata,
-    read_safetensors,
-)
 from opensana.weights.locate import locate_file
 from opensana.weights.lora_names import (
     ALPHA,
@@ -36,6 +29,13 @@ from opensana.weights.lora_names import (
 )
 from opensana.weights.lora_settings import LoraSettings, read_settings
 from opensana.weights.low_rank import LowRank, changes
+from opensana.weights.safetensors import (
+    PICKLED,
+    check_finite,
+    pickle_note,
+    read_metadata,
+    read_safetensors,
+)
 
 FILE = "pytorch_lora_weights.safetensors"
 PREFIX = "transformer."

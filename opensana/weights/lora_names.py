@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opensana.errors import WeightsError, near
-from opensana.weights.names import SPRINT_TRANSFORMER, TRANSFORMER, TRANSFORMER_BLOCK
+from opensana.weights.rename_tables import SPRINT_TRANSFORMER, TRANSFORMER, TRANSFORMER_BLOCK
 
 DOWN, UP, ALPHA = "lora_A", "lora_B", "alpha"
 # What stands behind the layer's name: diffusers and peft, a module's own state, kohya, old

@@ -45,8 +45,8 @@ from opensana.features.latents import Features, Sample, write_features
 from opensana.features.texts import Texts, write_text
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
+from opensana.text.demo_encoder import SHA256, gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
-from opensana.text.gemma import SHA256, gemma3_270m_folder
 from opensana.text.instruction import KEPT_TOKENS
 
 INSTRUCTION = "diffusers"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from opensana.errors import ConfigError, WeightsError
 from opensana.metrics.lpips import Lpips, joined, load_lpips, lpips_of
 from opensana.models.convert import convert
-from opensana.weights.files import write_safetensors
+from opensana.weights.safetensors import write_safetensors
 
 # torchvision's VGG16: the place of each convolution in `features`, its channels in and out.
 CONVOLUTIONS = {

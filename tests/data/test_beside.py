@@ -16,7 +16,7 @@ from opensana.datasets.rewrite import convert
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.beside import one_spelling
 from opensana.datasets.writers import WRITERS
-from opensana.label.captioners import Maker
+from opensana.label.captioner import Maker
 from opensana.label.journal import writing
 from opensana.label.labels import Labels
 from opensana.label.tables import read_column

@@ -14,7 +14,7 @@ from opensana.datasets.rewrite import convert
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.indexed import Indexed
 from opensana.errors import ConfigError, DataError
-from opensana.label.captioners import Maker
+from opensana.label.captioner import Maker
 from opensana.label.journal import writing
 from opensana.label.labels import own_maker
 from tests.data import hostile

@@ -14,7 +14,7 @@ from opensana.datasets.rewrite import convert
 from opensana.datasets.sources import open_source
 from opensana.errors import ConfigError, DataError
 from opensana.files.encodings import decode_text, encoding_of, text_lines
-from opensana.label.captioners import read_prompt
+from opensana.label.captioner import read_prompt
 from opensana.label.tables import read_column
 from tests import tiny
 from tests.data import hostile

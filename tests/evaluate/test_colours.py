@@ -7,7 +7,8 @@ from PIL import Image
 from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import prompts_of, scenes_of
-from opensana.evaluate.colours import (
+from opensana.evaluate.emoji.backgrounds import whole
+from opensana.evaluate.emoji.colours import (
     ColourQuestion,
     Colours,
     ask_colours,
@@ -15,8 +16,7 @@ from opensana.evaluate.colours import (
     frame_distances,
     to_lab,
 )
-from opensana.evaluate.generation import references
-from opensana.evaluate.grounds import whole
+from opensana.evaluate.emoji.nearest import references
 
 Paint = Callable[[ColourQuestion], np.ndarray]
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.errors import DataError, RequestError
-from opensana.evaluate import Counts, emoji
-from opensana.evaluate.colours import colour_questions
-from opensana.evaluate.emoji import measure_all, measure_drawing, open_or_prepare
-from opensana.evaluate.generation import Answers, caption_questions, label_questions
-from opensana.evaluate.pairs import Pairs, pair_questions
+from opensana.evaluate import Counts
+from opensana.evaluate.emoji import figures as emoji
+from opensana.evaluate.emoji.colours import colour_questions
+from opensana.evaluate.emoji.figures import measure_all, measure_drawing, open_or_prepare
+from opensana.evaluate.emoji.nearest import Answers, caption_questions, label_questions
+from opensana.evaluate.emoji.pairs import Pairs, pair_questions
 
 
 class Identity(torch.nn.Module):

@@ -8,8 +8,8 @@ from PIL import Image
 
 from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
-from opensana.evaluate import generation
-from opensana.evaluate.generation import (
+from opensana.evaluate.emoji import nearest as generation
+from opensana.evaluate.emoji.nearest import (
     ask,
     caption_questions,
     drawer,

@@ -7,8 +7,8 @@ from PIL import Image
 from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import is_held_out_pair
-from opensana.evaluate.grounds import halves
-from opensana.evaluate.pairs import PairQuestion, Pairs, ask_pairs, pair_questions
+from opensana.evaluate.emoji.backgrounds import halves
+from opensana.evaluate.emoji.pairs import PairQuestion, Pairs, ask_pairs, pair_questions
 
 Change = Callable[[Scene], Scene]
 

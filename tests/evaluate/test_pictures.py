@@ -11,12 +11,12 @@ from PIL import Image
 from opensana.autoencoder.model import Autoencoder
 from opensana.cli import main
 from opensana.errors import ConfigError, DataError, RequestError, WeightsError
+from opensana.evaluate import autoencoder as module
 from opensana.evaluate import evaluate_pictures
-from opensana.evaluate import pictures as module
 from opensana.metrics.lpips import Lpips
 from opensana.models.load import load_autoencoder
 from opensana.models.save import write_autoencoder
-from opensana.weights.files import write_safetensors
+from opensana.weights.safetensors import write_safetensors
 from tests import tiny
 from tests.evaluate.test_frechet import clip  # noqa: F401
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.errors import NumericsError
-from opensana.evaluate import reconstruction
-from opensana.evaluate.reconstruction import (
+from opensana.evaluate.emoji import reconstruction
+from opensana.evaluate.emoji.reconstruction import (
     chosen,
     evaluate_reconstruction,
     from_patches,

@@ -15,8 +15,9 @@ from PIL import Image
 from opensana.datasets.record import Caption, Record, Reject
 from opensana.errors import DataError
 from opensana.label import stages
-from opensana.label.captioners import Answers, Maker, Pictures, Settings, open_captioner
+from opensana.label.captioner import Answers, Maker, Pictures, Settings
 from opensana.label.journal import writing
+from opensana.label.opening import open_captioner
 from opensana.label.stages import CaptionStage, PictureSet
 
 AT_ONCE = 8

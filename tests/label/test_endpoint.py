@@ -11,10 +11,11 @@ from PIL import Image
 from opensana.cli import main
 from opensana.errors import ConfigError, OpensanaError
 from opensana.label import endpoint, stages
-from opensana.label.captioners import Failure, Settings, open_captioner
+from opensana.label.captioner import Failure, Settings
 from opensana.label.endpoint import EndpointCaptioner, Patience
 from opensana.label.journal import writing
 from opensana.label.labels import Labels
+from opensana.label.opening import open_captioner
 from opensana.label.stages import CaptionStage
 from opensana.label.transport import Pace, may_carry_key, retry_after
 from tests.label.folders import AT_ONCE, draw, expected, killed_many_times, open_pictures

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from opensana.label.facts import difference_hash, duplicate_groups, sharpness
+from opensana.label.measurements import difference_hash, duplicate_groups, sharpness
 
 
 def noise(seed: int, size: tuple[int, int] = (48, 64)) -> Image.Image:

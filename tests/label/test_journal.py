@@ -9,7 +9,7 @@ import pytest
 from opensana.datasets.record import Caption
 from opensana.errors import DataError
 from opensana.label import stages
-from opensana.label.captioners import Failure, Maker, Settings, clean
+from opensana.label.captioner import Failure, Maker, Settings, clean
 from opensana.label.journal import all_lines, write_block, writing
 from opensana.label.labels import Labels, labelled, own_maker
 from tests.label.folders import (

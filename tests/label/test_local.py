@@ -13,9 +13,10 @@ from PIL import Image
 
 from opensana.cli import main
 from opensana.errors import WeightsError
-from opensana.label.captioners import Failure, Settings, open_captioner
+from opensana.label.captioner import Failure, Settings
 from opensana.label.labels import Labels
 from opensana.label.local import LocalCaptioner
+from opensana.label.opening import open_captioner
 from tests.label.folders import draw
 
 ASK = Settings(prompt="what do you see here ?", max_tokens=6, device="cpu")

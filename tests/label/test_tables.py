@@ -9,9 +9,10 @@ from PIL import Image
 
 from opensana.cli import main
 from opensana.errors import ConfigError, DataError, OpensanaError
-from opensana.label.captioners import Captioner, Failure, Settings, open_captioner
+from opensana.label.captioner import Captioner, Failure, Settings
 from opensana.label.journal import read_makers
 from opensana.label.labels import Labels
+from opensana.label.opening import open_captioner
 from opensana.metrics.clip_score import ClipScorer
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip import Clip, ClipConfig

@@ -33,7 +33,8 @@ from transformers import (
 from opensana.errors import ConfigError, OpensanaError, RequestError, WeightsError
 from opensana.files.writing import read_json
 from opensana.text import encoder as encoder_module
-from opensana.text import gemma3, gemma3_config, library
+from opensana.text import gemma3, gemma3_config
+from opensana.text import transformers_decoder as library
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.text.instruction import COMPLEX_HUMAN_INSTRUCTION, instruction
 from opensana.text.loading import load_model

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from opensana.errors import MissingExtraError, WeightsError
-from opensana.text import gemma
+from opensana.text import demo_encoder as gemma
 from opensana.text.encoder import TextEncoder
 from opensana.text.instruction import COMPLEX_HUMAN_INSTRUCTION
 from opensana.text.loading import load_tokenizer

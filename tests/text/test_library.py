@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2Model
 
-from opensana.text.library import LibraryDecoder
+from opensana.text.transformers_decoder import LibraryDecoder
 
 CONFIG = SimpleNamespace(hidden_size=4, layer_types=["full_attention"])
 

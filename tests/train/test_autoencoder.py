@@ -19,7 +19,7 @@ from opensana.models import find as finding
 from opensana.train import precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.losses import ReconstructionLoss
-from opensana.weights.files import load_into, read_safetensors, write_safetensors
+from opensana.weights.safetensors import load_into, read_safetensors, write_safetensors
 from tests.train.reading import bits, lines
 
 REFINE = {

@@ -20,7 +20,7 @@ from opensana.train.plan import plan
 from opensana.train.recipe import ControlNetRecipe, load_recipe
 from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import read_safetensors
+from opensana.weights.safetensors import read_safetensors
 from tests.tiny import randomise
 from tests.train.conftest import COMMON, TRANSFORMER
 from tests.train.reading import bits, lines

@@ -16,8 +16,8 @@ from opensana.train.recipe import load_recipe
 from opensana.train.transformer import TransformerTask, train_transformer
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import read_safetensors
 from opensana.weights.lora import FILE, merge_lora, read_lora
+from opensana.weights.safetensors import read_safetensors
 from tests.train.conftest import TRANSFORMER
 from tests.train.reading import bits, lines
 

@@ -20,7 +20,7 @@ from opensana.features.latents import Features
 from opensana.features.text_encoder import text_encoder_of
 from opensana.features.texts import padded
 from opensana.models.save import write_autoencoder
-from opensana.text.gemma import SHA256
+from opensana.text.demo_encoder import SHA256
 from opensana.train import before, checkpoint, precision
 from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
 from opensana.train.plan import plan

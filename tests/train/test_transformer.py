@@ -20,7 +20,7 @@ from opensana.train.caption_rule import CaptionRule
 from opensana.train.initial import standardise_inputs
 from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
-from opensana.weights.files import load_into, read_safetensors
+from opensana.weights.safetensors import load_into, read_safetensors
 from tests.train.conftest import BY_WEIGHT
 from tests.train.reading import bits, lines
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from opensana.errors import OpensanaError, WeightsError
 from opensana.files.writing import read_json, write_atomic
-from opensana.weights.files import (
+from opensana.weights.safetensors import (
     available_variants,
     load_into,
     read_headers,

@@ -16,7 +16,8 @@ from opensana.models.load import load_autoencoder, load_transformer
 from opensana.models.parts import stored_dtype
 from opensana.pipeline import Sana
 from opensana.request import Request
-from opensana.weights.files import (
+from opensana.weights.formats import FLOAT8, FLOATS, WHOLE, format_of, widened
+from opensana.weights.safetensors import (
     TensorInfo,
     check_finite,
     load_into,
@@ -24,7 +25,6 @@ from opensana.weights.files import (
     read_safetensors,
     write_safetensors,
 )
-from opensana.weights.formats import FLOAT8, FLOATS, WHOLE, format_of, widened
 from tests import tiny
 from tests.weights.test_names import official_transformer
 

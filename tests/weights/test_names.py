@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from opensana.errors import WeightsError
-from opensana.weights.files import load_into
-from opensana.weights.names import convert_autoencoder, convert_transformer
+from opensana.weights.rename_tables import convert_autoencoder, convert_transformer
+from opensana.weights.safetensors import load_into
 from tests import tiny
 
 SPRINT = replace(tiny.TRANSFORMER, guidance_embeds=True, qk_norm="rms_norm_across_heads")

@@ -14,8 +14,8 @@ from PIL import Image
 from opensana.datasets.emoji.compose import PAIRS, Scene
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import PAIR_ROUNDS, pair_scenes
-from opensana.evaluate.generation import Draw, draw_all, shuffled
-from opensana.evaluate.grounds import Grounds, cut
+from opensana.evaluate.emoji.backgrounds import Grounds, cut
+from opensana.evaluate.emoji.nearest import Draw, draw_all, shuffled
 from opensana.workers.progress import Report
 
 

@@ -8,9 +8,10 @@ from typing import Any
 from opensana.autoencoder.model import Autoencoder
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.preparation import prepare
-from opensana.evaluate.colours import Colours, ask_colours, colour_questions
-from opensana.evaluate.counts import Counts
-from opensana.evaluate.generation import (
+from opensana.evaluate.emoji.backgrounds import halves, whole
+from opensana.evaluate.emoji.colours import Colours, ask_colours, colour_questions
+from opensana.evaluate.emoji.counts import Counts
+from opensana.evaluate.emoji.nearest import (
     Answers,
     Draw,
     ask,
@@ -21,9 +22,8 @@ from opensana.evaluate.generation import (
     references,
     save_sheet,
 )
-from opensana.evaluate.grounds import halves, whole
-from opensana.evaluate.pairs import Pairs, ask_pairs, pair_questions
-from opensana.evaluate.reconstruction import evaluate_reconstruction, linear_reference
+from opensana.evaluate.emoji.pairs import Pairs, ask_pairs, pair_questions
+from opensana.evaluate.emoji.reconstruction import evaluate_reconstruction, linear_reference
 from opensana.metrics.reconstruction import Reconstruction, through
 from opensana.models.index import INDEX
 from opensana.models.load import load_autoencoder

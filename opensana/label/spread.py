@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from opensana.label.captioners import Failure, Maker
+from opensana.label.captioner import Failure, Maker
 from opensana.label.journal import LabelFolder, Line, reject_line, write_block
 from opensana.label.stages import PictureSet, Stage, Tally, Task, maker_of, missing, results
 from opensana.workers.cluster import Cluster

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -102,50 +101,6 @@ class Settings:
             "largest_side": self.largest_side,
             "temperature": 0,
         }
-
-
-def open_captioner(spec: str, settings: Settings) -> Captioner:
-    """The captioner of `hf:FOLDER-OR-HUB-ID`, `http://HOST/v1#MODEL` or `table:FILE#COLUMN`.
-
-    Models are loaded and tables read now.
-    """
-    check_spec(spec)
-    if spec.startswith(TABLE):
-        from opensana.label.tables import TableCaptioner
-
-        return TableCaptioner(spec.removeprefix(TABLE))
-    if spec.startswith(LOCAL):
-        from opensana.label.local import LocalCaptioner
-
-        return LocalCaptioner(spec.removeprefix(LOCAL), settings)
-    from opensana.label.endpoint import EndpointCaptioner
-
-    url, _, model = spec.partition("#")
-    return EndpointCaptioner(url, model, settings)
-
-
-def check_spec(spec: str) -> None:
-    """ConfigError unless `spec` names a captioner."""
-    if spec.startswith(LOCAL) and spec != LOCAL:
-        return
-    if spec.startswith(TABLE) and all(spec.removeprefix(TABLE).rpartition("#")[::2]):
-        return
-    try:
-        url = urlsplit(spec)
-        good = url.scheme in ("http", "https") and url.hostname and url.fragment and not url.query
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError(
-            f"{_without_password(spec)!r} is no captioner; try hf:FOLDER, hf:owner/name, "
-            "http://127.0.0.1:8000/v1#model-name or table:captions.csv#column"
-        )
-    if "@" in urlsplit(spec).netloc:
-        raise ConfigError("a captioner's address holds a password; put keys in the environment")
-
-
-def _without_password(spec: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", spec)
 
 
 def read_prompt(path: Path) -> str:

@@ -14,7 +14,8 @@ from PIL import Image
 from opensana.datasets.emoji.compose import COLOURS, SIZE, describe
 from opensana.datasets.emoji.dataset import EmojiData, Record
 from opensana.datasets.emoji.prompts import BACKGROUNDS, scenes_of
-from opensana.evaluate.generation import (
+from opensana.evaluate.emoji.backgrounds import Grounds
+from opensana.evaluate.emoji.nearest import (
     Answers,
     Draw,
     Question,
@@ -23,7 +24,6 @@ from opensana.evaluate.generation import (
     summarise,
     verdict,
 )
-from opensana.evaluate.grounds import Grounds
 from opensana.workers.progress import Report
 
 FRAME = 4

@@ -8,7 +8,7 @@ from PIL import Image
 
 from opensana.datasets.emoji.compose import COLOURS, PAIR_SCALE, PAIRS, SIZE, Scene, box, compose
 from opensana.datasets.emoji.dataset import EmojiData, Record
-from opensana.evaluate.generation import SMALL, References, references, shrink
+from opensana.evaluate.emoji.nearest import SMALL, References, references, shrink
 
 
 @dataclass(frozen=True)

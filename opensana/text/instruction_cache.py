@@ -11,7 +11,7 @@ from torch import Tensor
 from opensana.errors import WeightsError
 from opensana.text.gemma3 import Past
 from opensana.text.gemma3_config import Gemma3Config
-from opensana.weights.files import read_safetensors, write_safetensors
+from opensana.weights.safetensors import read_safetensors, write_safetensors
 
 FILE = "instruction"
 """The file in a text encoder's folder in which a prefix may lie, without its suffix."""

@@ -1,0 +1,1 @@
+"""emoji-256 in figures: what it reconstructs, draws, colours and combines."""
