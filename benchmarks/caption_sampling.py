@@ -39,7 +39,7 @@ from opensana.metrics.small_clip import Clip, load_clip
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer import TransformerTask
+from opensana.train.transformer.task import TransformerTask
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (

@@ -32,7 +32,7 @@ from opensana.features.texts import Texts
 from opensana.metrics.reconstruction import through
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer import TransformerTask
+from opensana.train.transformer.task import TransformerTask
 
 DATA, TEXT = Path("data/emoji"), Path("data/emoji-features-text")
 

@@ -39,7 +39,7 @@ from opensana.evaluate.emoji.nearest import (
 from opensana.evaluate.emoji.pairs import PairQuestion, ask_pairs, pair_questions
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
-from opensana.train.plot import plot
+from opensana.train.monitor.plot import plot
 
 EVALUATED = Counts()
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.5)

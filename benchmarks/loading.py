@@ -33,9 +33,9 @@ from opensana.features.buckets import buckets
 from opensana.features.fitting import Fitted, fitted_pictures
 from opensana.features.latents import Features
 from opensana.pictures.decode import decode
-from opensana.train.batches import choose_caption
 from opensana.train.caption_rule import CaptionRule
-from opensana.train.order import BucketOrder
+from opensana.train.transformer.batches import choose_caption
+from opensana.train.transformer.order import BucketOrder
 
 SIZE = 256
 SHAPES = ((768, 576), (576, 768))

@@ -28,9 +28,9 @@ from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
-from opensana.train.batches import likeliest
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer import TransformerTask
+from opensana.train.transformer.batches import likeliest
+from opensana.train.transformer.task import TransformerTask
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (

@@ -27,7 +27,7 @@ from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
 from opensana.request import Request, SolverName
-from opensana.train.plot import plot
+from opensana.train.monitor.plot import plot
 
 STEPS = (4, 6, 8, 10, 14, 20, 28, 50)
 EXACT, EXACT_SOLVER = 500, "flow_dpm"

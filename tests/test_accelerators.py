@@ -18,7 +18,7 @@ from opensana.flow.scm import scm_sigmas
 from opensana.flow.solvers import SOLVERS, _timestep
 from opensana.metrics.frechet import Moments
 from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
-from opensana.train.optim import Optimizers
+from opensana.train.optim.optimizers import Optimizers
 from opensana.train.recipe import OptimizerRecipe
 from opensana.transformer.controlnet import Controlled, ControlNet
 from opensana.transformer.model import Transformer

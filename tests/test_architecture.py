@@ -39,9 +39,9 @@ LONGEST_MODULE = 300
 # A longer module is a question: here are the answers.
 LONG_FOR_A_REASON = {
     "pipeline.py": "the one class that people call, its steps in the order they run",
-    "train/autoencoder.py": "a training loop with its two players is long and straight",
+    "train/autoencoder/task.py": "a training loop with its two players is long and straight",
     "train/recipe.py": "every table of a recipe, as its reader meets them",
-    "weights/files.py": "one file format, with every way in which a file can be broken",
+    "weights/safetensors.py": "one file format, with every way in which a file can be broken",
 }
 HEAVY = {"torch", "transformers", "numpy", "PIL", "pydantic", "huggingface_hub", "safetensors"}
 SECONDS_FOR_HELP = 2.0  # under 1 s on a free machine; the tests may share theirs

@@ -18,9 +18,9 @@ from opensana.models.load import load_other_transformer
 from opensana.models.presets import AUTOENCODERS, TRANSFORMERS
 from opensana.models.save import write_autoencoder, write_transformer
 from opensana.train import load_recipe
-from opensana.train.autoencoder import initial_autoencoder
-from opensana.train.initial import initial_transformer
-from opensana.train.plan import plan
+from opensana.train.autoencoder.task import initial_autoencoder
+from opensana.train.dry_run import plan
+from opensana.train.transformer.initial import initial_transformer
 from opensana.weights.locate import PRETRAINED
 from tests import tiny
 

@@ -14,8 +14,8 @@ from opensana.cli.generate import Generate
 from opensana.errors import ConfigError, OpensanaError, RequestError, WeightsError
 from opensana.pipeline import Sana
 from opensana.runtime.packed import pack
-from opensana.train.lora import add_adapters, lora_export
 from opensana.train.recipe import LoraRecipe
+from opensana.train.transformer.lora import add_adapters, lora_export
 from opensana.transformer.model import Transformer
 from opensana.weights.lora import FILE, METADATA, merge_lora, read_lora
 from tests import tiny

@@ -11,7 +11,7 @@ from opensana.cli.command import Command, aligned, emit, emit_json, say
 from opensana.errors import RequestError
 
 if TYPE_CHECKING:
-    from opensana.train.runs import Run
+    from opensana.train.monitor.runs import Run
 
 HEAD = ("run", "kind", "state", "step", "loss", "samples/s", "checkpoint")
 
@@ -32,7 +32,7 @@ class Runs(Command):
     """Print one JSON object a run."""
 
     def run(self) -> None:
-        from opensana.train.runs import list_runs
+        from opensana.train.monitor.runs import list_runs
 
         if self.plot is None and (self.metric is not None or self.log):
             raise RequestError("--metric and --log say how to draw; give --plot FILE as well")
@@ -49,8 +49,8 @@ class Runs(Command):
             self._draw(runs, self.plot)
 
     def _draw(self, runs: "Sequence[Run]", path: Path) -> None:
-        from opensana.train.plot import plot
-        from opensana.train.runs import series
+        from opensana.train.monitor.plot import plot
+        from opensana.train.monitor.runs import series
 
         metric = self.metric or "loss"
         curves = series(runs, metric)

@@ -30,28 +30,28 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
     """Train by a recipe, with `a.b=value` overrides; the same call resumes."""
     recipe = load_recipe(recipe_path, overrides)
     if isinstance(recipe, AutoencoderRecipe):
-        from opensana.train.autoencoder import train_autoencoder
+        from opensana.train.autoencoder.task import train_autoencoder
 
         return train_autoencoder(recipe)
     if isinstance(recipe, ControlNetRecipe):
-        from opensana.train.controlnet import train_controlnet
+        from opensana.train.transformer.controlnet import train_controlnet
 
         return train_controlnet(recipe)
     if isinstance(recipe, DistillationRecipe):
-        from opensana.train.distillation import distil
+        from opensana.train.distillation.task import distil
 
         return distil(recipe)
     if isinstance(recipe, ClipRecipe):
-        from opensana.train.clip import train_clip
+        from opensana.train.clip.task import train_clip
 
         return train_clip(recipe)
-    from opensana.train.transformer import train_transformer
+    from opensana.train.transformer.task import train_transformer
 
     return train_transformer(recipe)
 
 
 def work_out(recipe_path: Path | str, overrides: Sequence[str] = (), *, processes: int = 1) -> str:
     """What follows from a recipe for so many processes, as lines of text; nothing is trained."""
-    from opensana.train.plan import plan
+    from opensana.train.dry_run import plan
 
     return str(plan(load_recipe(recipe_path, overrides), processes=processes))

@@ -19,7 +19,7 @@ from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.autoencoder.principal import principal_code, start_from
 from opensana.datasets.crops import PictureSource, stacked
 from opensana.pictures.pixels import from_levels
-from opensana.train.saving import Export
+from opensana.train.checkpoints.export import Export
 
 WIDTHS = (16, 16, 32, 64, 128, 256)
 RESIDUAL, ATTENTION = "ResBlock", "EfficientViTBlock"

@@ -20,7 +20,7 @@ from opensana.datasets.crops import PictureSource, stacked
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
-from opensana.train.saving import Export
+from opensana.train.checkpoints.export import Export
 
 PICTURES, SIZE = 48, 256
 

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from opensana.errors import ConfigError, WeightsError
 from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss, load_clip
-from opensana.train.saving import Export
+from opensana.train.checkpoints.export import Export
 
 TINY = ClipConfig(size=16, widths=(8, 16), text_channels=6, text_width=8, dim=4)
 

@@ -5,7 +5,7 @@ import pytest
 
 from opensana.errors import ConfigError
 from opensana.train.caption_rule import CaptionRule, Rule, pick
-from opensana.train.randomness import numpy_generator
+from opensana.train.engine.randomness import numpy_generator
 
 SCORES = (27.0, 24.9, 31.5, 29.0)
 DRAWS = 100_000

@@ -9,7 +9,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from opensana.errors import DataError, WeightsError
 from opensana.metrics.frechet import Moments, clip_features, frechet_distance
 from opensana.metrics.small_clip import Clip, ClipConfig
-from opensana.train.saving import Export
+from opensana.train.checkpoints.export import Export
 
 
 def normal(count: int, *shape: int, seed: int) -> Tensor:

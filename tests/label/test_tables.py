@@ -17,7 +17,7 @@ from opensana.metrics.clip_score import ClipScorer
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip import Clip, ClipConfig
 from opensana.metrics.small_clip_score import StateScorer
-from opensana.train.saving import Export
+from opensana.train.checkpoints.export import Export
 from tests import tiny
 from tests.label.folders import draw
 

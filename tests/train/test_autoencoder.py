@@ -16,9 +16,9 @@ from opensana.files.writing import read_json
 from opensana.metrics.lpips import Lpips
 from opensana.metrics.reconstruction import psnr
 from opensana.models import find as finding
-from opensana.train import precision
-from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
-from opensana.train.losses import ReconstructionLoss
+from opensana.train.autoencoder.losses import ReconstructionLoss
+from opensana.train.autoencoder.task import AutoencoderTask, train_autoencoder
+from opensana.train.engine import precision
 from opensana.weights.safetensors import load_into, read_safetensors, write_safetensors
 from tests.train.reading import bits, lines
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from opensana.train.came import Came, is_factored
-from opensana.train.optim import Optimizers
+from opensana.train.optim.came import Came, is_factored
+from opensana.train.optim.optimizers import Optimizers
 from opensana.train.recipe import OptimizerRecipe
 
 BETAS, EPS, CLIP, RATE = (0.9, 0.999, 0.9999), (1e-30, 1e-16), 1.0, 0.1

@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 
 from opensana.errors import CheckpointError
-from opensana.train import checkpoint
-from opensana.train.lock import locked
-from opensana.train.saving import Saver
+from opensana.train.checkpoints import checkpoint
+from opensana.train.checkpoints.export import Saver
+from opensana.train.engine.loop import locked
 
 # What safetensors raises for it; it is no OSError.
 FULL = SafetensorError("I/O error: No space left on device (os error 28)")

@@ -15,7 +15,7 @@ from opensana.errors import ConfigError, DataError
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.metrics.small_clip import load_clip
 from opensana.train import load_recipe, run, work_out
-from opensana.train.clip import ClipTask, belonging, on_white, train_clip, varied
+from opensana.train.clip.task import ClipTask, belonging, on_white, train_clip, varied
 from opensana.train.recipe import ClipDataRecipe, ClipRecipe
 from tests.train.conftest import COMMON
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opensana.flow.consistency import change_along
 from opensana.layers import relu_linear_attention
-from opensana.train.compilation import exact_backward
+from opensana.train.engine.compilation import exact_backward
 from tests import tiny
 from tests.layers.test_linear_attention import ROUNDED, heads, quadratic
 

@@ -13,11 +13,11 @@ from opensana.features.latents import Features, Sample, write_features
 from opensana.models.flops import transformer_cost
 from opensana.models.load import load_controlnet, load_transformer
 from opensana.models.save import write_transformer
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.controlnet import ControlNetTask, train_controlnet
-from opensana.train.lora import trained_parameters
-from opensana.train.plan import plan
+from opensana.train.autoencoder.task import train_autoencoder
+from opensana.train.dry_run import plan
 from opensana.train.recipe import ControlNetRecipe, load_recipe
+from opensana.train.transformer.controlnet import ControlNetTask, train_controlnet
+from opensana.train.transformer.lora import trained_parameters
 from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.safetensors import read_safetensors

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from opensana.models import flops
 from opensana.models.flops import measured_peak
-from opensana.train.cost import known_peak
 from opensana.train.recipe import ParallelRecipe
+from opensana.train.workload import known_peak
 
 CARD = torch.device("cuda", 0)
 

@@ -17,12 +17,12 @@ from opensana.flow.timesteps import network_timestep
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.train import load_recipe
-from opensana.train.adversary import tokens_behind
-from opensana.train.distillation import DistillationTask, distil
-from opensana.train.plan import plan
+from opensana.train.distillation.adversary import tokens_behind
+from opensana.train.distillation.student import student_of
+from opensana.train.distillation.task import DistillationTask, distil
+from opensana.train.dry_run import plan
 from opensana.train.recipe import DistillationRecipe
-from opensana.train.student import student_of
-from opensana.train.transformer import train_transformer
+from opensana.train.transformer.task import train_transformer
 from opensana.transformer.conditioning import FREQUENCIES, TimeEmbedding
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests import tiny

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from opensana.train.transformer import train_transformer
+from opensana.train.transformer.task import train_transformer
 from tests.train import test_parallel as several
 from tests.train.test_interruption import assert_same, finish, lines, start, wait_for_lines
 

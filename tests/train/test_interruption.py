@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from opensana.train import checkpoint
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.transformer import train_transformer
+from opensana.train.autoencoder.task import train_autoencoder
+from opensana.train.checkpoints import checkpoint
+from opensana.train.transformer.task import train_transformer
 
 SECONDS = 90
 

@@ -11,9 +11,9 @@ from opensana.errors import ConfigError, MissingExtraError
 from opensana.features.latents import Sample, write_features
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
-from opensana.train.plan import plan
+from opensana.train.dry_run import plan
 from opensana.train.recipe import load_recipe
-from opensana.train.transformer import TransformerTask, train_transformer
+from opensana.train.transformer.task import TransformerTask, train_transformer
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.lora import FILE, merge_lora, read_lora
@@ -230,7 +230,7 @@ def test_own_half_precision_is_a_start(lora_recipe, tmp_path: Path):
 
 
 def test_the_packaged_model_is_a_start(transformer_recipe):
-    from opensana.train.initial import initial_transformer
+    from opensana.train.transformer.initial import initial_transformer
 
     model = initial_transformer(transformer_recipe(model=None, initial="emoji-256"))
     assert model.dtype == torch.float32

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from opensana.errors import MissingExtraError
-from opensana.train.metrics import Metrics, Workload, peak_memory, truncate
+from opensana.train.monitor.metrics import Metrics, Workload, peak_memory, truncate
 
 VALUES = {"loss": 1.0, "lr": 0.1, "gradient": 2.0}
 

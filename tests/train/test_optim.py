@@ -6,7 +6,13 @@ from torch import nn
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.errors import CheckpointError
-from opensana.train.optim import Muon, Optimizers, is_matrix, learning_rate, orthogonalise
+from opensana.train.optim.optimizers import (
+    Muon,
+    Optimizers,
+    is_matrix,
+    learning_rate,
+    orthogonalise,
+)
 from opensana.train.recipe import OptimizerRecipe, ScheduleRecipe
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests.train.conftest import AUTOENCODER, TRANSFORMER

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from opensana.errors import ConfigError
-from opensana.train.order import BucketOrder
+from opensana.train.transformer.order import BucketOrder
 
 BUCKETS = np.repeat([0, 1, 2, 4], [50, 23, 3, 1])[np.random.default_rng(0).permutation(77)]
 

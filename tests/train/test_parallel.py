@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from opensana.errors import ConfigError
-from opensana.train import checkpoint
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.parallel import Processes, blocks
-from opensana.train.transformer import train_transformer
+from opensana.train.autoencoder.task import train_autoencoder
+from opensana.train.checkpoints import checkpoint
+from opensana.train.engine.parallel import Processes, blocks
+from opensana.train.transformer.task import train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests.train.conftest import TRANSFORMER
 

@@ -13,14 +13,14 @@ from opensana.cli import main
 from opensana.errors import ConfigError
 from opensana.models.flops import autoencoder_cost, transformer_cost
 from opensana.models.presets import TRANSFORMERS
-from opensana.train.cost import known_peak
-from opensana.train.initial import initial_transformer
-from opensana.train.metrics import Workload
-from opensana.train.optim import Optimizers
-from opensana.train.parallel import shard
-from opensana.train.plan import plan
+from opensana.train.dry_run import plan
+from opensana.train.engine.parallel import shard
+from opensana.train.engine.shards import local
+from opensana.train.monitor.metrics import Workload
+from opensana.train.optim.optimizers import Optimizers
 from opensana.train.recipe import ParallelRecipe, TransformerRecipe, load_recipe
-from opensana.train.shards import local
+from opensana.train.transformer.initial import initial_transformer
+from opensana.train.workload import known_peak
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
 
@@ -128,7 +128,7 @@ def test_ddp_holds_everything(transformer_recipe):
 
 
 def test_the_size_of_a_checkpoint_is_foreseen(transformer_recipe, tmp_path: Path):
-    from opensana.train.transformer import train_transformer
+    from opensana.train.transformer.task import train_transformer
 
     recipe = transformer_recipe(steps=1)
     train_transformer(recipe)
@@ -172,7 +172,7 @@ def test_speeds():
 
 
 def test_a_stage_goes_on_with_positions(transformer_recipe, tmp_path: Path):
-    from opensana.train.transformer import train_transformer
+    from opensana.train.transformer.task import train_transformer
 
     train_transformer(transformer_recipe(steps=1))
     initial = str(tmp_path / "run" / "export" / "transformer")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from opensana.errors import ConfigError
-from opensana.train.precision import best_format, check_dtype
+from opensana.train.engine.precision import best_format, check_dtype
 
 CARD = torch.device("cuda", 0)
 

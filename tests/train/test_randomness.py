@@ -2,7 +2,12 @@
 
 import torch
 
-from opensana.train.randomness import numpy_generator, samples_of_step, seed_of, torch_generator
+from opensana.train.engine.randomness import (
+    numpy_generator,
+    samples_of_step,
+    seed_of,
+    torch_generator,
+)
 from opensana.workers.threads import in_order
 
 

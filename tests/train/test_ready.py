@@ -21,12 +21,13 @@ from opensana.features.text_encoder import text_encoder_of
 from opensana.features.texts import padded
 from opensana.models.save import write_autoencoder
 from opensana.text.demo_encoder import SHA256
-from opensana.train import before, checkpoint, precision
-from opensana.train.autoencoder import AutoencoderTask, train_autoencoder
-from opensana.train.plan import plan
-from opensana.train.precision import settled
+from opensana.train.autoencoder.task import AutoencoderTask, train_autoencoder
+from opensana.train.checkpoints import checkpoint
+from opensana.train.dry_run import plan
+from opensana.train.engine import before, precision
+from opensana.train.engine.precision import settled
 from opensana.train.recipe import load_recipe
-from opensana.train.transformer import TransformerTask, train_transformer
+from opensana.train.transformer.task import TransformerTask, train_transformer
 from tests import tiny
 from tests.train.conftest import AUTOENCODER
 from tests.train.reading import bits, lines
@@ -118,7 +119,7 @@ def test_told_formats_keep_their_meaning(transformer_recipe, native) -> None:
 
 
 def test_a_plan_says_what_auto_is_here(transformer_recipe, monkeypatch: Patch) -> None:
-    from opensana.train import plan as planning
+    from opensana.train import dry_run as planning
 
     for best in ("float32", "bfloat16"):
         monkeypatch.setattr(planning, "best_format", lambda device, best=best: best)

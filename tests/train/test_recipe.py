@@ -9,7 +9,7 @@ from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.config import to_toml
 from opensana.errors import ConfigError
 from opensana.models.presets import dc_ae_f32c32_sana_1_0
-from opensana.train.autoencoder import freeze_all_but, phase_prefixes
+from opensana.train.autoencoder.phases import freeze_all_but, phase_prefixes
 from opensana.train.recipe import AutoencoderRecipe, TransformerRecipe, load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml"))

@@ -10,10 +10,10 @@ from PIL import Image, ImageColor
 
 from opensana.cli import main
 from opensana.errors import DataError
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.lock import locked
-from opensana.train.plot import COLOURS, HEIGHT, WIDTH, Axis, plot
-from opensana.train.runs import describe, list_runs, series
+from opensana.train.autoencoder.task import train_autoencoder
+from opensana.train.engine.loop import locked
+from opensana.train.monitor.plot import COLOURS, HEIGHT, WIDTH, Axis, plot
+from opensana.train.monitor.runs import describe, list_runs, series
 from tests.train.reading import lines
 
 

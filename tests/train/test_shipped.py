@@ -21,7 +21,7 @@ from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.files.writing import read_json, write_json
 from opensana.models.load import load_autoencoder
 from opensana.models.save import write_autoencoder
-from opensana.train import precision
+from opensana.train.engine import precision
 from opensana.train.recipe import load_recipe
 from opensana.weights.locate import PRETRAINED
 

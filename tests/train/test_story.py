@@ -12,8 +12,8 @@ from opensana.features.latents import Sample, write_features
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.transformer import train_transformer
+from opensana.train.autoencoder.task import train_autoencoder
+from opensana.train.transformer.task import train_transformer
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
 from tests.train.reading import lines
 

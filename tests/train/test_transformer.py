@@ -13,12 +13,12 @@ from opensana.errors import ConfigError, DataError, NumericsError
 from opensana.features.latents import NULL, Features, Sample, write_features
 from opensana.features.texts import Texts
 from opensana.files.writing import read_json
-from opensana.train import transformer as training
-from opensana.train.autoencoder import train_autoencoder
-from opensana.train.batches import Stream, choose_caption, draw_noise, drops
+from opensana.train.autoencoder.task import train_autoencoder
 from opensana.train.caption_rule import CaptionRule
-from opensana.train.initial import standardise_inputs
-from opensana.train.transformer import TransformerTask, by_band, repeated, train_transformer
+from opensana.train.transformer import task as training
+from opensana.train.transformer.batches import Stream, choose_caption, draw_noise, drops
+from opensana.train.transformer.initial import standardise_inputs
+from opensana.train.transformer.task import TransformerTask, by_band, repeated, train_transformer
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.safetensors import load_into, read_safetensors
 from tests.train.conftest import BY_WEIGHT

@@ -1,0 +1,221 @@
+"""Training the autoencoder in the three phases of the DC-AE paper (3.3, figure 6).
+
+full: everything, on low-resolution crops. latent: the layers around the latent, on high-resolution
+pictures. refine: the decoder's last layers, with a PatchGAN. And one that the paper does not have,
+for published weights: decoder, all of it, below an encoder that stays. What is measured, drawn and
+exported are the averaged weights.
+
+B batch, C latent channels, H W picture size, h w latent size. Pixels are in [-1, 1].
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from opensana.autoencoder import Autoencoder, AutoencoderConfig
+from opensana.datasets.crops import PictureSource, stacked
+from opensana.errors import DataError
+from opensana.metrics.reconstruction import psnr
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
+from opensana.pictures.pixels import from_levels
+from opensana.train.autoencoder.adversary import Adversary
+from opensana.train.autoencoder.losses import ReconstructionLoss
+from opensana.train.autoencoder.phases import freeze_all_but, phase_prefixes
+from opensana.train.checkpoints.export import Export
+from opensana.train.engine.compilation import compiled
+from opensana.train.engine.ema import Average
+from opensana.train.engine.loop import drive, require_finite
+from opensana.train.engine.parallel import ALONE, Processes, clip_gradients, distributed, whole
+from opensana.train.engine.precision import check_dtype, products
+from opensana.train.engine.randomness import drawn_by, numpy_generator, samples_of_step
+from opensana.train.engine.task import ModuleState, Part
+from opensana.train.monitor.metrics import Workload
+from opensana.train.monitor.samples import to_bytes, write_grid
+from opensana.train.optim.optimizers import Optimizers, base_rate, learning_rate
+from opensana.train.recipe import (
+    AutoencoderRecipe,
+    require,
+)
+from opensana.train.transformer.initial import trainable
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """uint8 pictures [B, 3, H, W] and the names of the samples of the whole step."""
+
+    pictures: np.ndarray
+    names: list[str]
+
+
+def train_autoencoder(recipe: AutoencoderRecipe) -> None:
+    """Run one phase to its end; the same call resumes it."""
+    drive(recipe, AutoencoderTask, draw_every=recipe.samples.every)
+
+
+class AutoencoderTask:
+    """The model, its average, its optimisers and its pictures."""
+
+    def __init__(self, recipe: AutoencoderRecipe, processes: Processes = ALONE) -> None:
+        self.recipe, self.processes = recipe, processes
+        self.work = Workload(recipe.batch, device=processes.device)
+        (self.slots,) = processes.slots(recipe.batch, recipe.accumulate)
+        check_dtype(recipe, processes.device)
+        self.source = _open(recipe, "train")
+        if not len(self.source):
+            raise DataError(f"{recipe.data.folder} has no training pictures")
+        self.model = initial_autoencoder(recipe)
+        unit = self.model.compression
+        require(
+            recipe.data.crop % unit == 0, "data.crop", recipe.data.crop, f"a multiple of {unit}"
+        )
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.model.to(processes.device, memory_format=self.layout)  # pyright: ignore[reportCallIssue]
+        trained = freeze_all_but(self.model, phase_prefixes(recipe, self.model.config))
+        self.average = Average(self.model, decay=recipe.ema)
+        self.optimizer = Optimizers(trained, recipe.optimizer)
+        self.loss = ReconstructionLoss(recipe.loss)
+        engine = distributed(self.model, recipe.parallel, processes)
+        self.reconstruct = compiled(engine) if recipe.compile else engine
+        self.parts: dict[str, Part] = {
+            "model": ModuleState(self.model),
+            "ema": ModuleState(self.average.module),
+            "optimizer": self.optimizer,
+        }
+        self.adversary = Adversary(recipe, processes) if recipe.loss.gan else None
+        if self.adversary:
+            self.parts["discriminator"] = ModuleState(self.adversary.judge)
+            self.parts["discriminator_optimizer"] = self.adversary.optimizer
+        self.fixed = fixed_pictures(recipe, self.source)
+
+    def prepare(self, step: int) -> CropBatch:
+        recipe = self.recipe
+        chosen = samples_of_step(step, batch=recipe.batch, count=len(self.source), seed=recipe.seed)
+        crops = [
+            self.source.sample(
+                chosen[slot][1], numpy_generator(recipe.seed, step, slot, "crop"), recipe.data.crop
+            )
+            for slot in self.slots
+        ]
+        return CropBatch(stacked(crops), [self.source.name(index) for _, index in chosen])
+
+    def train(self, step: int, batch: CropBatch) -> dict[str, float]:
+        recipe = self.recipe
+        base = base_rate(recipe)
+        rate = learning_rate(step, lr=base, steps=recipe.steps, schedule=recipe.schedule)
+        share = rate / base
+        pixels = self._placed(batch.pictures)
+
+        # Forward and loss
+        with products(recipe, pixels.device):
+            output = self.reconstruct(pixels).float()
+            terms = self.loss.terms(output, pixels)
+            loss = self.loss.weighted(terms)
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            if self.adversary and step >= recipe.loss.gan_start:
+                loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
+        values = self.processes.mean({"loss": float(loss.detach()), **values})
+        require_finite(step, batch.names, loss=values["loss"])
+
+        # Backward and update
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+        require_finite(step, batch.names, gradient=norm)
+        self.optimizer.step(lr=rate)
+        if self.adversary and step >= recipe.loss.gan_start:
+            lr = share * recipe.discriminator.lr
+            with products(recipe, pixels.device):
+                judged = self.adversary.judged(pixels, output.detach())
+            values |= self.processes.mean({"judge": self.adversary.learn(judged, lr=lr)})
+            require_finite(step, batch.names, judge=values["judge"])
+        self.average.update(self.model, step)
+        return {**values, "lr": rate, "gradient": norm}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """PSNR of whole pictures on white with the averaged weights, and the latent's scale."""
+        figures = {f"psnr_{split}": self._psnr(pictures) for split, pictures in self.fixed.items()}
+        return {**figures, "latent_std": self._latent_std()}
+
+    @torch.no_grad()
+    def draw(self, step: int) -> None:
+        pictures = next(iter(self.fixed.values()))[: self.recipe.samples.pictures]
+        pixels = self._placed(pictures)
+        rows = torch.stack([pixels, self._averaged()(pixels)], dim=1).flatten(0, 1)
+        if self.processes.first:
+            write_grid(Path(self.recipe.run), step, to_bytes(rows), columns=8)
+
+    def export(self) -> Export:
+        config = self.model.config
+        if self.recipe.scaling == "measured":
+            config = replace(config, scaling_factor=round(1 / self._latent_std(), 6))
+        folder = Path(self.recipe.run) / "export"
+        state = whole(self._averaged().state_dict(), self.processes)
+        return Export(folder, config.to_dict(), state)
+
+    def _averaged(self) -> Autoencoder:
+        assert isinstance(self.average.module, Autoencoder)
+        return self.average.module
+
+    def _batches(self, pictures: np.ndarray) -> list[Tensor]:
+        batch = self.recipe.evaluate.batch
+        starts = range(0, len(pictures), batch)
+        return [self._placed(pictures[i : i + batch]) for i in starts]
+
+    def _placed(self, pictures: np.ndarray) -> Tensor:
+        """Pixels where and as the model wants them."""
+        return from_levels(pictures).to(self.processes.device, memory_format=self.layout)
+
+    def _psnr(self, pictures: np.ndarray) -> float:
+        model = self._averaged()
+        values = [psnr(model(pixels), pixels) for pixels in self._batches(pictures)]
+        return float(torch.cat(values).mean())
+
+    @torch.no_grad()
+    def _latent_std(self) -> float:
+        encoder = self._averaged().encoder
+        latents = [encoder(pixels) for pixels in self._batches(self.fixed["train"])]
+        return float(torch.cat(latents).std())
+
+    def _last_layer(self) -> nn.Parameter:
+        head = self.model.decoder.conv_out
+        return [p for name, p in head.named_parameters() if name.endswith("weight")][-1]
+
+
+def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
+    """The weights of `initial`, or a random start of [model] that depends on the seed alone."""
+    if recipe.initial is not None:
+        return trainable(load_autoencoder(find_autoencoder(recipe.initial)))
+    assert recipe.model is not None
+    with drawn_by(recipe.seed, "initialisation"):
+        return Autoencoder(AutoencoderConfig.from_dict(recipe.model))
+
+
+def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str, np.ndarray]:
+    """uint8 [K, 3, S, S] of evenly spaced held-out and training pictures, on white.
+
+    A folder without a held-out split is measured on training pictures alone.
+    """
+    count, size = recipe.evaluate.pictures, recipe.evaluate.size
+    sources = {"held_out": _open(recipe, "held_out"), "train": train}
+    return {
+        split: stacked([source.whole(index, size) for index in spread(len(source), count)])
+        for split, source in sources.items()
+        if len(source)
+    }
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most `count` numbers below `total`, evenly spaced."""
+    return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()
+
+
+def _open(recipe: AutoencoderRecipe, split: str) -> PictureSource:
+    data = recipe.data
+    return PictureSource.open(
+        data.folder, split=split, white=data.white, rescale=data.rescale, aligned=data.aligned
+    )

@@ -1,0 +1,1 @@
+"""What a run keeps: checkpoints, what resumes from them, and exports."""

@@ -1,0 +1,1 @@
+"""A small CLIP on the states of the text encoder."""

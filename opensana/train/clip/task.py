@@ -1,0 +1,242 @@
+"""Training a small CLIP on the emoji and the text encoder's states of their captions (paper 3.1).
+
+A batch is contrasted as a whole: B pictures with K captions of each, drawn anew for every step.
+Captions of one picture, and pictures with one caption, are never negatives of each other.
+
+B pictures, T = B * K texts, N tokens, S text channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from opensana.config import build
+from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.errors import DataError
+from opensana.features.texts import Texts
+from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
+from opensana.train.checkpoints.export import Export
+from opensana.train.engine.compilation import compiled
+from opensana.train.engine.ema import Average
+from opensana.train.engine.loop import drive, require_finite
+from opensana.train.engine.parallel import ALONE, Processes, clip_gradients
+from opensana.train.engine.precision import check_dtype, products
+from opensana.train.engine.randomness import (
+    drawn_by,
+    numpy_generator,
+    samples_of_step,
+    torch_generator,
+)
+from opensana.train.engine.task import ModuleState, Part
+from opensana.train.monitor.metrics import Workload
+from opensana.train.optim.optimizers import Optimizers, base_rate, learning_rate
+from opensana.train.recipe import ClipDataRecipe, ClipRecipe, require
+from opensana.train.transformer.initial import standardise_inputs
+
+TOP = 5
+EVALUATED_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Pixels [B, 3, H, W] in -1..1, states [T, N, S], their mask, and which belong together."""
+
+    pixels: Tensor
+    states: Tensor
+    mask: Tensor
+    positive: Tensor
+    names: list[str]
+
+
+def train_clip(recipe: ClipRecipe) -> None:
+    """Run to the last step; the same call resumes."""
+    drive(recipe, ClipTask)
+
+
+class ClipTask:
+    """The model, its average, its optimiser, the pictures and the states of their captions."""
+
+    def __init__(self, recipe: ClipRecipe, processes: Processes = ALONE) -> None:
+        require(
+            processes.alone, "processes", processes.count, "1: a batch is contrasted as a whole"
+        )
+        check_dtype(recipe, processes.device)
+        self.recipe, self.device = recipe, processes.device
+        self.work = Workload(recipe.batch, device=self.device)
+        config = build(ClipConfig, recipe.model or {}, where="[model]")
+        data = EmojiData.open(recipe.data.folder)
+        self.records = data.plain
+        self.pictures = shrunk_pictures(data, self.records, config.size)
+        self.texts = Texts.open(recipe.data.text)
+        require(
+            config.text_channels == self.texts.null.shape[-1],
+            "model.text_channels",
+            config.text_channels,
+            f"{self.texts.null.shape[-1]}, as the states in {recipe.data.text}",
+        )
+        self.ids = caption_ids(self.records, self.texts, recipe.data.text)
+        self.model = initial_clip(config, recipe.seed, self.texts)
+        self.model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.average = Average(self.model, decay=recipe.ema)
+        self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
+        self.engine = compiled(self.model) if recipe.compile else self.model
+        self.parts: dict[str, Part] = {
+            "model": ModuleState(self.model),
+            "ema": ModuleState(self.average.module),
+            "optimizer": self.optimizer,
+        }
+
+    def prepare(self, step: int) -> ClipBatch:
+        recipe, data = self.recipe, self.recipe.data
+        count = len(self.records)
+        chosen = samples_of_step(step, batch=recipe.batch, count=count, seed=recipe.seed)
+        rows = [row for _, row in chosen]
+        draw = numpy_generator(recipe.seed, step, "captions")
+        captions = [self._draw(row, draw) for _ in range(data.captions) for row in rows]
+        pictures = self.pictures[torch.tensor(rows)]
+        states, mask = self.texts.batch(captions)
+        return ClipBatch(
+            varied(pictures, data, torch_generator(recipe.seed, step, "varied")),
+            states,
+            mask,
+            belonging(rows, captions, [self.ids[row] for row in rows]),
+            [self.records[row].label for row in rows],
+        )
+
+    def train(self, step: int, batch: ClipBatch) -> dict[str, float]:
+        recipe, place = self.recipe, self.device
+        rate = learning_rate(
+            step, lr=base_rate(recipe), steps=recipe.steps, schedule=recipe.schedule
+        )
+        pixels = batch.pixels.to(place, memory_format=torch.channels_last)
+        with products(recipe, place):
+            logits = self.engine(pixels, batch.states.to(place), batch.mask.to(place))
+        loss = contrastive_loss(logits.float(), batch.positive.to(place))
+        require_finite(step, batch.names, loss=float(loss.detach()))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+        require_finite(step, batch.names, gradient=norm)
+        self.optimizer.step(lr=rate)
+        self.average.update(self.model, step)
+        return {"loss": float(loss.detach()), "lr": rate, "gradient": norm}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """How often a held-out caption finds its picture: among all, and in the vocabulary."""
+        pictures = self.embedded_pictures()
+        known = [row for row, record in enumerate(self.records) if record.vocabulary]
+        found = {
+            f"{name}_top{count}": share
+            for name, rows in {"all": range(len(self.records)), "vocabulary": known}.items()
+            for count, share in self._retrieved(pictures, list(rows)).items()
+        }
+        return {**found, "scale": float(self._averaged().log_scale.exp())}
+
+    def draw(self, step: int) -> None:
+        """Nothing: a CLIP makes no pictures."""
+
+    def export(self) -> Export:
+        """In half precision: the scores change in their fourth digit."""
+        state = self.average.module.state_dict()
+        half = {name: value.half() for name, value in state.items()}
+        return Export(Path(self.recipe.run) / "export", self.model.config.to_dict(), half)
+
+    @torch.no_grad()
+    def embedded_pictures(self) -> Tensor:
+        """Unit vectors [K, D] of all pictures on white."""
+        parts = self.pictures.split(EVALUATED_AT_ONCE)
+        return torch.cat(
+            [self._averaged().embed_images(on_white(p).to(self.device)) for p in parts]
+        )
+
+    def _retrieved(self, pictures: Tensor, rows: Sequence[int]) -> dict[int, float]:
+        held = [(place, self.records[row].held_out_caption) for place, row in enumerate(rows)]
+        asked = [(place, caption.text) for place, caption in held if caption]
+        if not asked:
+            return {}
+        known = {text: index for index, text in enumerate(self.texts.captions)}
+        states, mask = self.texts.batch([known[text] for _, text in asked])
+        texts = self._averaged().embed_texts(states.to(self.device), mask.to(self.device))
+        cosines = texts @ pictures[rows].T
+        right = cosines.gather(1, torch.tensor([[place] for place, _ in asked]).to(self.device))
+        ranks = (cosines > right).sum(1)
+        return {count: float((ranks < count).float().mean()) for count in (1, TOP)}
+
+    def _draw(self, row: int, draw: np.random.Generator) -> int:
+        return self.ids[row][int(draw.integers(len(self.ids[row])))]
+
+    def _averaged(self) -> Clip:
+        assert isinstance(self.average.module, Clip)
+        return self.average.module
+
+
+def initial_clip(config: ClipConfig, seed: int, texts: Texts) -> Clip:
+    """A random start that depends on the seed alone, fitted to the text states."""
+    with drawn_by(seed, "initialisation"):
+        model = Clip(config)
+    standardise_inputs(model.text.project, texts)
+    return model
+
+
+def caption_ids(records: Sequence[Record], texts: Texts, folder: str) -> list[list[int]]:
+    """The cached training captions of each record; DataError if one is missing."""
+    known = {text: index for index, text in enumerate(texts.captions)}
+    missing = [c.text for record in records for c in record.captions if c.text not in known]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {len(missing)} captions, such as {missing[0]!r}; make it with: "
+            f"python recipes/emoji/caption.py --to {folder}"
+        )
+    return [[known[c.text] for c in record.training_captions] for record in records]
+
+
+def belonging(rows: Sequence[int], captions: Sequence[int], ids: Sequence[list[int]]) -> Tensor:
+    """[B, T]: is the text one of the picture's captions, or of another draw of the picture?
+
+    `rows` name the pictures, `ids` all captions of each; text t was drawn for picture t modulo B.
+    """
+    picture = torch.tensor(rows)
+    drawn_for = picture.repeat(len(captions) // len(rows))
+    shared = torch.tensor([[caption in known for caption in captions] for known in ids])
+    return shared | (picture[:, None] == drawn_for)
+
+
+def shrunk_pictures(data: EmojiData, records: Sequence[Record], size: int) -> Tensor:
+    """uint8 [K, 4, S, S], colours premultiplied by alpha, averaged over areas."""
+    return torch.stack([_shrunk(data.pictures[record.index], size) for record in records])
+
+
+def _shrunk(picture: np.ndarray, size: int) -> Tensor:
+    levels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
+    layer = torch.cat([levels[:3] * levels[3:] / 255, levels[3:]])
+    return functional.adaptive_avg_pool2d(layer, size).round().to(torch.uint8)
+
+
+def on_white(pictures: Tensor) -> Tensor:
+    """Premultiplied uint8 [B, 4, S, S] as pixels [B, 3, S, S] in -1..1."""
+    return laid_on(pictures.float() / 255, torch.ones(len(pictures), 3))
+
+
+def laid_on(layers: Tensor, grounds: Tensor) -> Tensor:
+    """Premultiplied layers [B, 4, S, S] in 0..1 over plain colours [B, 3], in -1..1."""
+    return 2 * (layers[:, :3] + (1 - layers[:, 3:]) * grounds[:, :, None, None]) - 1
+
+
+def varied(pictures: Tensor, data: ClipDataRecipe, generator: torch.Generator) -> Tensor:
+    """Pixels [B, 3, S, S] of premultiplied uint8 pictures: zoomed, moved, on some colour."""
+    count = len(pictures)
+    zoom, *shifts = (2 * torch.rand(3, count, generator=generator) - 1).unbind()
+    place = torch.zeros(count, 2, 3)
+    place[:, 0, 0] = place[:, 1, 1] = 1 + data.zoom * zoom
+    place[:, :, 2] = 2 * data.shift * torch.stack(shifts, dim=1)
+    grid = functional.affine_grid(place, list(pictures.shape), align_corners=False)
+    layers = functional.grid_sample(pictures.float() / 255, grid, align_corners=False)
+    grounds = torch.rand(count, 3, generator=generator)
+    white = torch.rand(count, 1, generator=generator) < data.white
+    return laid_on(layers, torch.where(white, 1.0, grounds))

@@ -1,0 +1,1 @@
+"""AdamW, Muon and CAME behind one interface, and the bytes that they hold."""

@@ -1,0 +1,210 @@
+"""Optimisers: AdamW, CAME, and Muon for matrices with AdamW for the rest; schedule; exact state.
+
+Muon (https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by its nearest
+semi-orthogonal matrix, found with a Newton-Schulz iteration. `torch.optim.Muon` iterates in
+bfloat16, which a CPU without native bfloat16 runs hundreds of times slower, and takes only 2-D
+parameters; this one iterates in the parameter's own type and sees 1x1 convolutions as matrices.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from opensana.errors import CheckpointError
+from opensana.train.engine.shards import fitted
+from opensana.train.optim.came import Came
+from opensana.train.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+# First and last layers, embeddings and tables are matrices by shape but not by role.
+NOT_MATRICES = (
+    "encoder.conv_in.",
+    "decoder.conv_in.",
+    "encoder.conv_out.",
+    "decoder.conv_out.",
+    "patch_embed.",
+    "time_embed.",
+    "caption_projection.",
+    "proj_out.",
+    "scale_shift_table",
+)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether Muon takes this parameter: a linear or 1x1 convolution weight of an inner layer."""
+    shape = parameter.shape
+    square_window = parameter.ndim == 2 or (parameter.ndim == 4 and shape[2:] == (1, 1))
+    if not square_window or min(shape[0], shape[1]) < 2:
+        return False
+    return not any(part in name for part in NOT_MATRICES)
+
+
+def orthogonalise(matrices: Tensor, *, steps: int, eps: float = 1e-7) -> Tensor:
+    """The semi-orthogonal factors of [n, rows, columns], roughly: singular values near 1."""
+    if matrices.shape[-2] > matrices.shape[-1]:
+        return orthogonalise(matrices.mT, steps=steps, eps=eps).mT
+    x = matrices / matrices.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
+    a, b, c = QUINTIC
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon with the update scaled to AdamW's usual root mean square, so that one rate fits both."""
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        steps: int,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            for alike in by_shape(p for p in group["params"] if p.grad is not None):
+                self._move(alike, group)
+
+    def _move(self, alike: list[Tensor], group: dict[str, Any]) -> None:
+        """One step of all matrices of one shape together: batched products keep all cores busy."""
+        momentum, rate = group["momentum"], group["lr"]
+        gradients = torch.stack([self._nesterov(p, momentum).flatten(1) for p in alike])
+        updates = orthogonalise(gradients, steps=group["steps"])
+        size = 0.2 * math.sqrt(max(gradients.shape[1:]))
+        for parameter, update in zip(alike, updates, strict=True):
+            parameter.mul_(1 - rate * group["weight_decay"])
+            parameter.add_(update.reshape(parameter.shape), alpha=-rate * size)
+
+    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        assert parameter.grad is not None
+        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
+
+
+def by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Parameters in groups of one shape as matrices, in order of appearance."""
+    groups: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        groups.setdefault(parameter.flatten(1).shape, []).append(parameter)
+    return list(groups.values())
+
+
+class Optimizers:
+    """One or two torch optimisers over the trainable parameters, with state as named tensors."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter], recipe: OptimizerRecipe) -> None:
+        self.names = {id(parameter): name for name, parameter in named.items()}
+        self.parameters = list(named.values())
+        self.name = recipe.name
+        self.rest = recipe.rest if recipe.name == "muon" else 1.0
+        matrices = [p for n, p in named.items() if recipe.name == "muon" and is_matrix(n, p)]
+        taken = {id(parameter) for parameter in matrices}
+        rest = [parameter for parameter in self.parameters if id(parameter) not in taken]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts.append(_muon(matrices, recipe))
+        if rest:
+            self.parts.append((_came if recipe.name == "came" else _adamw)(rest, recipe))
+
+    def step(self, *, lr: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr if isinstance(part, Muon) else lr * self.rest
+            part.step()
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """All state as `parameter/slot` -> tensor; nothing else is needed to go on exactly."""
+        return {
+            f"{self.names[id(parameter)]}/{slot}": value
+            for part in self.parts
+            for parameter, state in part.state.items()
+            for slot, value in state.items()
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        by_name = {self.names[id(p)]: (part, p) for part in self.parts for p in _all(part)}
+        for key in tensors:
+            name, _, slot = key.rpartition("/")
+            if name not in by_name:
+                raise CheckpointError(
+                    f"the checkpoint's optimiser state names '{name}', which this recipe does not"
+                    " train; resume with the recipe of the checkpoint, or start a new run folder"
+                )
+            part, parameter = by_name[name]
+            like = part.fresh(parameter)[slot] if isinstance(part, Came) else parameter
+            part.state[parameter][slot] = fitted(tensors, key, like)
+
+
+def base_rate(recipe: Recipe) -> float:
+    """The learning rate after scaling: `lr * sqrt(batch / 256)` under `scale = "sqrt"`."""
+    scaled = recipe.optimizer.scale == "sqrt"
+    return recipe.optimizer.lr * (math.sqrt(recipe.batch / 256) if scaled else 1.0)
+
+
+def learning_rate(step: int, *, lr: float, steps: int, schedule: ScheduleRecipe) -> float:
+    """The rate of step `step` (0-based) of `steps`."""
+    if step < schedule.warmup:
+        return lr * (step + 1) / schedule.warmup
+    progress = (step - schedule.warmup) / max(1, steps - schedule.warmup)
+    fall = {
+        "constant": 1.0,
+        "linear": 1 - progress,
+        "cosine": 0.5 * (1 + math.cos(math.pi * progress)),
+    }[schedule.decay]
+    if schedule.decay == "constant":
+        return lr
+    return lr * (schedule.final + (1 - schedule.final) * fall)
+
+
+def _muon(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Muon:
+    return Muon(
+        parameters,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        steps=recipe.orthogonal_steps,
+    )
+
+
+def _came(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Came:
+    options = recipe.came
+    return Came(
+        parameters,
+        lr=recipe.lr,
+        betas=options.betas,
+        eps=options.eps,
+        clip=options.clip,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.AdamW:
+    decayed = [p for p in parameters if p.ndim >= 2]
+    plain = [p for p in parameters if p.ndim < 2]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def _all(part: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in part.param_groups for parameter in group["params"]]

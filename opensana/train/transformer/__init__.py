@@ -1,0 +1,1 @@
+"""Flow matching on cached features: whole models, LoRA, ControlNet."""

@@ -1,0 +1,173 @@
+"""What a step of flow matching sees: samples, captions, noises and levels from cached features.
+
+Everything at a place of a step's batch depends on the seed, the step and the place alone.
+
+B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opensana.errors import DataError
+from opensana.features.latents import NULL, Features
+from opensana.flow.noise import noise_for
+from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
+from opensana.train.caption_rule import CaptionRule, pick
+from opensana.train.engine.randomness import numpy_generator, seed_of, torch_generator
+from opensana.train.recipe import FlowRecipe, TransformerRecipe
+from opensana.train.transformer.order import BucketOrder
+
+SHOWN = 8
+"""Samples that a run draws when its recipe names no prompts; also the columns of its grids."""
+
+
+@dataclass(frozen=True)
+class FlowBatch:
+    """Samples [B, ...], and for each of them R noises and noise levels [B * R, ...]."""
+
+    latents: Tensor
+    states: Tensor
+    mask: Tensor
+    noise: Tensor
+    sigma: Tensor
+    names: list[str]
+    samples: list[int]
+    weight: float = 1.0
+    """How much the loss of these samples counts."""
+    condition: Tensor | None = None
+    """Of each sample the latent that a ControlNet follows."""
+
+    def to(self, device: torch.device) -> "FlowBatch":
+        """The same batch on another device."""
+        tensors = {n: value for n, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device) for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Cached features and the order in which the steps of a recipe see them."""
+
+    recipe: TransformerRecipe
+    features: Features
+    order: BucketOrder
+    weight: float = 1.0
+
+    @classmethod
+    def open(cls, recipe: TransformerRecipe, *, weight: float = 1.0) -> "Stream":
+        features = Features.open(recipe.data.folder, expect=recipe.data.expect)
+        if not len(features):
+            raise DataError(f"{recipe.data.folder} has no samples; encode it again")
+        order = BucketOrder(features.buckets, batch=recipe.batch, seed=recipe.seed)
+        return cls(recipe, features, order, weight)
+
+    @classmethod
+    def of_prior(cls, recipe: TransformerRecipe) -> "Stream | None":
+        """The class samples of DreamBooth's prior preservation (arXiv 2208.12242, 3.2), if any.
+
+        They keep what the model knew of a class while it learns one subject of it, and are drawn
+        as the others are, by an order, captions and noises of their own.
+        """
+        if recipe.prior is None:
+            return None
+        data = replace(recipe.data, folder=recipe.prior.folder)
+        seed = seed_of(recipe.seed, "prior")
+        return cls.open(replace(recipe, data=data, seed=seed), weight=recipe.prior.weight)
+
+    def places(self, step: int, slots: range) -> FlowBatch:
+        """The samples at some places of a step's global batch: they depend on nothing else."""
+        recipe, features, rule = self.recipe, self.features, self.recipe.data.rule
+        chosen = self.order(step)[slots.start : slots.stop]
+        samples = [sample for _, sample in chosen]
+        captions = [
+            NULL
+            if drops(recipe, step, slot)
+            else choose_caption(features, rule, recipe.seed, *place)
+            for slot, place in zip(slots, chosen, strict=True)
+        ]
+        latents, states, mask = features.batch(samples, captions)
+        if recipe.data.text_noise:
+            states = states + text_noise(recipe, features, step, slots, mask)
+        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
+        names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
+        return FlowBatch(latents, states, mask, noise, sigma, names, samples, self.weight)
+
+
+def choose_caption(
+    features: Features, rule: CaptionRule, seed: int, epoch: int, sample: int
+) -> int:
+    """The caption of a sample in an epoch, drawn by the rule."""
+    known = features.sample(sample)
+    number = numpy_generator(seed, epoch, sample, "caption").random()
+    return known.captions[pick(rule.probabilities(known.scores), number)]
+
+
+def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
+    """Whether the null caption stands in at this place."""
+    return numpy_generator(recipe.seed, step, slot, "dropout").random() < recipe.data.dropout
+
+
+def text_noise(
+    recipe: TransformerRecipe, features: Features, step: int, slots: range, mask: Tensor
+) -> Tensor:
+    """Noise [B, N, D] for the text states at some places of a step, zero where mask [B, N] is."""
+    _, deviation = features.texts.moments
+    noise = torch.zeros(*mask.shape, len(deviation))
+    for row, real, slot in zip(noise, mask, slots, strict=True):
+        generator = torch_generator(recipe.seed, step, slot, "text noise")
+        amount = recipe.data.text_noise * uniform(1, generator)
+        drawn = torch.randn(int(real.sum()), len(deviation), generator=generator)
+        row[real] = amount * deviation * drawn
+    return noise
+
+
+def draw_noise(
+    recipe: TransformerRecipe, step: int, shape: tuple[int, int, int], slots: range
+) -> tuple[Tensor, Tensor]:
+    """Noises [B * R, C, h, w] and noise levels [B * R] of some places of a step."""
+    repeat, noises, sigmas = recipe.data.repeat, [], []
+    for slot in slots:
+        noise = torch_generator(recipe.seed, step, slot, "noise")
+        noises.append(torch.randn(repeat, *shape, generator=noise))
+        level = torch_generator(recipe.seed, step, slot, "timestep")
+        sigmas.append(draw_sigma(repeat, level, recipe.flow))
+    return torch.cat(noises), torch.cat(sigmas)
+
+
+def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tensor:
+    """Shifted noise levels [count] of the recipe's density."""
+    if flow.density == "uniform":
+        return shift_sigma(uniform(count, generator), flow.shift)
+    return shift_sigma(logit_normal(count, generator, flow.mean, flow.std), flow.shift)
+
+
+def fixed_batches(recipe: TransformerRecipe, features: Features) -> list[FlowBatch]:
+    """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
+    count = min(recipe.evaluate.pictures, len(features))
+    spaced = np.linspace(0, len(features) - 1, count).astype(int)
+    places = torch.from_numpy(numpy_generator("fixed").permutation(count))
+    sigma = shift_sigma(((places + 0.5) / count).float(), recipe.flow.shift)
+    batches = []
+    for slots in _by_bucket(features.buckets[spaced], recipe.evaluate.batch):
+        samples = [int(sample) for sample in spaced[slots]]
+        captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
+        shape = features.shape_of(samples[0])
+        noise = noise_for([seed_of("fixed", int(slot)) for slot in slots], shape)
+        known = features.batch(samples, captions)
+        batches.append(FlowBatch(*known, noise, sigma[slots], [], samples))
+    return batches
+
+
+def _by_bucket(buckets: np.ndarray, batch: int) -> Iterator[np.ndarray]:
+    """The places of equal bucket numbers, at most `batch` at a time."""
+    for bucket in np.unique(buckets):
+        places = np.flatnonzero(buckets == bucket)
+        yield from (places[first : first + batch] for first in range(0, len(places), batch))
+
+
+def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:
+    known = features.sample(sample)
+    return known.captions[int(np.argmax(rule.probabilities(known.scores)))]

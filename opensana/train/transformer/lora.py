@@ -1,0 +1,93 @@
+"""Low-rank adapters beside frozen weights, through peft: what trains, is saved and is exported."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from opensana.errors import ConfigError, MissingExtraError, near
+from opensana.train.checkpoints.export import Export
+from opensana.train.engine.randomness import drawn_by
+from opensana.train.engine.task import ModuleState
+from opensana.train.recipe import LoraRecipe
+from opensana.weights.lora import FILE, PREFIX, lora_metadata
+
+# What peft calls the only adapter of a model; the name stands inside parameter names.
+ADAPTER = "default"
+
+
+def add_adapters(model: nn.Module, recipe: LoraRecipe, *, seed: int) -> None:
+    """Freeze the model and put an adapter on each layer that a target names, in place.
+
+    The first matrix is random and depends on the seed alone, the second is zero: at first the model
+    computes what it did. ConfigError for a target that names no layer.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise MissingExtraError("lora", "peft") from error
+    check_targets(model, recipe.targets)
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,  # pyright: ignore[reportArgumentType]
+        lora_dropout=recipe.dropout,
+        target_modules=list(recipe.targets),
+    )
+    with drawn_by(seed, "lora"):
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+
+
+def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
+    """Each target must be the end of the name of a linear layer or a plain convolution."""
+    names = [name.split(".") for name, layer in model.named_modules() if _is_matrix(layer)]
+    ends = {".".join(parts[start:]) for parts in names for start in range(len(parts))}
+    for target in targets:
+        if target not in ends:
+            raise ConfigError(
+                f"lora.targets: {target!r} names no linear layer of the transformer"
+                f"{near(target, ends)}; usual are to_q, to_k, to_v and to_out.0"
+            )
+
+
+def _is_matrix(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def adapters(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' tensors by their names in the model."""
+    return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
+
+
+@dataclass(frozen=True)
+class AdapterState(ModuleState):
+    """The adapters alone as a part of a checkpoint: the frozen weights are those of `initial`."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return adapters(self.module)
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        ours = adapters(self.module)
+        frozen = {n: v for n, v in self.module.state_dict().items() if n not in ours}
+        super().load_state_tensors({**frozen, **tensors})
+
+
+def lora_export(recipe: LoraRecipe, model: nn.Module, run: Path) -> Export:
+    """`pytorch_lora_weights.safetensors` as diffusers reads it, with peft's settings."""
+    state = {
+        PREFIX + name.replace(f".{ADAPTER}.", "."): value.detach().to("cpu", copy=True)
+        for name, value in adapters(model).items()
+    }
+    settings = {
+        "r": recipe.rank,
+        "lora_alpha": recipe.alpha,
+        "lora_dropout": recipe.dropout,
+        "target_modules": list(recipe.targets),
+    }
+    name = FILE.removesuffix(".safetensors")
+    return Export(run / "export", None, state, name=name, metadata=lora_metadata(settings))
