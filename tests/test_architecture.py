@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("serve", "train", "label", "evaluate"),
+    ("train", "label", "evaluate"),
     ("features",),
     ("pipeline",),
     ("drawing",),
@@ -39,7 +39,6 @@ LONGEST_MODULE = 300
 # A longer module is a question: here are the answers.
 LONG_FOR_A_REASON = {
     "pipeline.py": "the one class that people call, its steps in the order they run",
-    "train/autoencoder/task.py": "a training loop with its two players is long and straight",
     "train/recipe.py": "every table of a recipe, as its reader meets them",
     "weights/safetensors.py": "one file format, with every way in which a file can be broken",
 }
@@ -83,9 +82,42 @@ def test_imports_go_down() -> None:
     assert not wrong
 
 
+def parts() -> set[str]:
+    """Modules and folders of the package's root."""
+    names = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    return names - {"__init__"}
+
+
 def test_every_part_has_its_line() -> None:
-    parts = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
-    assert parts - {"__init__", "__main__"} <= set(HEIGHT)
+    assert parts() == set(HEIGHT)
+
+
+def test_few_modules_lie_beside_the_folders() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+
+
+def block(page: str, first: str) -> list[str]:
+    """The lines of a page's text block that begins with a line."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return text.split(f"```text\n{first}\n")[1].split("```")[0].splitlines()
+
+
+def test_the_docs_show_the_lines_of_the_guard() -> None:
+    first, *rest = ("  ".join(names) for names in LINES)
+    assert block("docs/architecture.md", first) == rest
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "README.md"])
+def test_the_trees_of_the_docs_are_that_of_the_package(page: str) -> None:
+    shown = {
+        line.split()[0].rstrip("/").removesuffix(".py")
+        for line in block(page, "opensana/")
+        if line.startswith("  ")
+    }
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    wanted = parts() | {"pretrained"}
+    assert shown - {"__init__"} == wanted if page != "README.md" else wanted - shown <= modules
+    assert shown <= wanted | {"__init__"}
 
 
 def test_the_package_needs_nothing_of_the_repository() -> None:

@@ -1,6 +1,6 @@
 """Pictures from outside: encoded bytes to upright 8-bit pixels, none of them trusted.
 
-The one reader of training pictures and of those that a request brings (`image_input.py`), which
+The one reader of training pictures and of those that a request brings (`pictures/input.py`), which
 differ in their limits only.
 
 A picture is what its first bytes say, whatever its name. Everything that its header can tell is

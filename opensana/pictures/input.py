@@ -1,6 +1,6 @@
 """Pictures that a request brings: a file, its bytes or a Pillow image to upright 8-bit RGB.
 
-`data/images.py` reads them; here are the limits of a picture that somebody sends, and the words of
+`pictures/decode.py` reads them; here are the limits of a picture that somebody sends, and the words of
 a RequestError. Bytes and pixels are limited before anything is decoded.
 """
 

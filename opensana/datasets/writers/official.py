@@ -1,4 +1,4 @@
-"""The layouts of the released code (see `opensana/data/sources/official.py`)."""
+"""The layouts of the released code (see `opensana/datasets/sources/official.py`)."""
 
 from collections import defaultdict
 from pathlib import Path
