@@ -1,7 +1,7 @@
 """Pictures that a request brings: a file, its bytes or a Pillow image to upright 8-bit RGB.
 
-`pictures/decode.py` reads them; here are the limits of a picture that somebody sends, and the words of
-a RequestError. Bytes and pixels are limited before anything is decoded.
+`pictures/decode.py` reads them; here are the limits of a picture that somebody sends, and the words
+of a RequestError. Bytes and pixels are limited before anything is decoded.
 """
 
 import math

