@@ -120,7 +120,7 @@ class Generate(Request, Command):
             self._report(path, picture)
 
     def _load(self) -> "Sana":
-        """The model. Loading makes a million objects that stay: no garbage is looked for."""
+        """The model. Loading makes a million long-lived objects: the garbage collector is off."""
         memory = None if self.memory is None else parse_bytes(self.memory)
         gc.disable()
         try:

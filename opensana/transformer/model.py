@@ -53,7 +53,8 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(in_channels, width, patch, stride=patch)
 
     def forward(self, latent: Tensor) -> Tensor:
-        # Sums take the layout of their first operand: without the copy, that of all tokens ever.
+        # A sum keeps the memory layout of its first operand: without this copy every later
+        # `tokens + branch` would be strided.
         return self.proj(latent).flatten(2).transpose(1, 2).contiguous()
 
 

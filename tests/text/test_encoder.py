@@ -66,7 +66,8 @@ def build(family: str) -> Any:
     torch.manual_seed(0)
     match family:
         case "gemma2":
-            return Gemma2Model(Gemma2Config(**SIZES, **window(4096), attn_implementation="eager"))
+            plain: dict[str, Any] = {"attn_implementation": "eager"}
+            return Gemma2Model(Gemma2Config(**SIZES, **window(4096), **plain))
         case "gemma2-short-window":
             return Gemma2Model(Gemma2Config(**SIZES, **window(16)))
         case "gemma3-short-window":

@@ -12,7 +12,7 @@ from opensana.train.engine.parallel import Processes
 from opensana.train.engine.task import Part
 from opensana.train.recipe import Recipe
 
-# Changing these does not change what a step computes, so it needs no word.
+# Recipe keys that do not affect the result; a resumed run does not report them.
 HARMLESS = (
     *("name", "run", "accumulate", "parallel", "checkpoint"),
     *("tensorboard", "console_seconds", "samples"),

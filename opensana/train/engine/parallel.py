@@ -34,7 +34,7 @@ LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among its fellows; alone, every method is the identity."""
+    """This rank. With one process every collective returns its input."""
 
     rank: int = 0
     count: int = 1
@@ -90,7 +90,7 @@ class Processes:
         return bool(self.gathered(torch.tensor([flag])).any())
 
     def told(self, number: int) -> int:
-        """The first process's number."""
+        """Broadcast an integer from rank 0."""
         return int(self.gathered(torch.tensor([number]))[0])
 
     def shared(self, value: Any) -> Any:

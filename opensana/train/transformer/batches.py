@@ -78,7 +78,7 @@ class Stream:
         return cls.open(replace(recipe, data=data, seed=seed), weight=recipe.prior.weight)
 
     def places(self, step: int, slots: range) -> FlowBatch:
-        """The samples at some places of a step's global batch: they depend on nothing else."""
+        """The samples in these slots of the global batch: a function of seed, step and slot."""
         recipe, features, rule = self.recipe, self.features, self.recipe.data.rule
         chosen = self.order(step)[slots.start : slots.stop]
         samples = [sample for _, sample in chosen]

@@ -168,9 +168,10 @@ class TransformerTask:
             return flow_matching_loss(velocity, x0, batch.noise, batch.sigma)
 
     def towards(self, batch: FlowBatch) -> Velocity:
-        """The velocity in training. Alone, one look at the text serves all timesteps of a sample;
+        """Velocity for this batch.
 
-        spread over processes, a block can only be entered through the model's own `forward`.
+        With one process the text is prepared once and reused for all R timesteps; under DDP or FSDP
+        the call must go through `forward`.
         """
         repeat = self.recipe.data.repeat
         if self.processes.alone:
