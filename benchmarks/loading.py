@@ -28,8 +28,10 @@ from PIL import Image, ImageOps
 from benchmarks.timing import machine, medians
 from opensana.datasets.record import Source
 from opensana.datasets.sources import open_source
-from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, load_encoders
+from opensana.features.blocks import BlockEncoder, EncodeOptions
 from opensana.features.buckets import buckets
+from opensana.features.encode import encode
+from opensana.features.encoders import Encoders, load_encoders
 from opensana.features.fitting import Fitted, fitted_pictures
 from opensana.features.latents import Features
 from opensana.pictures.decode import decode

@@ -13,11 +13,13 @@ from threading import Thread
 import numpy as np
 import pytest
 
+import opensana.features.encode as job
 from opensana.cli import main
 from opensana.datasets.record import Record
 from opensana.errors import DataError, MissingExtraError, OpensanaError
-from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, encode_on
-from opensana.features import encode as job
+from opensana.features.blocks import BlockEncoder, EncodeOptions
+from opensana.features.encode import encode, encode_on
+from opensana.features.encoders import Encoders
 from opensana.label import spread as cluster
 from opensana.label.journal import writing
 from opensana.label.stages import Stage

@@ -12,7 +12,7 @@ from opensana.cli.data import open_and_tell, open_labels, tell_unlabelled
 
 if TYPE_CHECKING:
     from opensana.datasets.record import Source
-    from opensana.features import BlockEncoder, EncodeOptions
+    from opensana.features.blocks import BlockEncoder, EncodeOptions
     from opensana.label.labels import Labels
 
 
@@ -48,7 +48,8 @@ class Encode(Command):
     def run(self) -> None:
         from opensana.datasets.rejects import share_of
         from opensana.device import parse_bytes
-        from opensana.features import EncodeOptions, encode, encode_on
+        from opensana.features.blocks import EncodeOptions
+        from opensana.features.encode import encode, encode_on
         from opensana.features.encoders import native_size
         from opensana.workers.cluster import check_workers, connected
 
@@ -96,7 +97,8 @@ def open_encoder(
 def encoder_of(
     source: "Source", model: str, device: str, options: "EncodeOptions"
 ) -> "BlockEncoder":
-    from opensana.features import BlockEncoder, load_encoders
+    from opensana.features.blocks import BlockEncoder
+    from opensana.features.encoders import load_encoders
     from opensana.pictures.decode import decode
 
     return BlockEncoder(source, load_encoders(model, device=device), options, decode)

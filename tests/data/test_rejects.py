@@ -6,7 +6,7 @@ import pytest
 
 from opensana.datasets.record import Reject
 from opensana.datasets.rejects import check_bad, read_rejects, share_of, write_rejects
-from opensana.errors import ConfigError, DataError
+from opensana.errors import ConfigError, DataError, OpensanaError
 from opensana.files.writing import atomic_folder
 
 REJECTS = [Reject("a\nb.png", "is \u96ea"), Reject("c.png", 'has "quotes"')]
@@ -22,7 +22,7 @@ def test_a_file_that_appears_as_a_whole(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OpensanaError, match="No space"):
         write_rejects(path, [])
     assert read_rejects(path) == REJECTS
     assert [entry.name for entry in path.parent.iterdir()] == ["rejects.jsonl"]

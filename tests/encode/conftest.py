@@ -10,7 +10,7 @@ from PIL import Image
 
 from opensana.datasets.record import Caption, Record, Reject
 from opensana.errors import DataError
-from opensana.features import Encoders
+from opensana.features.encoders import Encoders
 from tests import tiny
 
 SIZES = [(64, 64), (128, 32), (90, 70), (40, 120), (33, 33), (32, 128), (100, 100)]

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 
+import opensana.features.encode as job
 from opensana.autoencoder.plan import encoder_chain
 from opensana.cli import main
 from opensana.datasets.record import Caption, Record
 from opensana.errors import ConfigError, DataError
-from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode
-from opensana.features import encode as job
+from opensana.features.blocks import BlockEncoder, EncodeOptions
 from opensana.features.buckets import buckets, fit, nearest
+from opensana.features.encode import encode
+from opensana.features.encoders import Encoders
 from opensana.features.fitting import Fitted, fitted_pictures
 from opensana.features.latents import Features
 from opensana.files.growing import GrowingFiles
@@ -290,7 +292,10 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 import torch
-from opensana.features import BlockEncoder, EncodeOptions, Encoders, encode, job
+from opensana.features.blocks import BlockEncoder, EncodeOptions
+from opensana.features.encode import encode
+from opensana.features.encoders import Encoders
+import opensana.features.encode as job
 from tests import tiny
 from tests.encode.conftest import PaintedSource, decode
 torch.set_num_threads(1)
