@@ -26,7 +26,7 @@ from opensana.weights.safetensors import (
     write_safetensors,
 )
 from tests import tiny
-from tests.weights.test_names import official_transformer
+from tests.weights.test_rename_tables import official_transformer
 
 FILE = "diffusion_pytorch_model.safetensors"
 pytestmark = pytest.mark.usefixtures("one_thread")

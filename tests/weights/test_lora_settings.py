@@ -17,7 +17,7 @@ from opensana.weights import lora_settings
 from opensana.weights.lora import FILE, METADATA, merge_lora, read_lora
 from opensana.weights.lora_settings import Patterns, read_settings
 from tests import tiny
-from tests.test_lora_files import TARGETS, reference, shaken, velocity
+from tests.weights.test_lora import TARGETS, reference, shaken, velocity
 
 LAYER = "transformer_blocks.0.attn1.to_q"
 LAYERS = [name for name, module in tiny.transformer().named_modules() if hasattr(module, "weight")]

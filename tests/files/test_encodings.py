@@ -17,9 +17,9 @@ from opensana.files.encodings import decode_text, encoding_of, text_lines
 from opensana.label.captioner import read_prompt
 from opensana.label.tables import read_column
 from tests import tiny
-from tests.data import hostile
-from tests.data.hostile import encoded, plain
-from tests.data.test_tar import PICTURE, shard
+from tests.datasets import hostile
+from tests.datasets.hostile import encoded, plain
+from tests.datasets.test_tar import PICTURE, shard
 
 TEXT = "Ein Käfer, 雪, \U0001f34e"
 MARKED = {

@@ -25,7 +25,7 @@ from opensana.label.journal import writing
 from opensana.label.stages import Stage
 from opensana.workers.cluster import Cluster, connected
 from tests import tiny
-from tests.encode.conftest import PaintedSource, decode
+from tests.features.conftest import PaintedSource, decode
 from tests.label.folders import draw, expected, open_pictures, open_stage
 
 pytest.importorskip("ray")

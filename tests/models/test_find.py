@@ -24,7 +24,7 @@ from opensana.train.transformer.initial import initial_transformer
 from opensana.weights.locate import PRETRAINED
 from tests import tiny
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"
 WHOLE = "Efficient-Large-Model/Sana_600M_512px_diffusers"
 BFLOAT16 = "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"

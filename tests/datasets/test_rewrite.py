@@ -17,9 +17,9 @@ from opensana.errors import ConfigError, DataError
 from opensana.label.captioner import Maker
 from opensana.label.journal import writing
 from opensana.label.labels import own_maker
-from tests.data import hostile
-from tests.data.hostile import encoded, plain
-from tests.data.measured import run
+from tests.datasets import hostile
+from tests.datasets.hostile import encoded, plain
+from tests.datasets.measured import run
 
 LOSSLESS = ("folder", "jsonl", "webdataset", "parquet")
 RICH = Caption(

@@ -23,7 +23,7 @@ def official(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def tiny_names():
-    from tests.weights import test_names
+    from tests.weights import test_rename_tables as test_names
 
     return test_names
 

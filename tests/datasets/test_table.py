@@ -11,7 +11,7 @@ from pyarrow import parquet
 from opensana.datasets.record import Caption
 from opensana.datasets.sources import hub, open_source, table
 from opensana.errors import DataError, MissingExtraError
-from tests.data.hostile import encoded, plain
+from tests.datasets.hostile import encoded, plain
 
 PICTURE = encoded(plain())
 

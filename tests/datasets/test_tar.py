@@ -13,8 +13,8 @@ import pytest
 from opensana.datasets.record import Caption
 from opensana.datasets.sources import open_source
 from opensana.errors import DataError
-from tests.data.hostile import encoded, plain
-from tests.data.measured import run
+from tests.datasets.hostile import encoded, plain
+from tests.datasets.measured import run
 
 PICTURE = encoded(plain())
 Entry = tuple[str, bytes] | tarfile.TarInfo

@@ -11,9 +11,9 @@ from PIL import Image, ImageOps
 
 from opensana.errors import DataError
 from opensana.pictures.decode import Header, Limits, decode, kind_of, probe
-from tests.data import hostile
-from tests.data.hostile import encoded, orientation, plain
-from tests.data.measured import run
+from tests.datasets import hostile
+from tests.datasets.hostile import encoded, orientation, plain
+from tests.datasets.measured import run
 
 HEIGHT, WIDTH = 40, 48
 

@@ -28,7 +28,7 @@ from opensana.features.latents import Features
 from opensana.files.growing import GrowingFiles
 from opensana.workers.threads import in_order
 from tests import tiny
-from tests.encode.conftest import PaintedSource, decode
+from tests.features.conftest import PaintedSource, decode
 
 Run = Callable[..., int]
 
@@ -297,7 +297,7 @@ from opensana.features.encode import encode
 from opensana.features.encoders import Encoders
 import opensana.features.encode as job
 from tests import tiny
-from tests.encode.conftest import PaintedSource, decode
+from tests.features.conftest import PaintedSource, decode
 torch.set_num_threads(1)
 job.BLOCK = 8
 def slow(picture):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from opensana.pictures.decode import Limits, decode, probe
 from opensana.pictures.input import read_image, read_layer
-from tests.data.hostile import chunk, encoded, orientation
+from tests.datasets.hostile import chunk, encoded, orientation
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}

@@ -20,7 +20,7 @@ from opensana.models.describe import describe
 from opensana.pipeline import Sana
 from opensana.request import Request
 from tests import tiny
-from tests.weights.test_names import official_transformer
+from tests.weights.test_rename_tables import official_transformer
 
 REQUEST = Request("a Red apple", width=96, height=64, steps=2, guidance=4.5, seed=5, images=2)
 

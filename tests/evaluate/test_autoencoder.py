@@ -18,7 +18,7 @@ from opensana.models.load import load_autoencoder
 from opensana.models.save import write_autoencoder
 from opensana.weights.safetensors import write_safetensors
 from tests import tiny
-from tests.evaluate.test_frechet import clip  # noqa: F401
+from tests.metrics.test_frechet import clip  # noqa: F401
 
 SIZE = 32
 

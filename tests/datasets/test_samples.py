@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from opensana.cli import main
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.samples import group
-from tests.data.hostile import animated
-from tests.data.test_tar import PICTURE, Entry, sample, shard
+from tests.datasets.hostile import animated
+from tests.datasets.test_tar import PICTURE, Entry, sample, shard
 
 NFC = "b\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)

@@ -18,7 +18,7 @@ from opensana.request import Request
 from opensana.runtime.placing import ready
 from opensana.weights.lora import Lora, merge_lora, paired, read_lora
 from tests import tiny
-from tests.test_lora_files import velocity
+from tests.weights.test_lora import velocity
 
 LOAD: dict[str, Any] = {"device": "cpu", "dtype": "float32"}
 SIZE: dict[str, Any] = {"seed": 3, "steps": 2, "width": 64, "height": 64}

@@ -11,9 +11,9 @@ from opensana.datasets.rejects import read_rejects
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.fields import MOST_CHARACTERS
 from opensana.datasets.sources.folder import FolderSource
-from tests.data import hostile
-from tests.data.hostile import encoded, plain
-from tests.data.measured import UNREADABLE, run
+from tests.datasets import hostile
+from tests.datasets.hostile import encoded, plain
+from tests.datasets.measured import UNREADABLE, run
 
 GIB = 1 << 30
 NAMES = {"a": "a.png", "b": "b.png", "c": "c.png"}

@@ -21,8 +21,8 @@ from opensana.label.journal import writing
 from opensana.label.labels import Labels
 from opensana.label.tables import read_column
 from tests import tiny
-from tests.data.hostile import animated, encoded, plain
-from tests.data.test_tar import shard
+from tests.datasets.hostile import animated, encoded, plain
+from tests.datasets.test_tar import shard
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)
