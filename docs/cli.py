@@ -1,6 +1,6 @@
 """Prints docs/cli.md: the help of every command, as a terminal of 100 columns shows it.
 
-Run by `make docs`; tests/test_cli.py fails when the page and the help differ.
+Run by `make docs`; tests/cli/test_app.py fails when the page and the help differ.
 """
 
 import contextlib
