@@ -32,7 +32,7 @@ from opensana.autoencoder.streaming import decode_bands
 from opensana.device import format_bytes, parse_bytes
 from opensana.files.user_cache import cache_folder
 from opensana.runtime.kernels import compile_convolutions
-from opensana.runtime.placing import ready
+from opensana.runtime.placing import prepare_for_inference
 
 SMALL_WIDTHS = (16, 32, 64, 64, 128, 128)
 PRESETS = {
@@ -87,7 +87,7 @@ def decode_here(way: str, file: Path, options: argparse.Namespace) -> dict[str, 
     """Decode in this process, rows [3, W] one after another into a file; seconds and bytes."""
     model = random_autoencoder(PRESETS[options.preset])
     if way == "bands":
-        ready(model.decoder, torch.device("cpu"), torch.float32)
+        prepare_for_inference(model.decoder, torch.device("cpu"), torch.float32)
         if options.kernels:
             compile_convolutions(model.decoder, cache_folder())
     side = options.size // model.compression

@@ -21,7 +21,7 @@ from benchmarks.timing import machine, medians
 from opensana.autoencoder import Autoencoder
 from opensana.models.presets import autoencoder_preset
 from opensana.runtime.kernels import compile_convolutions
-from opensana.runtime.placing import ready
+from opensana.runtime.placing import prepare_for_inference
 
 PRESET = "dc_ae_f32c32_sana_1_1"
 
@@ -37,7 +37,7 @@ def sides() -> tuple[dict[str, Autoencoder], AutoencoderDC]:
         with torch.device("meta"):
             ours[name] = Autoencoder(config).eval().requires_grad_(False)
         ours[name].load_state_dict(theirs.state_dict(), assign=True)
-        ready(ours[name], torch.device("cpu"), torch.float32)
+        prepare_for_inference(ours[name], torch.device("cpu"), torch.float32)
     with TemporaryDirectory() as folder:
         compile_convolutions(ours["kernels"], Path(folder))
     return ours, theirs

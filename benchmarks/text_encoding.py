@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 from benchmarks.timing import machine, medians
-from opensana.runtime.placing import ready
+from opensana.runtime.placing import prepare_for_inference
 from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder, TextStates
 
@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = gemma3_270m_folder()
     encoder = TextEncoder.load(folder, dtype=torch.float32)
-    ready(encoder.model, torch.device("cpu"), torch.float32)
+    prepare_for_inference(encoder.model, torch.device("cpu"), torch.float32)
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
     pipeline: Any = SanaPipeline(
         AutoTokenizer.from_pretrained(folder),

@@ -41,7 +41,7 @@ from opensana.pictures.input import ImageSource
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.kernels import compile_convolutions
-from opensana.runtime.placing import part_dtype, ready, settle
+from opensana.runtime.placing import part_dtype, place, prepare_for_inference
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
@@ -107,9 +107,9 @@ class Sana:
         folder = locate(model, revision=revision, variant=variant)
         info = read_info(folder, name=str(model))
         loras = [(_read_lora(source), scale) for source, scale in paired(lora, lora_scale)]
-        place = resolve_device(device)
-        main = resolve_dtype(place, dtype, stored_dtype(folder, variant))
-        others = part_dtype(place, main)
+        where = resolve_device(device)
+        main = resolve_dtype(where, dtype, stored_dtype(folder, variant))
+        others = part_dtype(where, main)
         # The text encoder, the largest part, comes last: faults of the others show at once.
         if transformer is None:
             diffusion = load_transformer(folder, variant=variant)
@@ -130,13 +130,14 @@ class Sana:
             if network is None:
                 continue
             if compile:
-                compile_blocks(settle(network, place, main))
+                compile_blocks(place(network, where, main))
             else:
-                ready(network, place, main)
-        autoencoder = ready(load_autoencoder(folder, variant=variant), place, others)
+                prepare_for_inference(network, where, main)
+        autoencoder = load_autoencoder(folder, variant=variant)
+        prepare_for_inference(autoencoder, where, others)
         if kernels:
             compile_convolutions(autoencoder, cache_folder())
-        text = load_text(folder, info, device=place, dtype=others)
+        text = load_text(folder, info, device=where, dtype=others)
         sana = cls(text, diffusion, autoencoder, info, memory, facts, control)
         if distilled is None:
             return sana

@@ -24,7 +24,7 @@ from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
-from opensana.runtime.placing import part_dtype, settle
+from opensana.runtime.placing import part_dtype, place
 from opensana.workers.progress import progress
 
 SHOWN = 8
@@ -77,12 +77,12 @@ def evaluate_pictures(
         raise ConfigError(f"the two models are the same, {models[0]!r}; name another one")
     if min(batch, limit) < 1:
         raise RequestError(f"batch and limit must be 1 or more, got {batch} and {limit}")
-    place = resolve_device(device)
+    where = resolve_device(device)
     sample = choose(PictureSource.open(pictures, split=split), limit, size=size, batch=batch)
-    autoencoders = {name: _load(name, place, dtype, size) for name in models}
+    autoencoders = {name: _load(name, where, dtype, size) for name in models}
     judges = Judges(
-        None if lpips is None else load_lpips(lpips).to(place),
-        None if clip is None else clip_features(clip, place),
+        None if lpips is None else load_lpips(lpips).to(where),
+        None if clip is None else clip_features(clip, where),
     )
     figures: dict[str, Any] = {}
     columns: list[list[Shown]] = []
@@ -170,4 +170,4 @@ def _load(name: str, device: torch.device, dtype: str | None, size: int) -> Auto
             f"{name} takes sizes that are multiples of {unit}, at least {SMALLEST_SIDE}, got {size}"
         )
     asked = resolve_dtype(device, dtype, autoencoder.dtype)
-    return settle(autoencoder, device, part_dtype(device, asked))
+    return place(autoencoder, device, part_dtype(device, asked))

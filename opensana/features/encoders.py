@@ -20,7 +20,7 @@ from opensana.models.index import read_info
 from opensana.models.load import load_autoencoder, load_text
 from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config
 from opensana.pictures.pixels import from_levels
-from opensana.runtime.placing import part_dtype, settle
+from opensana.runtime.placing import part_dtype, place
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 
@@ -83,11 +83,11 @@ class Encoders:
 def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
     """The encoders of a model that comes along, a folder or a hub id; its transformer stays out."""
     folder = locate(model)
-    info, place = read_info(folder, name=str(model)), resolve_device(device)
-    dtype = part_dtype(place, resolve_dtype(place, None, stored_dtype(folder)))
-    text = load_text(folder, info, device=place, dtype=dtype)
+    info, where = read_info(folder, name=str(model)), resolve_device(device)
+    dtype = part_dtype(where, resolve_dtype(where, None, stored_dtype(folder)))
+    text = load_text(folder, info, device=where, dtype=dtype)
     return Encoders(
-        autoencoder=settle(load_autoencoder(folder), place, dtype),
+        autoencoder=place(load_autoencoder(folder), where, dtype),
         text=text,
         name=info.notes.text_encoder or type(text.model).__name__,
         instruction=info.notes.instruction,

@@ -6,7 +6,7 @@ from opensana.device import parse_dtype, resolve_dtype
 from opensana.errors import DataError
 from opensana.features.manifest import tensor_hash
 from opensana.features.texts import Texts
-from opensana.runtime.placing import ready
+from opensana.runtime.placing import prepare_for_inference
 from opensana.text.demo_encoder import SHA256, gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
 from opensana.weights.locate import is_here, locate
@@ -40,5 +40,5 @@ def text_encoder_of(texts: Texts, device: torch.device) -> TextEncoder:
     known = packaged and keys["text_encoder_hash"] == SHA256
     if not known and tensor_hash(encoder.model.state_dict()) != keys["text_encoder_hash"]:
         raise DataError(f"{name or folder} has other weights than when it encoded the cache")
-    ready(encoder.model, device, resolve_dtype(device, None, dtype))
+    prepare_for_inference(encoder.model, device, resolve_dtype(device, None, dtype))
     return encoder

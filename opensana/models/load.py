@@ -20,7 +20,7 @@ from opensana.models.parts import (
     transformer_config,
     transformer_folder,
 )
-from opensana.runtime.placing import Module, ready
+from opensana.runtime.placing import Module, prepare_for_inference
 from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.config import TransformerConfig
@@ -102,5 +102,5 @@ def load_text(
     if not info.notes.text_encoder:  # a package's file is known by its SHA-256
         text_headers(folder / "text_encoder")
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
-    ready(encoder.model, device, dtype)
+    prepare_for_inference(encoder.model, device, dtype)
     return encoder

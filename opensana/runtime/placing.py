@@ -14,7 +14,7 @@ ALIGNMENT = 64
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+def place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     """The module where and as it will run.
 
     Tensors mapped from a file start anywhere; kernels round differently there, so that a loaded
@@ -27,9 +27,9 @@ def settle(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     return module
 
 
-def ready(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module settled for inference: its linear layers packed where that is faster."""
-    settle(module, device, dtype)
+def prepare_for_inference(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
+    """The module placed, and its linear layers packed where that is faster."""
+    place(module, device, dtype)
     if can_pack(device, dtype):
         pack(module)
     return module

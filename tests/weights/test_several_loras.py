@@ -15,7 +15,7 @@ from opensana.drawing.picture import Picture, read_note
 from opensana.errors import ConfigError, RequestError
 from opensana.pipeline import Sana
 from opensana.request import Request
-from opensana.runtime.placing import ready
+from opensana.runtime.placing import prepare_for_inference
 from opensana.weights.lora import Lora, merge_lora, paired, read_lora
 from tests import tiny
 from tests.weights.test_lora import velocity
@@ -55,7 +55,7 @@ def test_each_is_merged_at_its_scale(model: Path, loras: list[str]):
     expected = tiny.transformer()
     for path, scale in zip(loras, (0.5, -0.25), strict=True):
         merge_lora(expected, read_lora(path), scale=scale)
-    ready(expected, torch.device("cpu"), torch.float32)
+    prepare_for_inference(expected, torch.device("cpu"), torch.float32)
     assert torch.equal(velocity(sana.transformer), velocity(expected))
     digests = [read_lora(path).sha256 for path in loras]
     assert sana.facts == {"lora_sha256": digests, "lora_scale": [0.5, -0.25]}

@@ -15,7 +15,7 @@ from opensana.models.find import find_transformer
 from opensana.models.load import load_transformer
 from opensana.models.parts import main_dtype, transformer_config
 from opensana.models.presets import TRANSFORMERS, facts
-from opensana.runtime.placing import settle
+from opensana.runtime.placing import place
 from opensana.train.engine.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
@@ -92,7 +92,7 @@ def _is_rounded(initial: str) -> bool:
 
 def trainable(model: Module) -> Module:
     """A loaded model as training needs it: in float32, all of it."""
-    return settle(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
+    return place(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
 
 
 @torch.no_grad()
