@@ -1,7 +1,8 @@
-"""Four guards of the design: import direction, public names, module length, a light `--help`."""
+"""Guards of the design: import direction, public names, module length, tests, a light `--help`."""
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from opensana.cli.app import names
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "opensana"
+TESTS = ROOT / "tests"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A line imports only from the lines below it and from its own package.
@@ -161,6 +163,25 @@ def test_modules_are_short_or_say_why() -> None:
     }
     long = {name for name, lines in lengths.items() if lines > LONGEST_MODULE}
     assert long <= set(LONG_FOR_A_REASON), "split it, or answer in LONG_FOR_A_REASON"
+
+
+def also_tested() -> set[str]:
+    """Modules that the tests of another one name: "Also tests `models/load.py`"."""
+    found: set[str] = set()
+    for path in TESTS.rglob("test_*.py"):
+        described = ast.get_docstring(ast.parse(path.read_text())) or ""
+        found |= set(re.findall(r"`([\w/]+\.py)`", described.partition("Also tests")[2]))
+    return found
+
+
+def test_every_module_has_tests_of_its_name_or_named_by_others() -> None:
+    names = {path.relative_to(PACKAGE).as_posix() for path in MODULES if path.name[0] != "_"}
+    own = {
+        path.with_name(path.name.removeprefix("test_")).relative_to(TESTS).as_posix()
+        for path in TESTS.rglob("test_*.py")
+    }
+    assert also_tested() <= names, "a docstring names a module that is not there"
+    assert not {name for name in names - own - also_tested() if not name.startswith("train/")}
 
 
 @pytest.mark.parametrize("command", ["", *names()])

@@ -1,4 +1,7 @@
-"""Where the network runs and in which number format."""
+"""Where the network runs and in which number format.
+
+Also tests `runtime/placing.py`.
+"""
 
 from contextlib import nullcontext
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The whole system on tiny random models: against diffusers, seeds, folders, errors, progress."""
+"""The whole system on tiny random models: against diffusers, seeds, folders, errors, progress.
+
+Also tests `drawing/solving.py`, `models/load.py` and `models/save.py`.
+"""
 
 import json
 import shutil

@@ -1,4 +1,8 @@
-"""DC-AE against diffusers' AutoencoderDC on shared random weights, and the published counts."""
+"""DC-AE against diffusers' AutoencoderDC on shared random weights, and the published counts.
+
+Also tests `autoencoder/blocks.py`, `autoencoder/config.py`, `autoencoder/model.py` and
+`autoencoder/resample.py`.
+"""
 
 from dataclasses import replace
 

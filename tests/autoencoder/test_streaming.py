@@ -1,4 +1,7 @@
-"""Bands of rows give what the whole network gives, in the memory that was planned."""
+"""Bands of rows give what the whole network gives, in the memory that was planned.
+
+Also tests `autoencoder/bands.py` and `autoencoder/plan.py`.
+"""
 
 import weakref
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""`opensana generate --image --mask`, and drawing an edit again from its PNG."""
+"""`opensana generate --image --mask`, and drawing an edit again from its PNG.
+
+Also tests `drawing/recorded.py`.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,9 @@
-"""Every form into every other: pictures byte for byte, captions, facts and keys as they were."""
+"""Every form into every other: pictures byte for byte, captions, facts and keys as they were.
+
+Also tests `datasets/filters.py`, `datasets/writers/folder.py`, `datasets/writers/forms.py`,
+`datasets/writers/names.py`, `datasets/writers/official.py`, `datasets/writers/parquet.py`,
+`datasets/writers/tar.py`, `datasets/sources/indexed.py` and `datasets/sources/official.py`.
+"""
 
 import io
 import json

@@ -1,4 +1,7 @@
-"""Image-to-image and inpainting by a whole tiny model: strength, kept pixels, seeds, records."""
+"""Image-to-image and inpainting by a whole tiny model: strength, kept pixels, seeds, records.
+
+Also tests `pictures/pixels.py`.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""One's own pictures through an autoencoder: figures, comparison, grid, and the command."""
+"""One's own pictures through an autoencoder: figures, comparison, grid, and the command.
+
+Also tests `cli/reconstruct.py`.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""A data set becomes a cache: the right numbers, exact after kills, stale ones refused (D6)."""
+"""A data set becomes a cache: the right numbers, exact after kills, stale ones refused (D6).
+
+Also tests `cli/encode.py`, `features/blocks.py`, `features/conditions.py`, `features/encoders.py`
+and `features/fitting.py`.
+"""
 
 import json
 import signal

@@ -1,3 +1,8 @@
+"""The cache of latents: written, read back, and refused where it does not fit.
+
+Also tests `features/manifest.py` and `features/texts.py`.
+"""
+
 from pathlib import Path
 
 import numpy as np

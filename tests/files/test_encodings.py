@@ -19,7 +19,7 @@ from opensana.label.tables import read_column
 from tests import tiny
 from tests.datasets import hostile
 from tests.datasets.hostile import encoded, plain
-from tests.datasets.test_tar import PICTURE, shard
+from tests.datasets.sources.test_tar import PICTURE, shard
 
 TEXT = "Ein Käfer, 雪, \U0001f34e"
 MARKED = {

@@ -1,4 +1,7 @@
-"""A real HTTP server that misbehaves: every picture gets its caption, none is paid for twice."""
+"""A real HTTP server that misbehaves: every picture gets its caption, none is paid for twice.
+
+Also tests `cli/label.py`, `label/opening.py`, `label/run.py` and `label/transport.py`.
+"""
 
 import json
 import time

@@ -1,4 +1,7 @@
-"""Journals that are killed, torn, damaged, shared or read while they grow."""
+"""Journals that are killed, torn, damaged, shared or read while they grow.
+
+Also tests `label/captioner.py`, `label/labels.py`, `label/stages.py` and `files/lock.py`.
+"""
 
 import json
 import os

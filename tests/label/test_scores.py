@@ -1,4 +1,7 @@
-"""CLIP scores against a direct computation, and captions that are too long for the text tower."""
+"""CLIP scores against a direct computation, and captions that are too long for the text tower.
+
+Also tests `metrics/clip_score.py` and `metrics/library_models.py`.
+"""
 
 import json
 from functools import cache

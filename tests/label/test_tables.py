@@ -1,4 +1,7 @@
-"""Columns of a table as captioners, and a small CLIP that scores what they wrote."""
+"""Columns of a table as captioners, and a small CLIP that scores what they wrote.
+
+Also tests `metrics/open_scorer.py` and `metrics/small_clip_score.py`.
+"""
 
 import json
 from pathlib import Path

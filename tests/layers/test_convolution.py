@@ -1,4 +1,7 @@
-"""Fewer products, the same convolution: any size, any border, and the plain way where it is due."""
+"""Fewer products, the same convolution: any size, any border, and the plain way where it is due.
+
+Also tests `layers/winograd.py`.
+"""
 
 import pytest
 import torch

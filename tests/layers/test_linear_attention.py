@@ -1,4 +1,7 @@
-"""Linear attention equals its explicit quadratic form, and is exact in half precision's range."""
+"""Linear attention equals its explicit quadratic form, and is exact in half precision's range.
+
+Also tests `layers/precision.py`.
+"""
 
 from collections.abc import Iterable
 from typing import Any

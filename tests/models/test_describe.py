@@ -1,4 +1,7 @@
-"""Every published model: its configs as the hub has them, its facts, and what is shown of it."""
+"""Every published model: its configs as the hub has them, its facts, and what is shown of it.
+
+Also tests `models/memory.py` and `weights/hub_names.py`.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Resolution bins against those of diffusers, and pictures drawn with them."""
+"""Resolution bins against those of diffusers, and pictures drawn with them.
+
+Also tests `pictures/resize.py`.
+"""
 
 import warnings
 from dataclasses import replace

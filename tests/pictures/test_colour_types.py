@@ -1,6 +1,8 @@
 """One reader for every colour type, depth, transparency and orientation: against a plain one.
 
 The files are put together by hand, and what they must become is computed from their samples.
+
+Also tests `pictures/orientation.py`.
 """
 
 import io

@@ -1,4 +1,7 @@
-"""A text encoder's attention is all that its configuration asks for, whatever the library picks."""
+"""A text encoder's attention is all that its configuration asks for, whatever the library picks.
+
+Also tests `text/loading.py`.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""The package of weights: checked, prepared once, published whole; the real model's states."""
+"""The package of weights: checked, prepared once, published whole; the real model's states.
+
+Also tests `files/user_cache.py` and `text/tokenizer.py`.
+"""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,7 @@
-"""The unpadded, prefix-cached states equal the padded run of diffusers' SanaPipeline."""
+"""The unpadded, prefix-cached states equal the padded run of diffusers' SanaPipeline.
+
+Also tests `text/gemma3.py`, `text/gemma3_config.py` and `text/instruction_cache.py`.
+"""
 
 import contextlib
 import functools

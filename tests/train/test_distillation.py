@@ -1,4 +1,7 @@
-"""Distillation: its objective against finite differences, a whole small run, resuming."""
+"""Distillation: its objective against finite differences, a whole small run, resuming.
+
+Also tests `flow/consistency.py`.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

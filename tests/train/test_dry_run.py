@@ -1,4 +1,7 @@
-"""The dry run: its numbers are those of the model as 32 processes would really hold it."""
+"""The dry run: its numbers are those of the model as 32 processes would really hold it.
+
+Also tests `models/flops.py`.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Crops: exact composition, the right places, the same draw from the same generator."""
+"""Crops: exact composition, the right places, the same draw from the same generator.
+
+Also tests `datasets/crops.py`.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""A run works where its user stands, or says so before any work; the work is saved first."""
+"""A run works where its user stands, or says so before any work; the work is saved first.
+
+Also tests `features/text_encoder.py`.
+"""
 
 import re
 import shutil

@@ -1,4 +1,7 @@
-"""What is said of runs: finished, running, stopped, damaged; and their curves."""
+"""What is said of runs: finished, running, stopped, damaged; and their curves.
+
+Also tests `cli/runs.py`.
+"""
 
 import json
 import math

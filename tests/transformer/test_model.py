@@ -1,4 +1,7 @@
-"""What the transformer promises beyond parity: sizes, prepared text, dtypes, errors, weights."""
+"""What the transformer promises beyond parity: sizes, prepared text, dtypes, errors, weights.
+
+Also tests `transformer/initialisation.py`.
+"""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,7 @@
-"""The transformer computes what diffusers' SanaTransformer2DModel computes, from the same state."""
+"""The transformer computes what diffusers' SanaTransformer2DModel computes, from the same state.
+
+Also tests `transformer/block.py` and `transformer/conditioning.py`.
+"""
 
 from typing import Any
 

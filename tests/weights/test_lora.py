@@ -1,4 +1,7 @@
-"""LoRA files: diffusers' are read here and ours there, with equal outputs; bad ones are named."""
+"""LoRA files: diffusers' are read here and ours there, with equal outputs; bad ones are named.
+
+Also tests `weights/low_rank.py`.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,7 @@
-"""Safetensors files: every layout that is read, every way in which one can be broken."""
+"""Safetensors files: every layout that is read, every way in which one can be broken.
+
+Also tests `files/writing.py`.
+"""
 
 import json
 import os

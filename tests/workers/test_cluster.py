@@ -1,4 +1,7 @@
-"""A real Ray on this machine, one of whose workers is killed: every block counts exactly once."""
+"""A real Ray on this machine, one of whose workers is killed: every block counts exactly once.
+
+Also tests `label/spread.py`.
+"""
 
 import json
 import os

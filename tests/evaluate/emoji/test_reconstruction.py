@@ -1,3 +1,8 @@
+"""Reconstruction of the emoji, against principal components and constant pictures.
+
+Also tests `metrics/reconstruction.py`.
+"""
+
 import math
 
 import numpy as np

@@ -1,3 +1,8 @@
+"""Which emoji a drawing is nearest to, and the sheet that shows it.
+
+Also tests `pictures/sheet.py`.
+"""
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,3 +1,8 @@
+"""Colours that were asked for against those that were drawn.
+
+Also tests `evaluate/emoji/backgrounds.py`.
+"""
+
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,3 +1,8 @@
+"""The emoji set from its packages to the folder that training reads.
+
+Also tests `datasets/emoji/dataset.py`.
+"""
+
 import json
 from pathlib import Path
 

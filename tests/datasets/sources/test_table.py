@@ -1,4 +1,8 @@
-"""Parquet files and hub data sets: any usual column of pictures, nothing read from outside."""
+"""Parquet files and hub data sets: any usual column of pictures, nothing read from outside.
+
+Also tests `datasets/sources/hub.py`, `datasets/sources/parquet.py` and
+`datasets/sources/tables.py`.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Tar shards: every hostile kind (D2); nothing is unpacked, unpickled or written."""
+"""Tar shards: every hostile kind (D2); nothing is unpacked, unpickled or written.
+
+Also tests `datasets/sources/archive.py`.
+"""
 
 import io
 import json

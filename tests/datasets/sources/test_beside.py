@@ -1,4 +1,7 @@
-"""Text beside a picture is used or named: files read and files named are all files."""
+"""Text beside a picture is used or named: files read and files named are all files.
+
+Also tests `cli/data.py` and `datasets/report.py`.
+"""
 
 import json
 import tempfile
@@ -22,7 +25,7 @@ from opensana.label.labels import Labels
 from opensana.label.tables import read_column
 from tests import tiny
 from tests.datasets.hostile import animated, encoded, plain
-from tests.datasets.test_tar import shard
+from tests.datasets.sources.test_tar import shard
 
 NFC = "caf\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)

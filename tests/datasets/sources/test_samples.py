@@ -12,7 +12,7 @@ from opensana.cli import main
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.samples import group
 from tests.datasets.hostile import animated
-from tests.datasets.test_tar import PICTURE, Entry, sample, shard
+from tests.datasets.sources.test_tar import PICTURE, Entry, sample, shard
 
 NFC = "b\u00e9"
 NFD = unicodedata.normalize("NFD", NFC)

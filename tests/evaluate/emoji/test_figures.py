@@ -1,3 +1,8 @@
+"""The figures of a model on the emoji: which are measured, from what, and in which order.
+
+Also tests `evaluate/emoji/counts.py`.
+"""
+
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path

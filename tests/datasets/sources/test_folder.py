@@ -1,4 +1,8 @@
-"""Folders: every kind of broken and hostile file (D1), every kind of caption (D3)."""
+"""Folders: every kind of broken and hostile file (D1), every kind of caption (D3).
+
+Also tests `datasets/record.py`, `datasets/sources/fields.py`, `datasets/sources/files.py`,
+`datasets/sources/json_files.py` and `datasets/sources/opening.py`.
+"""
 
 import json
 import os
