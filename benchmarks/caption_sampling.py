@@ -39,7 +39,7 @@ from opensana.metrics.small_clip import Clip, load_clip
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer.task import TransformerTask
+from opensana.train.transformer.task import FlowTask, transformer_task
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (
@@ -125,15 +125,15 @@ def write_cache(known: Known, text: Path, to: Path, captions: int | None) -> Non
             writer.add(latent[None], [sample])
 
 
-def trained(recipe: TransformerRecipe) -> TransformerTask:
-    task = TransformerTask(recipe)
+def trained(recipe: TransformerRecipe) -> FlowTask:
+    task = transformer_task(recipe)
     for step in range(recipe.steps):
         task.train(step, task.prepare(step))
     return task
 
 
 @torch.no_grad()
-def judge(task: TransformerTask, known: Known, autoencoder: Autoencoder, clip: Clip) -> dict:
+def judge(task: FlowTask, known: Known, autoencoder: Autoencoder, clip: Clip) -> dict:
     """The figures of one run: CLIP score, share of right pictures, loss, by kind of caption."""
     figures = {}
     for name, captions in {"label": known.labels, "held_out": known.held_out}.items():
@@ -148,7 +148,7 @@ def judge(task: TransformerTask, known: Known, autoencoder: Autoencoder, clip: C
 
 @torch.no_grad()
 def drawn(
-    task: TransformerTask,
+    task: FlowTask,
     captions: Sequence[int],
     autoencoder: Autoencoder,
     *,
@@ -156,7 +156,7 @@ def drawn(
 ) -> Tensor:
     """Pictures [K, 3, 64, 64] of captions, one fixed noise each."""
     texts = task.features.texts
-    wanted, null = (task.averaged_towards(*texts.batch(c)) for c in (captions, [NULL]))
+    wanted, null = (task.network.averaged_velocity(*texts.batch(c)) for c in (captions, [NULL]))
     solver = SOLVERS["flow_dpm"]
     noise = noise_for(range(len(captions)), task.features.latent_shape)
     sigmas = solver.sigmas(STEPS, task.recipe.flow.shift)
@@ -175,10 +175,10 @@ def clip_score(clip: Clip, pixels: Tensor, texts: Texts, captions: Sequence[int]
     return 100 * float((clip.embed_images(pixels) * embedded).sum(1).mean())
 
 
-def fixed_loss(task: TransformerTask, known: Known, captions: Sequence[int]) -> float:
+def fixed_loss(task: FlowTask, known: Known, captions: Sequence[int]) -> float:
     """The loss at evenly spaced noise levels, with the same noises for every run."""
     count, losses = len(captions), []
-    velocity = task.averaged_towards(*task.features.texts.batch(captions))
+    velocity = task.network.averaged_velocity(*task.features.texts.batch(captions))
     latents = torch.from_numpy(known.latents).float()
     places = torch.arange(count).float()
     for turn in range(LOSS_NOISES):

@@ -32,7 +32,7 @@ from opensana.features.texts import Texts
 from opensana.metrics.reconstruction import through
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer.task import TransformerTask
+from opensana.train.transformer.task import FlowTask
 
 DATA, TEXT = Path("data/emoji"), Path("data/emoji-features-text")
 
@@ -71,7 +71,7 @@ def train_autoencoder(arm: Arm, folder: Path, steps: int) -> float:
     return seconds
 
 
-def train_transformer(arm: Arm, cache: Path, steps: int, folder: Path) -> TransformerTask:
+def train_transformer(arm: Arm, cache: Path, steps: int, folder: Path) -> FlowTask:
     own = [f"data.folder={cache}", f"run={folder}", f"steps={steps}", "compile=false", "batch=32"]
     shape = [f"model.in_channels={arm.channels}", f"model.out_channels={arm.channels}"]
     # The side of the latents, from which positions are counted.

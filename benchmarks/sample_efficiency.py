@@ -30,7 +30,7 @@ from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.recipe import TransformerRecipe, load_recipe
 from opensana.train.transformer.batches import likeliest
-from opensana.train.transformer.task import TransformerTask
+from opensana.train.transformer.task import FlowTask, transformer_task
 
 RECIPE = "recipes/emoji/transformer.toml"
 SMALL = (
@@ -88,16 +88,16 @@ def emoji_of(sample: Sample) -> str:
     return sample.key.partition("/")[0].partition("+")[0]
 
 
-def train(recipe: TransformerRecipe) -> tuple[TransformerTask, float]:
+def train(recipe: TransformerRecipe) -> tuple[FlowTask, float]:
     """All steps of a recipe; the task and the seconds it took."""
-    task, start = TransformerTask(recipe), time.process_time()
+    task, start = transformer_task(recipe), time.process_time()
     for step in range(recipe.steps):
         task.train(step, task.prepare(step))
     return task, time.process_time() - start
 
 
 @torch.no_grad()
-def judge(task: TransformerTask, autoencoder: Autoencoder, scale: Tensor) -> dict[str, float]:
+def judge(task: FlowTask, autoencoder: Autoencoder, scale: Tensor) -> dict[str, float]:
     """Draw each emoji on white from its likeliest caption and compare with the true picture."""
     features = task.features
     firsts: dict[str, int] = {}
@@ -106,8 +106,9 @@ def judge(task: TransformerTask, autoencoder: Autoencoder, scale: Tensor) -> dic
         if sample.key.endswith("/white"):
             firsts.setdefault(emoji_of(sample), index)
     white = list(firsts.values())
-    prompts = [likeliest(features, task.rule, i) for i in white]
-    wanted, null = (task.averaged_towards(*features.texts.batch(c)) for c in (prompts, [NULL]))
+    prompts = [likeliest(features, task.recipe.data.rule, i) for i in white]
+    averaged, texts = task.network.averaged_velocity, features.texts
+    wanted, null = (averaged(*texts.batch(captions)) for captions in (prompts, [NULL]))
     velocity = guided(wanted, null, GUIDANCE)
     solver = SOLVERS["flow_dpm"]
     noise = noise_for(range(len(white)), features.latent_shape)

@@ -127,12 +127,15 @@ def _adapter(cls: Any) -> TypeAdapter[list[Any]]:
 def _describe(cls: type, detail: ErrorDetails) -> str:
     location = detail["loc"][1:]
     place = ".".join(str(part) for part in location)
+    hint = getattr(cls, "hints", {}).get(place, "")
+    hint = f"; {hint}" if hint else ""
     match detail["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            hint = near(str(location[-1]), _names_at(cls, location[:-1]))
-            return f"unknown key '{place}'{hint}"
+            return f"unknown key '{place}'" + (
+                hint or near(str(location[-1]), _names_at(cls, location[:-1]))
+            )
         case "missing" | "missing_argument":
-            return f"'{place}' is missing"
+            return f"'{place}' is missing{hint}"
         case "value_error":
             reason = str(detail.get("ctx", {}).get("error", detail["msg"]))
             return f"{place}: {reason}" if place else reason

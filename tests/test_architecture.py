@@ -184,6 +184,35 @@ def test_every_module_has_tests_of_its_name_or_named_by_others() -> None:
     assert not {name for name in names - own - also_tested() if not name.startswith("train/")}
 
 
+def own_methods(cls: type) -> set[str]:
+    """Methods and properties that a class's own file writes: those that dataclass makes are not."""
+    functions = {
+        name: value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+        for name, value in vars(cls).items()
+    }
+    codes = {name: getattr(f, "__code__", None) for name, f in functions.items()}
+    return {
+        name
+        for name, code in codes.items()
+        if code and Path(code.co_filename).is_relative_to(PACKAGE)
+    }
+
+
+def test_classes_of_train_are_composed_not_overridden() -> None:
+    """None overrides more than one method of another of ours."""
+    overridden = {}
+    for path in sorted((PACKAGE / "train").rglob("*.py")):
+        module = importlib.import_module(name_of(path))
+        for cls in vars(module).values():
+            if not isinstance(cls, type) or cls.__module__ != module.__name__:
+                continue
+            ours = [base for base in cls.__mro__[1:] if base.__module__.startswith("opensana.")]
+            inherited = {name for base in ours for name in own_methods(base)}
+            overridden[cls.__qualname__] = own_methods(cls) & inherited
+    assert overridden["AutoencoderRecipe"] == {"__post_init__"}, "an override is seen"
+    assert not {name: names for name, names in overridden.items() if len(names) > 1}
+
+
 @pytest.mark.parametrize("command", ["", *names()])
 def test_help_is_light(command: str) -> None:
     code = (

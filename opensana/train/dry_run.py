@@ -28,6 +28,7 @@ from opensana.train.optim.sizes import FLOAT, held, optimizer_bytes
 from opensana.train.recipe import (
     AnyRecipe,
     AutoencoderRecipe,
+    CachedRecipe,
     ClipRecipe,
     ControlNetRecipe,
     DistillationRecipe,
@@ -164,18 +165,21 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
     samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
     if recipe.dtype == "auto":
         recipe = replace(recipe, dtype=best_format(device))
-    half = isinstance(recipe, TransformerRecipe) and recipe.dtype == "bfloat16"
+    half = isinstance(recipe, CachedRecipe) and recipe.dtype == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
     products = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
     tokens, passes = 0, 1
-    if isinstance(recipe, TransformerRecipe):
+    if isinstance(recipe, AutoencoderRecipe):
+        shapes = _shapes_of_autoencoder(recipe, samples)
+    else:
         samples *= recipe.data.repeat
         config = _transformer_config(recipe)
-        tokens = recipe.samples_a_step * image_tokens(config)
-        passes = 1 if recipe.prior is None else 2
-        shapes = _shapes_of_transformer(recipe, config, samples, dtype)
-    else:
-        shapes = _shapes_of_autoencoder(recipe, samples)
+        if isinstance(recipe, ControlNetRecipe):
+            shapes = _shapes_of_controlnet(recipe, config, samples, dtype)
+        else:
+            passes = 1 if recipe.prior is None else 2
+            shapes = _shapes_of_transformer(recipe, config, samples, dtype)
+        tokens = recipe.batch * recipe.data.repeat * passes * image_tokens(config)
     saved = optimizer_bytes(recipe.optimizer.name, shapes.trained, ALONE)
     return Plan(
         recipe=recipe,
@@ -195,8 +199,6 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
 def _shapes_of_transformer(
     recipe: TransformerRecipe, config: TransformerConfig, samples: int, dtype: torch.dtype
 ) -> Shapes:
-    if isinstance(recipe, ControlNetRecipe):
-        return _shapes_of_controlnet(recipe, config, samples, dtype)
     with META:
         model = Transformer(config)
         if recipe.lora is not None:
@@ -251,12 +253,13 @@ def _gathered_bytes(model: nn.Module, processes: Processes, dtype: torch.dtype) 
     return (2 * max(sizes) + total - sum(sizes)) * dtype.itemsize + max(sizes) * FLOAT
 
 
-def _transformer_config(recipe: TransformerRecipe) -> TransformerConfig:
+def _transformer_config(recipe: TransformerRecipe | ControlNetRecipe) -> TransformerConfig:
+    if isinstance(recipe, ControlNetRecipe):  # whose transformer stays as it is
+        return transformer_config_of(recipe.initial)
     if recipe.model is not None:
         return TransformerConfig.from_dict(recipe.model)
     assert recipe.initial is not None
-    if not isinstance(recipe, ControlNetRecipe):  # whose transformer stays as it is
-        check_trainable(recipe.initial)
+    check_trainable(recipe.initial)
     return transformer_config_of(recipe.initial)
 
 

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from opensana.config import load_toml
 from opensana.errors import ConfigError, near
 from opensana.train.caption_rule import CaptionRule, Rule
 
 HEAD_GROUPS = 8
-"""Groups of the norms in the adversary's heads."""
+"""Groups of the norms in the discriminator's heads."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,10 @@ class EvaluateRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What both kinds of training need."""
+    """What every kind of training takes; a key that a kind cannot honour is unknown to it."""
+
+    hints: ClassVar[dict[str, str]] = {}
+    """What to do about a missing or unknown key, said behind the error."""
 
     kind: str
     name: str
@@ -103,7 +106,6 @@ class Recipe:
     batch: int
     accumulate: int = 1
     seed: int = 0
-    initial: str | None = None
     threads: int = 0
     clip: float = 1.0
     ema: float = 0.999
@@ -118,7 +120,6 @@ class Recipe:
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     evaluate: EvaluateRecipe = field(default_factory=EvaluateRecipe)
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
-    model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         require(self.steps > 0, "steps", self.steps, "a positive number")
@@ -133,6 +134,17 @@ class Recipe:
         require(self.checkpoint.every > 0, "checkpoint.every", self.checkpoint.every, "1 or more")
         require(self.checkpoint.keep > 0, "checkpoint.keep", self.checkpoint.keep, "1 or more")
         require(self.evaluate.every > 0, "evaluate.every", self.evaluate.every, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecipe(Recipe):
+    """A training of given weights, of random ones, or of given ones in another model."""
+
+    initial: str | None = None
+    model: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.initial is None and self.model is None:
             raise ConfigError(
                 f"recipe '{self.name}' needs `initial` (a folder of weights to start from), a"
@@ -190,7 +202,7 @@ class AutoencoderSamplesRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderRecipe(Recipe):
+class AutoencoderRecipe(StartRecipe):
     """One phase of the autoencoder's training (DC-AE paper, figure 6), or its decoder alone."""
 
     data: PicturesRecipe
@@ -300,22 +312,35 @@ class PriorRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerRecipe(Recipe):
-    """Flow matching on cached features."""
+class CachedRecipe(Recipe):
+    """What every training on cached features takes.
+
+    `caption_norm` and `standardise_captions` count only where weights start at random.
+    """
 
     data: FeaturesRecipe
-    kind: Literal["transformer", "controlnet", "distillation"] = "transformer"
     caption_norm: float = 0.01
     standardise_captions: bool = False
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     samples: TransformerSamplesRecipe = field(default_factory=TransformerSamplesRecipe)
-    lora: LoraRecipe | None = None
-    prior: PriorRecipe | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         noise = self.data.text_noise
         require(noise >= 0, "data.text_noise", noise, "0 or more deviations")
+        require(self.data.repeat > 0, "data.repeat", self.data.repeat, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerRecipe(CachedRecipe, StartRecipe):
+    """Flow matching of the transformer, or of adapters on a frozen one."""
+
+    kind: Literal["transformer"] = "transformer"
+    lora: LoraRecipe | None = None
+    prior: PriorRecipe | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prior is not None:
             weight = self.prior.weight
             require(0 < weight < inf, "prior.weight", weight, "a positive number")
@@ -329,11 +354,6 @@ class TransformerRecipe(Recipe):
             mode = self.parallel.mode
             require(mode == "ddp", "parallel.mode", mode, "ddp for a LoRA, which is small")
 
-    @property
-    def samples_a_step(self) -> int:
-        """Samples times timesteps of all processes; with a prior its class samples too."""
-        return self.batch * self.data.repeat * (1 if self.prior is None else 2)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionedFeaturesRecipe(FeaturesRecipe):
@@ -343,25 +363,29 @@ class ConditionedFeaturesRecipe(FeaturesRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlNetRecipe(TransformerRecipe):
+class ControlNetRecipe(CachedRecipe):
     """A ControlNet of the frozen transformer `initial`: copies of its first `blocks` train.
 
     `control` names a ControlNet to go on from.
     """
 
+    hints: ClassVar[dict[str, str]] = {
+        "initial": "name the transformer that it steers",
+        "model": "leave it out: `initial` brings its own",
+        "lora": "leave it out for a controlnet",
+        "prior": "leave it out for a controlnet",
+    }
+
     data: ConditionedFeaturesRecipe
     kind: Literal["controlnet"] = "controlnet"
+    initial: str
     blocks: int = 7
     control: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        initial, mode = self.initial, self.parallel.mode
-        require(initial is not None, "initial", initial, "the transformer that it steers")
-        require(self.model is None, "model", self.model, "left out: `initial` brings its own")
+        mode = self.parallel.mode
         require(mode == "ddp", "parallel.mode", mode, "ddp for a controlnet, whose base is frozen")
-        for name in ("lora", "prior"):
-            require(getattr(self, name) is None, name, "a table", "left out for a controlnet")
         prompts = self.samples.prompts
         wanted = "left out: a controlnet draws samples of the cache, with their conditions"
         require(not prompts, "samples.prompts", prompts, wanted)
@@ -383,7 +407,7 @@ class ConsistencyRecipe:
 
 @dataclass(frozen=True)
 class AdversaryRecipe:
-    """Heads on the teacher's `blocks`, which judge guesses at logit-normal noise (Sprint 3.3)."""
+    """Discriminator heads on the teacher's `blocks`, at logit-normal noise (Sprint 3.3)."""
 
     weight: float = 0.5
     blocks: tuple[int, ...] = (2, 8, 14, 19)
@@ -395,30 +419,37 @@ class AdversaryRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationRecipe(TransformerRecipe):
-    """A student that draws in 1 to 4 steps what the frozen transformer `initial` draws in 20."""
+class DistillationRecipe(CachedRecipe):
+    """A student that draws in 1 to 4 steps what the frozen transformer `initial` draws in 20.
+
+    `accumulate` and `data.repeat` are keys of recipes that are stored, and can only be 1.
+    """
+
+    hints: ClassVar[dict[str, str]] = {
+        "initial": "name the teacher, a transformer",
+        "model": "leave it out: `initial` brings its own",
+        "lora": "leave it out for a distillation",
+        "prior": "leave it out for a distillation",
+    }
 
     kind: Literal["distillation"] = "distillation"
+    initial: str
     consistency: ConsistencyRecipe = field(default_factory=ConsistencyRecipe)
     adversary: AdversaryRecipe = field(default_factory=AdversaryRecipe)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.initial is not None, "initial", self.initial, "the teacher, a transformer")
-        require(self.model is None, "model", self.model, "left out: `initial` brings its own")
-        for name in ("lora", "prior"):
-            require(getattr(self, name) is None, name, "a table", "left out for a distillation")
         require(self.accumulate == 1, "accumulate", self.accumulate, "1 for a distillation")
         require(self.data.repeat == 1, "data.repeat", self.data.repeat, "1 for a distillation")
-        told, judged = self.consistency, self.adversary
-        scales = told.guidance
+        teaching, adversary = self.consistency, self.adversary
+        scales, noise, warmup = teaching.guidance, teaching.noise, teaching.warmup
         require(len(scales) > 0 and min(scales) >= 1, "consistency.guidance", scales, "1 or more")
-        require(0 <= told.noise <= 1, "consistency.noise", told.noise, "a share from 0 to 1")
-        require(told.warmup >= 0, "consistency.warmup", told.warmup, "a number of steps")
-        require(0 <= judged.weight < inf, "adversary.weight", judged.weight, "0 or more")
+        require(0 <= noise <= 1, "consistency.noise", noise, "a share from 0 to 1")
+        require(warmup >= 0, "consistency.warmup", warmup, "a number of steps")
+        require(0 <= adversary.weight < inf, "adversary.weight", adversary.weight, "0 or more")
+        width = adversary.width
         wanted = f"a multiple of {HEAD_GROUPS}"
-        groups = judged.width > 0 and judged.width % HEAD_GROUPS == 0
-        require(groups, "adversary.width", judged.width, wanted)
+        require(width > 0 and width % HEAD_GROUPS == 0, "adversary.width", width, wanted)
 
 
 @dataclass(frozen=True)
@@ -442,17 +473,24 @@ class ClipDataRecipe:
 class ClipRecipe(Recipe):
     """A small CLIP by symmetric InfoNCE."""
 
+    hints: ClassVar[dict[str, str]] = {
+        "initial": "leave it out: a CLIP starts at random",
+        "model": "give the shape of the CLIP in a [model] table",
+    }
+
     data: ClipDataRecipe
     kind: Literal["clip"] = "clip"
+    model: dict[str, Any]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.initial is None, "initial", self.initial, "left out: a CLIP starts at random")
         require(self.accumulate == 1, "accumulate", self.accumulate, "1: a batch is contrasted")
         require(self.data.captions > 0, "data.captions", self.data.captions, "1 or more")
 
 
-AnyRecipe = AutoencoderRecipe | TransformerRecipe | ClipRecipe
+AnyRecipe = (
+    AutoencoderRecipe | TransformerRecipe | ControlNetRecipe | DistillationRecipe | ClipRecipe
+)
 KINDS: dict[str, type[AnyRecipe]] = {
     "autoencoder": AutoencoderRecipe,
     "controlnet": ControlNetRecipe,

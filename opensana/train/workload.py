@@ -11,7 +11,7 @@ import torch
 from opensana.models.flops import PEAKS, image_tokens, transformer_cost
 from opensana.train.engine.parallel import Processes
 from opensana.train.monitor.metrics import Workload
-from opensana.train.recipe import ParallelRecipe, TransformerRecipe
+from opensana.train.recipe import CachedRecipe, ParallelRecipe
 from opensana.transformer.model import TransformerConfig
 
 # What may follow in a name without another peak; a laptop's, a slice's (MIG) and others have one.
@@ -35,10 +35,13 @@ def known_peak(
 
 
 def workload(
-    recipe: TransformerRecipe, config: TransformerConfig, processes: Processes
+    recipe: CachedRecipe, config: TransformerConfig, processes: Processes, *, streams: int = 1
 ) -> Workload:
-    """One step of all processes, for the metrics; operations are counted if the peak is known."""
-    samples = recipe.samples_a_step
+    """One step of all processes, for the metrics; operations are counted if the peak is known.
+
+    `streams`: one's own samples, and as many of a prior if there is one.
+    """
+    samples = recipe.batch * recipe.data.repeat * streams
     dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
     peak = known_peak(recipe.parallel, processes.device, dtype) * processes.count
     flops = transformer_cost(config, samples=1, dtype=torch.float32).flops if peak else 0.0

@@ -16,8 +16,13 @@ from opensana.models.save import write_transformer
 from opensana.train.autoencoder.task import train_autoencoder
 from opensana.train.dry_run import plan
 from opensana.train.recipe import ControlNetRecipe, load_recipe
-from opensana.train.transformer.controlnet import ControlNetTask, train_controlnet
+from opensana.train.transformer.controlnet import (
+    ControlledNetwork,
+    controlnet_task,
+    train_controlnet,
+)
 from opensana.train.transformer.lora import trained_parameters
+from opensana.train.transformer.task import FlowTask
 from opensana.transformer.controlnet import Controlled
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.safetensors import read_safetensors
@@ -74,9 +79,15 @@ def recipe(tmp_path: Path, base: Path, cache: Cache) -> Callable[..., ControlNet
             **changes,
             "data": {**data, **changes.get("data", {})},
         }
-        return build(ControlNetRecipe, values, where="test")
+        given = {name: value for name, value in values.items() if value is not None}
+        return build(ControlNetRecipe, given, where="test")
 
     return make
+
+
+def networks(task: FlowTask) -> ControlledNetwork:
+    assert isinstance(task.network, ControlledNetwork)
+    return task.network
 
 
 def fixed_losses(run: Path) -> list[float]:
@@ -99,7 +110,7 @@ def test_the_condition_is_followed_and_the_base_stays(recipe, base: Path, tmp_pa
     assert all(torch.equal(value, before[n]) for n, value in read_safetensors(base).items())
 
     # Another sample's condition leads to another place.
-    task = ControlNetTask(given)
+    task = controlnet_task(given)
     transformer = load_transformer(base)
     control = load_controlnet(tmp_path / "run" / "export", transformer.config)
     batch, network = task.fixed[0], Controlled(transformer, control)
@@ -134,9 +145,10 @@ def test_only_blocks_and_projections_change(recipe, base: Path, tmp_path: Path) 
 def test_a_begun_one_goes_on(recipe, tmp_path: Path) -> None:
     train_controlnet(recipe())
     export = tmp_path / "run" / "export"
-    task = ControlNetTask(recipe(control=str(export), run=str(tmp_path / "next")))
+    task = controlnet_task(recipe(control=str(export), run=str(tmp_path / "next")))
     state = read_safetensors(export / "controlnet")
-    assert all(torch.equal(state[name], value) for name, value in task.model.state_dict().items())
+    begun = task.network.trained.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in begun.items())
 
 
 def test_diffusers_reads_the_export(recipe, tmp_path: Path) -> None:
@@ -144,8 +156,8 @@ def test_diffusers_reads_the_export(recipe, tmp_path: Path) -> None:
     train_controlnet(recipe())
     folder = tmp_path / "run" / "export"
     theirs = diffusers.SanaControlNetModel.from_pretrained(folder, subfolder="controlnet").eval()
-    task = ControlNetTask(recipe())
-    ours = load_controlnet(folder, task.base.config)
+    task = controlnet_task(recipe())
+    ours = load_controlnet(folder, networks(task).base.config)
     batch = task.fixed[0]
     assert batch.condition is not None
     timestep = torch.full((len(batch.noise),), 500.0)
@@ -182,11 +194,11 @@ def test_conditions_that_do_not_fit_are_refused(
 ) -> None:
     other = cache("others", torch.zeros(8, 4, *shape), keys, **made)
     with pytest.raises(DataError, match=problem):
-        ControlNetTask(recipe(data={"condition": str(other)}))
+        controlnet_task(recipe(data={"condition": str(other)}))
 
 
 def test_conditions_are_matched_by_key(recipe) -> None:
-    task = ControlNetTask(recipe())
+    task = controlnet_task(recipe())
     batch = task.prepare(0)[0]
     assert batch.condition is not None
     torch.testing.assert_close(batch.condition, -batch.latents)
@@ -197,8 +209,10 @@ def test_conditions_are_matched_by_key(recipe) -> None:
     ("changes", "problem"),
     [
         ({"blocks": LAYERS}, "copies 1 to 2 blocks"),
-        ({"initial": None, "model": TRANSFORMER}, "`initial` is None"),
-        ({"model": TRANSFORMER}, "`model` is .* left out"),
+        ({"initial": None}, "'initial' is missing; name the transformer that it steers"),
+        ({"model": TRANSFORMER}, "unknown key 'model'; leave it out: `initial` brings its own"),
+        ({"lora": {"rank": 4}}, "unknown key 'lora'; leave it out for a controlnet"),
+        ({"prior": {"folder": "x"}}, "unknown key 'prior'; leave it out for a controlnet"),
         ({"parallel": {"mode": "fsdp"}}, "ddp for a controlnet"),
         ({"samples": {"prompts": ["caption 0"]}}, "samples.prompts"),
         ({"data": {"condition": None}}, "data.condition"),
@@ -206,7 +220,7 @@ def test_conditions_are_matched_by_key(recipe) -> None:
 )
 def test_wrong_recipes_are_refused(recipe, changes: Any, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        ControlNetTask(recipe(**changes))
+        controlnet_task(recipe(**changes))
 
 
 def test_a_recipe_file_is_read_back(recipe, tmp_path: Path) -> None:
@@ -216,9 +230,9 @@ def test_a_recipe_file_is_read_back(recipe, tmp_path: Path) -> None:
 
 
 def test_the_dry_run_counts_what_trains_and_what_is_frozen(recipe) -> None:
-    found, task = plan(recipe(), processes=1), ControlNetTask(recipe())
-    assert found.trained == sum(p.numel() for p in trained_parameters(task.model).values())
-    assert found.parameters == sum(p.numel() for p in task.network.parameters())
-    alone = transformer_cost(task.base.config, samples=found.samples, dtype=torch.float32)
+    found, steered = plan(recipe(), processes=1), networks(controlnet_task(recipe()))
+    assert found.trained == sum(p.numel() for p in trained_parameters(steered.trained).values())
+    assert found.parameters == sum(p.numel() for p in steered.network.parameters())
+    alone = transformer_cost(steered.base.config, samples=found.samples, dtype=torch.float32)
     assert 2 / 3 * alone.flops < found.flops < 2 * alone.flops
     assert alone.kept / 2 < found.memory.activations < 2 * alone.kept

@@ -20,7 +20,7 @@ from opensana.flow.timesteps import network_timestep
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.train import load_recipe
-from opensana.train.distillation.adversary import tokens_behind
+from opensana.train.distillation.discriminator import tokens_behind
 from opensana.train.distillation.student import student_of
 from opensana.train.distillation.task import DistillationTask, distil
 from opensana.train.dry_run import plan
@@ -139,7 +139,8 @@ def recipe(tmp_path: Path, features: Path) -> Callable[..., DistillationRecipe]:
             **COMMON,
             **changes,
         }
-        return build(DistillationRecipe, values, where="test")
+        given = {name: value for name, value in values.items() if value is not None}
+        return build(DistillationRecipe, given, where="test")
 
     return make
 
@@ -176,12 +177,11 @@ def test_the_adversary_and_the_student_see_each_other(recipe, tmp_path: Path) ->
     steps = [line for line in lines(tmp_path / "run") if "adversary" in line]
     assert steps
     task = DistillationTask(recipe(run=str(tmp_path / "other")))
-    (batch,) = task.prepare(0)
-    before = [p.clone() for p in (*task.model.parameters(), *task.adversary.parameters())]
+    both = [*task.student.parameters(), *task.discriminator.parameters()]
+    before = [p.clone() for p in both]
     teacher = {name: value.clone() for name, value in task.teacher.state_dict().items()}
-    task.train(0, [batch])
-    after = [*task.model.parameters(), *task.adversary.parameters()]
-    assert sum(not torch.equal(*pair) for pair in zip(before, after, strict=True)) > 40
+    task.train(0, task.prepare(0))
+    assert sum(not torch.equal(*pair) for pair in zip(before, both, strict=True)) > 40
     assert all(torch.equal(value, teacher[n]) for n, value in task.teacher.state_dict().items())
 
 
@@ -213,8 +213,12 @@ def normed_teacher(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": TRANSFORMER}, "left out"),
-        ({"initial": None}, "initial"),
+        ({"model": TRANSFORMER}, "unknown key 'model'; leave it out: `initial` brings its own"),
+        ({"initial": None}, "'initial' is missing; name the teacher, a transformer"),
+        ({"lora": {"rank": 4}}, "unknown key 'lora'; leave it out for a distillation"),
+        ({"prior": {"folder": "x"}}, "unknown key 'prior'; leave it out for a distillation"),
+        ({"accumulate": 2}, "`accumulate` is 2; it must be 1 for a distillation"),
+        ({"data": {"folder": "x", "repeat": 2}}, "`data.repeat` is 2; it must be 1"),
         ({"consistency": {"guidance": [0.5]}}, "consistency.guidance"),
         ({"consistency": {"noise": 2.0}}, "consistency.noise"),
         ({"adversary": {"blocks": [0], "width": 9}}, "adversary.width"),

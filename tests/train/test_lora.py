@@ -9,11 +9,13 @@ import torch
 
 from opensana.errors import ConfigError, MissingExtraError
 from opensana.features.latents import Sample, write_features
+from opensana.flow.loss import flow_matching_loss
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.train.dry_run import plan
 from opensana.train.recipe import load_recipe
-from opensana.train.transformer.task import TransformerTask, train_transformer
+from opensana.train.transformer.batches import FlowBatch
+from opensana.train.transformer.task import train_transformer, transformer_task
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.lora import FILE, merge_lora, read_lora
@@ -56,25 +58,26 @@ def classes(features: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_only_adapters_train_and_are_saved(lora_recipe, base: str, tmp_path: Path):
-    task = TransformerTask(lora_recipe())
-    frozen = {n for n, p in task.model.named_parameters() if not p.requires_grad}
+    task = transformer_task(lora_recipe())
+    frozen = {n for n, p in task.network.trained.named_parameters() if not p.requires_grad}
     assert frozen and all(".lora_" not in name for name in frozen)
-    before = {n: v.clone() for n, v in task.model.state_dict().items()}
+    before = {n: v.clone() for n, v in task.network.trained.state_dict().items()}
     for step in range(3):
         task.train(step, task.prepare(step))
-    changed = {n for n, v in task.model.state_dict().items() if not torch.equal(v, before[n])}
+    after = task.network.trained.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if ".lora_" in name}
     for part in ("model", "ema"):
         assert set(task.parts[part].state_tensors()) == changed
     # The average shares what is frozen, so that a large model is held once.
-    average = dict(task.average.module.named_parameters())
-    shared = {n for n, p in task.model.named_parameters() if p is average[n]}
+    average = dict(task.network.average.module.named_parameters())
+    shared = {n for n, p in task.network.trained.named_parameters() if p is average[n]}
     assert shared == frozen
 
 
 def test_at_first_the_model_is_the_base(lora_recipe, base: str):
-    task = TransformerTask(lora_recipe())
-    plain = TransformerTask(lora_recipe(lora=None))
+    task = transformer_task(lora_recipe())
+    plain = transformer_task(lora_recipe(lora=None))
     assert task.evaluate() == plain.evaluate()
 
 
@@ -96,7 +99,7 @@ def test_the_export_is_the_average(lora_recipe, base: str, tmp_path: Path):
     train_transformer(recipe)
     merged = load_transformer(Path(base))
     merge_lora(merged, read_lora(tmp_path / "run" / "export"))
-    task = TransformerTask(recipe)
+    task = transformer_task(recipe)
     task.parts["ema"].load_state_tensors(
         read_safetensors(tmp_path / "run" / "checkpoints" / "step-00000010" / "ema.safetensors")
     )
@@ -105,7 +108,7 @@ def test_the_export_is_the_average(lora_recipe, base: str, tmp_path: Path):
     timestep = torch.tensor([800.0, 100.0])
     with torch.no_grad():
         ours = merged(latent, timestep, text)
-        averaged = task.average.module(latent, timestep, text)
+        averaged = task.network.average.module(latent, timestep, text)
         plain = load_transformer(Path(base))(latent, timestep, text)
     torch.testing.assert_close(ours, averaged, atol=1e-5, rtol=1e-5)
     assert (ours - plain).abs().max() > 1e-4
@@ -128,16 +131,19 @@ def test_a_lora_learns(lora_recipe, tmp_path: Path):
 
 def test_the_loss_is_the_own_plus_the_weighted_prior(lora_recipe, features: Path, classes: Path):
     prior = {"folder": str(classes), "weight": 0.25}
-    task = TransformerTask(lora_recipe(prior=prior, batch=4, accumulate=2))
+    task = transformer_task(lora_recipe(prior=prior, batch=4, accumulate=2))
     batch = task.prepare(0)
     assert [(part.latents.shape[2:], part.weight) for part in batch] == (
         [((2, 2), 1.0)] * 2 + [((1, 4), 0.25)] * 2
     )
     assert sum(len(part.latents) for part in batch[:2]) == 4
     assert sum(len(part.latents) for part in batch[2:]) == 4
-    own, of_prior = (
-        torch.cat([task._losses(part) for part in parts]).mean() for parts in (batch[:2], batch[2:])
-    )
+
+    def loss(part: FlowBatch) -> torch.Tensor:
+        velocity = task.network.velocity_for(part)
+        return flow_matching_loss(velocity, part.latents, part.noise, part.sigma)
+
+    own, of_prior = (torch.cat([loss(p) for p in parts]).mean() for parts in (batch[:2], batch[2:]))
     parameters = task.optimizer.parameters
     expected = torch.autograd.grad(own + 0.25 * of_prior, parameters)
     task.optimizer.step = lambda *, lr: None
@@ -150,13 +156,12 @@ def test_the_loss_is_the_own_plus_the_weighted_prior(lora_recipe, features: Path
 
 def test_class_samples_are_drawn_independently(lora_recipe, features: Path):
     """The same folder twice: other places, captions and noises, and each once an epoch."""
-    task = TransformerTask(lora_recipe(prior={"folder": str(features)}, batch=4))
+    task = transformer_task(lora_recipe(prior={"folder": str(features)}, batch=4))
     for step in range(3):
         own, prior = task.prepare(step)
         assert own.names != prior.names
         assert not torch.equal(own.noise, prior.noise) and not torch.equal(own.sigma, prior.sigma)
-    assert task.prior is not None
-    seen = [sample for step in range(2) for _, sample in task.prior.order(step)]
+    seen = [sample for step in range(2) for _, sample in task.streams[1].order(step)]
     assert sorted(seen) == list(range(8))
 
 
@@ -171,7 +176,7 @@ def test_a_prior_of_another_model_is_refused(lora_recipe, tmp_path: Path, featur
     with write_features(folder, keys={}, text=features / "text") as cache:
         cache.add(np.zeros((1, 6, 2, 2)), [Sample("x", (0,), (1.0,))])
     with pytest.raises(ConfigError, match=r"in_channels is 4, but the features in .*other have 6"):
-        TransformerTask(lora_recipe(prior={"folder": str(folder)}))
+        transformer_task(lora_recipe(prior={"folder": str(folder)}))
 
 
 @pytest.mark.parametrize(
@@ -200,19 +205,19 @@ def test_a_recipe_is_written_and_read_back(lora_recipe, write_recipe, features: 
 
 def test_wrong_targets(lora_recipe):
     with pytest.raises(ConfigError, match=r"'to_out\.1' names no linear layer"):
-        TransformerTask(lora_recipe(lora=LORA | {"targets": ["to_out.1"]}))
+        transformer_task(lora_recipe(lora=LORA | {"targets": ["to_out.1"]}))
 
 
 def test_without_peft(lora_recipe, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingExtraError, match=r"opensana\[lora\]"):
-        TransformerTask(lora_recipe())
+        transformer_task(lora_recipe())
 
 
 def test_the_plan_counts_adapters(lora_recipe, features: Path):
     worked_out = plan(lora_recipe(prior={"folder": str(features)}), processes=1)
     alone = plan(lora_recipe(), processes=1)
-    task = TransformerTask(lora_recipe())
+    task = transformer_task(lora_recipe())
     adapters = sum(p.numel() for p in task.optimizer.parameters)
     assert worked_out.trained == worked_out.saved == adapters < worked_out.parameters / 2
     assert worked_out.memory.gradients == worked_out.memory.average == 4 * adapters
@@ -225,8 +230,8 @@ def test_the_plan_counts_adapters(lora_recipe, features: Path):
 
 def test_own_half_precision_is_a_start(lora_recipe, tmp_path: Path):
     initial = stored(tmp_path / "own", torch.float16)
-    task = TransformerTask(lora_recipe(initial=initial))
-    assert {p.dtype for p in task.model.parameters()} == {torch.float32}
+    task = transformer_task(lora_recipe(initial=initial))
+    assert {p.dtype for p in task.network.trained.parameters()} == {torch.float32}
 
 
 def test_the_packaged_model_is_a_start(transformer_recipe):
@@ -242,7 +247,7 @@ def test_published_float16_models_are_refused(lora_recipe, tmp_path: Path, name:
         stored(tmp_path / name / "transformer", torch.float32)
         (tmp_path / name / "model_index.json").write_text("{}")
         with pytest.raises(ConfigError, match=r"made for float16.*collapse.*BF16"):
-            TransformerTask(lora_recipe(initial=str(initial)))
+            transformer_task(lora_recipe(initial=str(initial)))
 
 
 def test_a_lone_float16_variant_is_refused(lora_recipe, tmp_path: Path):
@@ -250,11 +255,11 @@ def test_a_lone_float16_variant_is_refused(lora_recipe, tmp_path: Path):
     plain = folder / "diffusion_pytorch_model.safetensors"
     plain.rename(folder / "diffusion_pytorch_model.fp16.safetensors")
     with pytest.raises(ConfigError, match="made for float16"):
-        TransformerTask(lora_recipe(initial=str(folder)))
+        transformer_task(lora_recipe(initial=str(folder)))
 
 
 def test_published_bfloat16_models_are_a_start(lora_recipe, tmp_path: Path):
     folder = tmp_path / "Sana_1600M_1024px_BF16_diffusers"
     stored(folder / "transformer", torch.bfloat16)
     (folder / "model_index.json").write_text("{}")
-    assert TransformerTask(lora_recipe(initial=str(folder))).model.dtype == torch.float32
+    assert transformer_task(lora_recipe(initial=str(folder))).network.trained.dtype == torch.float32

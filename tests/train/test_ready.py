@@ -30,7 +30,7 @@ from opensana.train.dry_run import plan
 from opensana.train.engine import before, precision
 from opensana.train.engine.precision import settled
 from opensana.train.recipe import load_recipe
-from opensana.train.transformer.task import TransformerTask, train_transformer
+from opensana.train.transformer.task import FlowTask, train_transformer, transformer_task
 from tests import tiny
 from tests.train.conftest import AUTOENCODER
 from tests.train.reading import bits, lines
@@ -163,7 +163,7 @@ def test_prompts_are_encoded_by_the_model_that_the_cache_names(
 ) -> None:
     features, recipe = Features.open("own"), own_recipe()
     assert features.texts.made_by == {"model": str(own.resolve()), "dtype": "float32"}
-    task = TransformerTask(recipe)
+    task = transformer_task(recipe)
     known = features.texts.of(list(features.texts.captions).index("picture 2"))
     assert (task.drawn.states[0] == known).all() and task.drawn.seeds == [0, 1]
     wanted = text_encoder_of(features.texts, torch.device("cpu")).encode(["never seen"])
@@ -173,7 +173,7 @@ def test_prompts_are_encoded_by_the_model_that_the_cache_names(
     assert (tmp_path / "run" / "samples" / "step-00000005.png").is_file()
     shutil.rmtree(own / "text_encoder")
     capsys.readouterr()
-    assert TransformerTask(recipe).drawn.seeds == [0]
+    assert transformer_task(recipe).drawn.seeds == [0]
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "'never seen' is no caption of own" in said
 
@@ -261,7 +261,7 @@ def test_a_run_without_an_autoencoder_encodes_nothing(
     transformer_recipe, monkeypatch: Patch, capsys: Said
 ) -> None:
     monkeypatch.setattr(cached, "gemma3_270m_folder", lambda: pytest.fail("loaded for nothing"))
-    task = TransformerTask(transformer_recipe(samples={"prompts": ["one", "caption 1"]}))
+    task = transformer_task(transformer_recipe(samples={"prompts": ["one", "caption 1"]}))
     assert task.drawn.seeds == [1] and not capsys.readouterr().err
 
 
@@ -322,7 +322,7 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_saved(
     transformer_recipe, tmp_path: Path, name: str
 ) -> None:
     recipe = transformer_recipe(steps=1, optimizer={"name": name})
-    parts = TransformerTask(recipe).parts
+    parts = transformer_task(recipe).parts
     expected = sum(before._saved_bytes(part) for part in parts.values())
     train_transformer(recipe)
     folder = tmp_path / "run" / "checkpoints" / "step-00000001"
@@ -365,7 +365,7 @@ def kinds(request: pytest.FixtureRequest, kind: str) -> tuple[Any, Any, type]:
     """How a kind of training is made, run, and what it is."""
     if kind == "autoencoder":
         return request.getfixturevalue("autoencoder_recipe"), train_autoencoder, AutoencoderTask
-    return request.getfixturevalue("transformer_recipe"), train_transformer, TransformerTask
+    return request.getfixturevalue("transformer_recipe"), train_transformer, FlowTask
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", "transformer"])
@@ -416,7 +416,7 @@ def test_a_step_that_no_checkpoint_was_due_at_is_saved_when_its_evaluation_fails
     whole = tmp_path / "whole"
     train_transformer(transformer_recipe(run=str(whole), **often))
     with monkeypatch.context() as broken:
-        break_at(broken, TransformerTask, "evaluate", 1)
+        break_at(broken, FlowTask, "evaluate", 1)
         with pytest.raises(Broken):
             train_transformer(transformer_recipe(**often))
     assert checkpoint.verify(tmp_path / "run" / "checkpoints" / "step-00000003") is None
@@ -426,7 +426,7 @@ def test_a_step_that_no_checkpoint_was_due_at_is_saved_when_its_evaluation_fails
 
 def test_in_the_background_too(transformer_recipe, tmp_path: Path, monkeypatch: Patch) -> None:
     saving = {"checkpoint": {"every": 5, "keep": 3, "asynchronous": True}}
-    break_at(monkeypatch, TransformerTask, "export", 0)
+    break_at(monkeypatch, FlowTask, "export", 0)
     with pytest.raises(Broken):
         train_transformer(transformer_recipe(**saving))
     assert checkpoint.verify(tmp_path / "run" / "checkpoints" / "step-00000005") is None

@@ -202,9 +202,10 @@ def start_from_the_package() -> None:
 def test_the_large_ones_are_planned(path: Path, capsys) -> None:
     """Without data, weights or a network; the export before it has its configuration alone."""
     recipe = load_recipe(path)
-    if recipe.initial is not None and recipe.initial.startswith("runs/"):
+    initial = getattr(recipe, "initial", None)
+    if initial is not None and initial.startswith("runs/"):
         shape = read_json(PRETRAINED / "emoji-256" / "vae" / "config.json")
-        write_json(made(Path(recipe.initial)) / "config.json", shape)
+        write_json(made(Path(initial)) / "config.json", shape)
     assert main(["train", str(path), "--dry-run", "--set", "parallel.peak_tflops=312"]) == 0
     said = capsys.readouterr().out
     assert f"in {recipe.run}" in said and "products" in said

@@ -18,7 +18,8 @@ from opensana.train.caption_rule import CaptionRule
 from opensana.train.transformer import task as training
 from opensana.train.transformer.batches import Stream, choose_caption, draw_noise, drops
 from opensana.train.transformer.initial import standardise_inputs
-from opensana.train.transformer.task import TransformerTask, by_band, repeated, train_transformer
+from opensana.train.transformer.networks import repeated
+from opensana.train.transformer.task import by_band, train_transformer, transformer_task
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.safetensors import load_into, read_safetensors
 from tests.train.conftest import BY_WEIGHT
@@ -74,14 +75,14 @@ def test_two_buckets_train_and_resume(transformer_recipe, features: Path, tmp_pa
     train_transformer(recipe(run=str(parts), steps=3))
     train_transformer(recipe(run=str(parts)))
     assert bits(whole, 10) == bits(parts, 10)
-    task = TransformerTask(recipe())
+    task = transformer_task(recipe())
     assert {
         tuple(part.noise.shape[1:]) for step in range(10) for part in task.prepare(step)
     } == set(shapes)
     assert sum(len(batch.latents) for batch in task.fixed) == 9
     data["expect"] = {"resolution": 512}
     with pytest.raises(DataError, match="its resolution is 8, expected 512"):
-        TransformerTask(recipe())
+        transformer_task(recipe())
 
 
 def test_standardised_captions_are_seen_with_zero_mean_and_unit_deviation(transformer_recipe):
@@ -104,12 +105,12 @@ def test_text_noise_is_of_the_place_and_leaves_padding_alone(transformer_recipe,
     noisy = transformer_recipe(data=data)
     plain, disturbed = (Stream.open(recipe) for recipe in (quiet, noisy))
     for step in range(3):
-        before, after = (stream.places(step, range(4)) for stream in (plain, disturbed))
+        before, after = (stream.batch(step, range(4)) for stream in (plain, disturbed))
         change = after.states - before.states
         assert torch.equal(change != 0, before.mask[..., None].expand_as(change))
         _, deviation = plain.features.texts.moments
         assert (change / deviation).std() < 0.5
-        halves = [disturbed.places(step, slots).states for slots in (range(2), range(2, 4))]
+        halves = [disturbed.batch(step, slots).states for slots in (range(2), range(2, 4))]
         for part, whole in zip(halves, after.states.split(2), strict=True):
             assert torch.equal(part, whole[:, : part.shape[1]])
 
@@ -126,9 +127,10 @@ def test_export_is_the_average(transformer_recipe, tmp_path: Path):
 def test_training_starts_from_an_export(transformer_recipe, tmp_path: Path):
     train_transformer(transformer_recipe())
     initial = str(tmp_path / "run" / "export" / "transformer")
-    task = TransformerTask(transformer_recipe(model=None, initial=initial))
+    task = transformer_task(transformer_recipe(model=None, initial=initial))
     state = read_safetensors(initial)
-    assert all(torch.equal(state[name], value) for name, value in task.model.state_dict().items())
+    begun = task.network.trained.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in begun.items())
 
 
 def test_pictures_are_drawn(transformer_recipe, autoencoder_recipe, tmp_path: Path):
@@ -153,7 +155,7 @@ def test_a_prompt_that_cannot_be_encoded_is_left_out_with_one_line(
     train_autoencoder(autoencoder_recipe(run=str(first), steps=1))
     capsys.readouterr()
     samples = {"prompts": ["captoin 3", "caption 0"], "autoencoder": str(first / "export")}
-    task = TransformerTask(transformer_recipe(samples=samples))
+    task = transformer_task(transformer_recipe(samples=samples))
     (said,) = capsys.readouterr().err.splitlines()
     assert "1 of 2 are left out" in said and "did you mean 'caption 3'" in said
     assert "does not say which model encoded it" in said
@@ -164,7 +166,7 @@ def test_a_prompt_that_cannot_be_encoded_is_left_out_with_one_line(
 def test_a_model_of_other_channels_is_refused(transformer_recipe):
     model = {**transformer_recipe().model, "caption_channels": 20}
     with pytest.raises(ConfigError, match=r"model\.caption_channels is 20.* have 12"):
-        TransformerTask(transformer_recipe(model=model))
+        transformer_task(transformer_recipe(model=model))
 
 
 def test_nan_stops_at_once(transformer_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -193,7 +195,7 @@ def test_caption_dropout_has_its_rate(transformer_recipe, features: Path):
     rate = np.mean([drops(recipe, step, slot) for step in range(300) for slot in range(4)])
     assert rate == pytest.approx(0.25, abs=0.05)
     always = transformer_recipe(data={"folder": str(features), "dropout": 1.0})
-    names = TransformerTask(always).prepare(0)[0].names
+    names = transformer_task(always).prepare(0)[0].names
     assert all(name.endswith(f"(caption {NULL})") for name in names)
 
 
@@ -204,7 +206,7 @@ def test_a_slot_draws_the_same_in_any_batch(transformer_recipe):
 
 
 def test_sharing_the_text_changes_nothing(transformer_recipe):
-    model = TransformerTask(transformer_recipe()).model
+    model = transformer_task(transformer_recipe()).network.trained
     assert isinstance(model, Transformer)
     text, x = torch.randn(2, 3, 12), torch.randn(6, 4, 2, 2)
     mask = torch.tensor([[True, True, False], [True, True, True]])

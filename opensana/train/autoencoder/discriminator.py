@@ -1,6 +1,6 @@
 """PatchGAN discriminator and hinge losses of the local refinement phase (DC-AE paper 3.3).
 
-Group normalisation stands where the original has batch normalisation: a picture is judged by
+Group normalisation stands where the original has batch normalisation: a picture is seen by
 itself, and averaged or resumed weights need no running statistics. Pixels [B, 3, H, W] in [-1, 1].
 """
 
@@ -38,7 +38,10 @@ def generator_loss(fake: Tensor) -> Tensor:
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
-    """The factor that gives both losses equal gradients at the decoder's last layer."""
+    """The factor that gives both losses equal gradients at the decoder's last layer.
+
+    VQGAN (arXiv 2012.09841), equation 7.
+    """
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (pushed,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     return (wanted.norm() / (pushed.norm() + 1e-4)).clamp(0, 1e4).detach()

@@ -3,9 +3,7 @@
 from torch import nn
 
 from opensana.autoencoder import AutoencoderConfig
-from opensana.train.recipe import (
-    AutoencoderRecipe,
-)
+from opensana.train.recipe import AutoencoderRecipe
 
 
 def phase_prefixes(recipe: AutoencoderRecipe, config: AutoencoderConfig) -> tuple[str, ...]:

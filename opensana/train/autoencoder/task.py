@@ -22,24 +22,21 @@ from opensana.metrics.reconstruction import psnr
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.pictures.pixels import from_levels
-from opensana.train.autoencoder.adversary import Adversary
 from opensana.train.autoencoder.losses import ReconstructionLoss
+from opensana.train.autoencoder.patch_gan import PatchGan
 from opensana.train.autoencoder.phases import freeze_all_but, phase_prefixes
 from opensana.train.checkpoints.export import Export
 from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients, distributed, whole
-from opensana.train.engine.precision import check_dtype, products
+from opensana.train.engine.precision import products
 from opensana.train.engine.randomness import drawn_by, numpy_generator, samples_of_step
 from opensana.train.engine.task import ModuleState, Part
 from opensana.train.monitor.metrics import Workload
 from opensana.train.monitor.samples import to_bytes, write_grid
-from opensana.train.optim.optimizers import Optimizers, base_rate, learning_rate
-from opensana.train.recipe import (
-    AutoencoderRecipe,
-    require,
-)
+from opensana.train.optim.optimizers import Optimizers, base_rate, rate_at
+from opensana.train.recipe import AutoencoderRecipe, require
 from opensana.train.transformer.initial import trainable
 
 
@@ -63,7 +60,6 @@ class AutoencoderTask:
         self.recipe, self.processes = recipe, processes
         self.work = Workload(recipe.batch, device=processes.device)
         (self.slots,) = processes.slots(recipe.batch, recipe.accumulate)
-        check_dtype(recipe, processes.device)
         self.source = _open(recipe, "train")
         if not len(self.source):
             raise DataError(f"{recipe.data.folder} has no training pictures")
@@ -85,10 +81,10 @@ class AutoencoderTask:
             "ema": ModuleState(self.average.module),
             "optimizer": self.optimizer,
         }
-        self.adversary = Adversary(recipe, processes) if recipe.loss.gan else None
-        if self.adversary:
-            self.parts["discriminator"] = ModuleState(self.adversary.judge)
-            self.parts["discriminator_optimizer"] = self.adversary.optimizer
+        self.gan = PatchGan(recipe, processes) if recipe.loss.gan else None
+        if self.gan:
+            self.parts["discriminator"] = ModuleState(self.gan.discriminator)
+            self.parts["discriminator_optimizer"] = self.gan.optimizer
         self.fixed = fixed_pictures(recipe, self.source)
 
     def prepare(self, step: int) -> CropBatch:
@@ -103,36 +99,45 @@ class AutoencoderTask:
         return CropBatch(stacked(crops), [self.source.name(index) for _, index in chosen])
 
     def train(self, step: int, batch: CropBatch) -> dict[str, float]:
-        recipe = self.recipe
-        base = base_rate(recipe)
-        rate = learning_rate(step, lr=base, steps=recipe.steps, schedule=recipe.schedule)
-        share = rate / base
+        """One step of a phase (DC-AE paper 3.3), then one of the discriminator if it has begun."""
+        recipe, gan = self.recipe, self.gan if step >= self.recipe.loss.gan_start else None
+
+        # Data: pixels [B, 3, H, W]
         pixels = self._placed(batch.pictures)
 
-        # Forward and loss
         with products(recipe, pixels.device):
+            # Reconstruction
             output = self.reconstruct(pixels).float()
+
+            # Loss
             terms = self.loss.terms(output, pixels)
             loss = self.loss.weighted(terms)
             values = {name: float(value.detach()) for name, value in terms.items()}
-            if self.adversary and step >= recipe.loss.gan_start:
-                loss = loss + self.adversary.push(output, loss, self._last_layer(), values)
+            if gan:
+                loss = loss + gan.decoder_loss(output, loss, self._last_layer(), values)
         values = self.processes.mean({"loss": float(loss.detach()), **values})
         require_finite(step, batch.names, loss=values["loss"])
 
-        # Backward and update
+        # Backward and gradient clip
         self.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
         require_finite(step, batch.names, gradient=norm)
+
+        # Update, then the EMA weights
+        rate = rate_at(recipe, step)
         self.optimizer.step(lr=rate)
-        if self.adversary and step >= recipe.loss.gan_start:
-            lr = share * recipe.discriminator.lr
-            with products(recipe, pixels.device):
-                judged = self.adversary.judged(pixels, output.detach())
-            values |= self.processes.mean({"judge": self.adversary.learn(judged, lr=lr)})
-            require_finite(step, batch.names, judge=values["judge"])
         self.average.update(self.model, step)
+
+        # The discriminator's own step, at a rate that falls as the decoder's
+        if gan:
+            with products(recipe, pixels.device):
+                of_discriminator = gan.loss(pixels, output.detach())
+            lr = rate / base_rate(recipe) * recipe.discriminator.lr
+            values |= self.processes.mean({"judge": gan.step(of_discriminator, lr=lr)})
+            require_finite(step, batch.names, judge=values["judge"])
+
+        # Metrics
         return {**values, "lr": rate, "gradient": norm}
 
     @torch.no_grad()
@@ -145,7 +150,7 @@ class AutoencoderTask:
     def draw(self, step: int) -> None:
         pictures = next(iter(self.fixed.values()))[: self.recipe.samples.pictures]
         pixels = self._placed(pictures)
-        rows = torch.stack([pixels, self._averaged()(pixels)], dim=1).flatten(0, 1)
+        rows = torch.stack([pixels, self.average.module(pixels)], dim=1).flatten(0, 1)
         if self.processes.first:
             write_grid(Path(self.recipe.run), step, to_bytes(rows), columns=8)
 
@@ -154,12 +159,8 @@ class AutoencoderTask:
         if self.recipe.scaling == "measured":
             config = replace(config, scaling_factor=round(1 / self._latent_std(), 6))
         folder = Path(self.recipe.run) / "export"
-        state = whole(self._averaged().state_dict(), self.processes)
+        state = whole(self.average.module.state_dict(), self.processes)
         return Export(folder, config.to_dict(), state)
-
-    def _averaged(self) -> Autoencoder:
-        assert isinstance(self.average.module, Autoencoder)
-        return self.average.module
 
     def _batches(self, pictures: np.ndarray) -> list[Tensor]:
         batch = self.recipe.evaluate.batch
@@ -171,13 +172,13 @@ class AutoencoderTask:
         return from_levels(pictures).to(self.processes.device, memory_format=self.layout)
 
     def _psnr(self, pictures: np.ndarray) -> float:
-        model = self._averaged()
+        model = self.average.module
         values = [psnr(model(pixels), pixels) for pixels in self._batches(pictures)]
         return float(torch.cat(values).mean())
 
     @torch.no_grad()
     def _latent_std(self) -> float:
-        encoder = self._averaged().encoder
+        encoder = self.average.module.encoder
         latents = [encoder(pixels) for pixels in self._batches(self.fixed["train"])]
         return float(torch.cat(latents).std())
 

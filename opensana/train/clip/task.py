@@ -25,7 +25,7 @@ from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients
-from opensana.train.engine.precision import check_dtype, products
+from opensana.train.engine.precision import products
 from opensana.train.engine.randomness import (
     drawn_by,
     numpy_generator,
@@ -34,7 +34,7 @@ from opensana.train.engine.randomness import (
 )
 from opensana.train.engine.task import ModuleState, Part
 from opensana.train.monitor.metrics import Workload
-from opensana.train.optim.optimizers import Optimizers, base_rate, learning_rate
+from opensana.train.optim.optimizers import Optimizers, rate_at
 from opensana.train.recipe import ClipDataRecipe, ClipRecipe, require
 from opensana.train.transformer.initial import standardise_inputs
 
@@ -65,10 +65,9 @@ class ClipTask:
         require(
             processes.alone, "processes", processes.count, "1: a batch is contrasted as a whole"
         )
-        check_dtype(recipe, processes.device)
         self.recipe, self.device = recipe, processes.device
         self.work = Workload(recipe.batch, device=self.device)
-        config = build(ClipConfig, recipe.model or {}, where="[model]")
+        config = build(ClipConfig, recipe.model, where="[model]")
         data = EmojiData.open(recipe.data.folder)
         self.records = data.plain
         self.pictures = shrunk_pictures(data, self.records, config.size)
@@ -110,9 +109,7 @@ class ClipTask:
 
     def train(self, step: int, batch: ClipBatch) -> dict[str, float]:
         recipe, place = self.recipe, self.device
-        rate = learning_rate(
-            step, lr=base_rate(recipe), steps=recipe.steps, schedule=recipe.schedule
-        )
+        rate = rate_at(recipe, step)
         pixels = batch.pixels.to(place, memory_format=torch.channels_last)
         with products(recipe, place):
             logits = self.engine(pixels, batch.states.to(place), batch.mask.to(place))
@@ -136,7 +133,7 @@ class ClipTask:
             for name, rows in {"all": range(len(self.records)), "vocabulary": known}.items()
             for count, share in self._retrieved(pictures, list(rows)).items()
         }
-        return {**found, "scale": float(self._averaged().log_scale.exp())}
+        return {**found, "scale": float(self.average.module.log_scale.exp())}
 
     def draw(self, step: int) -> None:
         """Nothing: a CLIP makes no pictures."""
@@ -152,7 +149,7 @@ class ClipTask:
         """Unit vectors [K, D] of all pictures on white."""
         parts = self.pictures.split(EVALUATED_AT_ONCE)
         return torch.cat(
-            [self._averaged().embed_images(on_white(p).to(self.device)) for p in parts]
+            [self.average.module.embed_images(on_white(p).to(self.device)) for p in parts]
         )
 
     def _retrieved(self, pictures: Tensor, rows: Sequence[int]) -> dict[int, float]:
@@ -162,7 +159,7 @@ class ClipTask:
             return {}
         known = {text: index for index, text in enumerate(self.texts.captions)}
         states, mask = self.texts.batch([known[text] for _, text in asked])
-        texts = self._averaged().embed_texts(states.to(self.device), mask.to(self.device))
+        texts = self.average.module.embed_texts(states.to(self.device), mask.to(self.device))
         cosines = texts @ pictures[rows].T
         right = cosines.gather(1, torch.tensor([[place] for place, _ in asked]).to(self.device))
         ranks = (cosines > right).sum(1)
@@ -170,10 +167,6 @@ class ClipTask:
 
     def _draw(self, row: int, draw: np.random.Generator) -> int:
         return self.ids[row][int(draw.integers(len(self.ids[row])))]
-
-    def _averaged(self) -> Clip:
-        assert isinstance(self.average.module, Clip)
-        return self.average.module
 
 
 def initial_clip(config: ClipConfig, seed: int, texts: Texts) -> Clip:

@@ -1,14 +1,14 @@
 """Distillation into a model of 1 to 4 steps (SANA-Sprint, arXiv 2503.09641).
 
 The teacher is a flow model and stays as it is. A student of its weights learns to answer, from any
-point of the teacher's guided flow, the data at its end (`flow/consistency.py`), and to pass heads
-on the teacher's blocks that know the data (`adversary.py`). What is measured, drawn and exported
-are the averaged weights.
+point of the teacher's guided flow, the data at its end (`flow/consistency.py`), and to pass for
+data before a discriminator on the teacher's features (`discriminator.py`). What is measured, drawn
+and exported are the EMA weights.
 
 B samples, C channels, h w latent size, N text tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -27,19 +27,26 @@ from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS
 from opensana.flow.timesteps import logit_normal, network_timestep
 from opensana.train.autoencoder.discriminator import discriminator_loss, generator_loss
-from opensana.train.distillation.adversary import Adversary, check_blocks, tokens_behind
+from opensana.train.checkpoints.export import Export
+from opensana.train.distillation.discriminator import (
+    LatentDiscriminator,
+    check_blocks,
+    tokens_behind,
+)
 from opensana.train.distillation.student import student_of
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients
 from opensana.train.engine.precision import products
 from opensana.train.engine.randomness import drawn_by, numpy_generator, torch_generator
-from opensana.train.engine.task import ModuleState
-from opensana.train.optim.optimizers import Optimizers, base_rate, learning_rate
+from opensana.train.engine.task import ModuleState, Part
+from opensana.train.optim.optimizers import Optimizers, rate_at
 from opensana.train.recipe import DistillationRecipe, OptimizerRecipe
-from opensana.train.transformer.batches import FlowBatch
-from opensana.train.transformer.initial import check_fit, initial_transformer
-from opensana.train.transformer.task import TransformerTask
-from opensana.transformer.model import PreparedText, Transformer
+from opensana.train.transformer.batches import FlowBatch, Stream
+from opensana.train.transformer.drawing import drawn_texts, sample_decoder, write_samples
+from opensana.train.transformer.initial import check_fit, given_transformer
+from opensana.train.transformer.networks import PlainNetwork
+from opensana.train.workload import workload
+from opensana.transformer.model import PreparedText
 
 TEACHER_STEPS = 20
 
@@ -50,115 +57,116 @@ def distil(recipe: DistillationRecipe) -> None:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """How each sample [B] is led, and the noise and level at which its guess is judged."""
+class DistillationBatch:
+    """Samples; of each the guidance scale, and how its latent is noised for the discriminator."""
 
+    flow: FlowBatch
     guidance: Tensor
     noise: Tensor
     sigma: Tensor
 
 
-class DistillationTask(TransformerTask):
-    """The model is the student; the adversary has an optimiser of its own."""
+class DistillationTask:
+    """The student, its EMA weights, its frozen teacher, and the discriminator between them."""
 
     def __init__(self, recipe: DistillationRecipe, processes: Processes = ALONE) -> None:
-        self.sprint = recipe
         if not processes.alone:
             raise ConfigError("a distillation runs in one process; start it without torchrun")
-        super().__init__(recipe, processes)
+        self.recipe, self.device = recipe, processes.device
+        self.slots = range(recipe.batch)
+        self.stream = Stream.open(recipe)
+        self.features = self.stream.features
         self.null = self.features.texts.batch([NULL])
+
+        # Teacher and student
+        teacher = given_transformer(recipe.initial).requires_grad_(False).eval()
+        check_fit(teacher.config, self.features, recipe.data.folder)
+        check_blocks(teacher, recipe.adversary.blocks)
+        generator = torch_generator(recipe.seed, "guidance embedder")
+        student = student_of(teacher, generator=generator).train()
+        self.teacher = teacher.to(self.device)
+        self.network = PlainNetwork(student, recipe, processes)
+        self.student = self.network.trained
+        self.optimizer = Optimizers(dict(self.student.named_parameters()), recipe.optimizer)
+
+        # Discriminator
         options = recipe.adversary
-        check_blocks(self.teacher, options.blocks)
         with drawn_by(recipe.seed, "adversary"):
-            adversary = Adversary(
-                self.teacher.config.width, blocks=options.blocks, width=options.width
+            discriminator = LatentDiscriminator(
+                teacher.config.width, blocks=options.blocks, width=options.width
             )
-        self.adversary = adversary.to(processes.device)
-        self.adversary_optimizer = Optimizers(
-            dict(self.adversary.named_parameters()),
+        self.discriminator = discriminator.to(self.device)
+        self.discriminator_optimizer = Optimizers(
+            dict(self.discriminator.named_parameters()),
             OptimizerRecipe(lr=options.lr, betas=options.betas),
         )
-        self.parts |= {
-            "adversary": ModuleState(self.adversary),
-            "adversary_optimizer": self.adversary_optimizer,
+
+        self.parts: dict[str, Part] = {
+            **self.network.parts,
+            "optimizer": self.optimizer,
+            "adversary": ModuleState(self.discriminator),
+            "adversary_optimizer": self.discriminator_optimizer,
         }
+        self.work = workload(recipe, self.student.config, processes)
+        self.fixed = [batch.to(self.device) for batch in self.stream.fixed_batches()]
         self.ends = [self._teachers_end(batch) for batch in self.fixed]
+        self.drawn = drawn_texts(recipe, self.features, processes)
+        if recipe.samples.autoencoder is not None:
+            sample_decoder(recipe.samples.autoencoder, self.features)
 
-    def initial(self) -> Transformer:
-        recipe = self.sprint
-        assert recipe.initial is not None
-        self.teacher = initial_transformer(recipe).requires_grad_(False).eval()
-        check_fit(self.teacher.config, self.features, recipe.data.folder)
-        student = student_of(
-            self.teacher,
-            generator=torch_generator(recipe.seed, "guidance embedder"),
-        )
-        self.teacher.to(self.processes.device)
-        return student.train().to(self.processes.device)
-
-    # ------------------------------------------------------------------ a step
-
-    def prepare(self, step: int) -> list[FlowBatch]:
-        """Samples as in flow matching, some of them at pure noise."""
-        (batch,) = super().prepare(step)
-        pure = [
-            self._draw(step, slot, "pure") < self.sprint.consistency.noise for slot in self.slots[0]
-        ]
-        return [replace(batch, sigma=batch.sigma.masked_fill(torch.tensor(pure), 1.0))]
-
-    def _draw(self, step: int, slot: int, what: str) -> float:
-        return numpy_generator(self.recipe.seed, step, slot, what).random()
-
-    def judged(self, step: int, shape: torch.Size) -> Judged:
-        """How the samples of a step are led and judged: a function of seed, step and place."""
-        seed, options, scales = (
-            self.recipe.seed,
-            self.sprint.adversary,
-            self.sprint.consistency.guidance,
-        )
-        guidance, noises, sigmas = [], [], []
-        for slot in self.slots[0]:
-            guidance.append(scales[int(self._draw(step, slot, "guidance") * len(scales))])
+    def prepare(self, step: int) -> DistillationBatch:
+        """Samples as in flow matching, some of them at pure noise: a function of seed and step."""
+        seed, options, teaching = self.recipe.seed, self.recipe.adversary, self.recipe.consistency
+        flow = self.stream.batch(step, self.slots)
+        pure, guidance, noises, sigmas = [], [], [], []
+        for slot in self.slots:
+            pure.append(numpy_generator(seed, step, slot, "pure").random() < teaching.noise)
+            number = numpy_generator(seed, step, slot, "guidance").random()
+            guidance.append(teaching.guidance[int(number * len(teaching.guidance))])
             generator = torch_generator(seed, step, slot, "judged")
-            noises.append(torch.randn(shape[1:], generator=generator))
+            noises.append(torch.randn(flow.noise.shape[1:], generator=generator))
             sigmas.append(logit_normal(1, generator, options.mean, options.std))
-        judged = Judged(torch.tensor(guidance), torch.stack(noises), torch.cat(sigmas))
-        device = self.processes.device
-        return Judged(*(part.to(device) for part in vars(judged).values()))
+        flow = replace(flow, sigma=flow.sigma.masked_fill(torch.tensor(pure), 1.0))
+        return DistillationBatch(
+            flow, torch.tensor(guidance), torch.stack(noises), torch.cat(sigmas)
+        )
 
-    def train(self, step: int, batch: list[FlowBatch]) -> dict[str, float]:
-        part = batch[0].to(self.processes.device)
-        judged = self.judged(step, part.noise.shape)
-        with self._products(part.latents.device):
-            told = self._teachers_text(part)
-        fake, values = self._teach(step, part, judged, told)
-        return {**values, **self._judge(part, judged, told, fake)}
+    def train(self, step: int, batch: DistillationBatch) -> dict[str, float]:
+        """One step of the student, then one of the discriminator (SANA-Sprint 3.2 and 3.3)."""
+        recipe, student, warmup = self.recipe, self.student, self.recipe.consistency.warmup
+        warmth = min(1.0, (step + 1) / warmup) if warmup else 1.0
 
-    def _teach(
-        self, step: int, batch: FlowBatch, judged: Judged, told: PreparedText
-    ) -> tuple[list[Tensor], dict[str, float]]:
-        """One step of the student, from the texts as the teacher reads them.
+        # Data and noise level: x = (1 - sigma) x0 + sigma noise
+        data = batch.flow.to(self.device)
+        x0, sigma, guidance = data.latents, data.sigma, batch.guidance.to(self.device)
+        x = interpolate(x0, data.noise, sigma)
 
-        Also what the teacher's blocks made of the student's guesses.
-        """
-        recipe, warmup = self.sprint, self.sprint.consistency.warmup
         self.optimizer.zero_grad()
-        x = interpolate(batch.latents, batch.noise, batch.sigma)
-        with self._products(x.device):
-            text = self.model.prepare_text(batch.states, batch.mask)
+        with self._products():
+            # Velocity of the teacher, guided; then of the student, and how its answer
+            # f = x - sigma v changes along the teacher's flow (section 3.1; sCM, arXiv 2410.11081)
+            with torch.no_grad():
+                teacher_text = self.teacher.prepare_text(data.states, data.mask)
+                flow = self._flow(
+                    x, network_timestep(sigma, truncated=True), teacher_text, guidance
+                )
+            text = student.prepare_text(data.states, data.mask)
+            still = detached(text)
             frozen, change = change_along(
-                self._student(detached(text), judged.guidance),
-                x,
-                batch.sigma,
-                self._flow(x, network_timestep(batch.sigma, truncated=True), told, judged.guidance),
-                warmth=min(1.0, (step + 1) / warmup) if warmup else 1.0,
+                lambda x, sigma: student.velocity(x, sigma, still, guidance=guidance),
+                *(x, sigma, flow),
+                warmth=warmth,
             )
-            v = self.velocity(x, batch.sigma, text, guidance=judged.guidance)
-            guess = to_x0(x, v.float(), batch.sigma)
-            fake = self._tokens(guess, told, judged)
-            doubt = self.adversary(fake, self._grid(guess))
+            v = self.network.velocity(x, sigma, text, guidance=guidance)
+
+            # Discriminator on the student's guess of the data, x0 = x - sigma v (section 3.3)
+            guess = to_x0(x, v.float(), sigma)
+            fake = self._features(guess, batch, teacher_text)
+            logits = self.discriminator(fake, self._grid(x0))
+
+        # Loss
         losses = consistency_loss(v, frozen, change)
-        adversarial = generator_loss(doubt)
+        adversarial = generator_loss(logits)
         loss = losses.mean() + recipe.adversary.weight * adversarial
         values = {
             "loss": float(loss.detach()),
@@ -166,107 +174,100 @@ class DistillationTask(TransformerTask):
             "change": float(change.square().mean()),
             "adversarial": float(adversarial.detach()),
         }
-        require_finite(step, batch.names, **values)
+        require_finite(step, data.names, **values)
+
+        # Backward and gradient clip
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
-        require_finite(step, batch.names, gradient=norm)
-        rate = learning_rate(
-            step, lr=base_rate(recipe), steps=recipe.steps, schedule=recipe.schedule
-        )
+        require_finite(step, data.names, gradient=norm)
+
+        # Update, then the EMA weights
+        rate = rate_at(recipe, step)
         self.optimizer.step(lr=rate)
-        self.average.update(self.model, step)
-        return [part.detach() for part in fake], {**values, "lr": rate, "gradient": norm}
+        self.network.average.update(student, step)
 
-    def _judge(
-        self, batch: FlowBatch, judged: Judged, told: PreparedText, fake: Sequence[Tensor]
-    ) -> dict[str, float]:
-        """One step of the adversary."""
-        self.adversary_optimizer.zero_grad()
-        grid = self._grid(batch.latents)
-        with self._products(batch.latents.device):
+        # The discriminator's own step: hinge loss on data and on the same guesses
+        self.discriminator_optimizer.zero_grad()
+        with self._products():
             with torch.no_grad():
-                real = self._tokens(batch.latents, told, judged)
-            loss = discriminator_loss(self.adversary(real, grid), self.adversary(fake, grid))
-        loss.backward()
-        self.adversary_optimizer.step(lr=self.sprint.adversary.lr)
-        return {"adversary": float(loss.detach())}
+                real = self._features(x0, batch, teacher_text)
+            logits_of_real = self.discriminator(real, self._grid(x0))
+            logits_of_fake = self.discriminator([part.detach() for part in fake], self._grid(x0))
+            of_discriminator = discriminator_loss(logits_of_real, logits_of_fake)
+        of_discriminator.backward()
+        self.discriminator_optimizer.step(lr=recipe.adversary.lr)
 
-    # ------------------------------------------------------------- velocities
-
-    def _student(self, text: PreparedText, guidance: Tensor) -> Velocity:
-        assert isinstance(self.model, Transformer)
-        model = self.model
-        return lambda x, sigma: model.velocity(x, sigma, text, guidance=guidance)
-
-    @torch.no_grad()
-    def _teachers_text(self, batch: FlowBatch) -> PreparedText:
-        return self.teacher.prepare_text(batch.states, batch.mask)
-
-    @torch.no_grad()
-    def _flow(self, x: Tensor, timestep: Tensor, text: PreparedText, guidance: Tensor) -> Tensor:
-        """The teacher's guided velocity [B, C, h, w], each sample at its own scale."""
-        states, mask = (part.to(x.device) for part in self.null)
-        without = self.teacher.velocity(
-            x, timestep, self.teacher.prepare_text(states, mask)
-        ).float()
-        towards = self.teacher.velocity(x, timestep, text).float()
-        return without + guidance[:, None, None, None] * (towards - without)
-
-    def _grid(self, latents: Tensor) -> tuple[int, int]:
-        """Rows and columns of the teacher's tokens."""
-        patch = self.teacher.config.patch_size
-        return latents.shape[-2] // patch, latents.shape[-1] // patch
-
-    def _tokens(self, x0: Tensor, text: PreparedText, judged: Judged) -> list[Tensor]:
-        """What the adversary sees of latents: the teacher's tokens after new noise."""
-        noised = interpolate(x0, judged.noise, judged.sigma)
-        with tokens_behind(self.teacher, self.sprint.adversary.blocks) as tokens:
-            self.teacher.velocity(noised, network_timestep(judged.sigma, truncated=True), text)
-        return tokens
-
-    @contextmanager
-    def _products(self, device: torch.device) -> Iterator[None]:
-        """The number format of products; only attention's plain form has a derivative forwards."""
-        with sdpa_kernel(SDPBackend.MATH), products(self.recipe, device):
-            yield
-
-    # -------------------------------------------------------------- measuring
-
-    @torch.no_grad()
-    def _teachers_end(self, batch: FlowBatch) -> Tensor:
-        """The latents [B, C, h, w] to which the teacher leads the noises of a fixed batch."""
-        batch = batch.to(self.processes.device)
-        text = self._teachers_text(batch)
-        guidance = batch.noise.new_full((len(batch.noise),), self.recipe.samples.guidance)
-        solver = SOLVERS["flow_dpm"]
-        return solver.solve(
-            lambda x, timestep: self._flow(x, timestep.expand(len(x)), text, guidance),
-            batch.noise,
-            solver.sigmas(TEACHER_STEPS, self.recipe.flow.shift),
-        )
+        # Metrics
+        adversary = float(of_discriminator.detach())
+        return {**values, "lr": rate, "gradient": norm, "adversary": adversary}
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """How far one step from pure noise ends from the teacher's twenty: mean square."""
         errors = []
         for batch, end in zip(self.fixed, self.ends, strict=True):
-            batch = batch.to(self.processes.device)
-            velocity = self._averaged(batch.states, batch.mask)
+            velocity = self.averaged_velocity(batch.states, batch.mask)
             guess = scm(velocity, [batch.noise], scm_sigmas(1))
             errors.append((guess - end).square().flatten(1).mean(1))
         return {"fixed_loss": float(torch.cat(errors).mean())}
 
-    def _averaged(self, states: Tensor, mask: Tensor) -> Velocity:
-        model = self.average.module
-        assert isinstance(model, Transformer)
+    @torch.no_grad()
+    def draw(self, step: int) -> None:
+        """Pictures of the recipe's prompts; needs `samples.autoencoder`."""
+        options = self.recipe.samples
+        if options.autoencoder is None or not self.drawn.states:
+            return
+        states, mask = self.drawn.batch()
+        velocity = self.averaged_velocity(states.to(self.device), mask.to(self.device))
+        noises = noises_for(self.drawn.seeds, self.features.latent_shape, self.device)
+        latents = scm(velocity, noises, scm_sigmas(options.steps))
+        write_samples(self.recipe, step, latents.cpu(), self.features)
+
+    def export(self) -> Export:
+        return self.network.export()
+
+    def averaged_velocity(self, states: Tensor, mask: Tensor) -> Velocity:
+        """The EMA weights' velocity for texts, at the guidance of the samples."""
+        model = self.network.average.module
         return velocity_of(model, model.prepare_text(states, mask), self.recipe.samples.guidance)
 
-    def drawn_latents(self) -> Tensor:
-        options, device = self.recipe.samples, self.processes.device
-        states, mask = self.drawn.batch()
-        noises = noises_for(self.drawn.seeds, self.features.latent_shape, device)
-        return scm(
-            self._averaged(states.to(device), mask.to(device)), noises, scm_sigmas(options.steps)
+    def _flow(self, x: Tensor, timestep: Tensor, text: PreparedText, guidance: Tensor) -> Tensor:
+        """The teacher's guided velocity [B, C, h, w], each sample at its own scale."""
+        states, mask = (part.to(x.device) for part in self.null)
+        null_text = self.teacher.prepare_text(states, mask)
+        without = self.teacher.velocity(x, timestep, null_text).float()
+        with_text = self.teacher.velocity(x, timestep, text).float()
+        return without + guidance[:, None, None, None] * (with_text - without)
+
+    def _features(self, x0: Tensor, batch: DistillationBatch, text: PreparedText) -> list[Tensor]:
+        """The teacher's tokens behind the discriminator's blocks, for latents after new noise."""
+        noise, sigma = batch.noise.to(x0.device), batch.sigma.to(x0.device)
+        with tokens_behind(self.teacher, self.recipe.adversary.blocks) as tokens:
+            timestep = network_timestep(sigma, truncated=True)
+            self.teacher.velocity(interpolate(x0, noise, sigma), timestep, text)
+        return tokens
+
+    def _grid(self, latents: Tensor) -> tuple[int, int]:
+        """Rows and columns of the teacher's tokens."""
+        patch = self.teacher.config.patch_size
+        return latents.shape[-2] // patch, latents.shape[-1] // patch
+
+    @contextmanager
+    def _products(self) -> Iterator[None]:
+        """The number format of products; only attention's plain form has a forward derivative."""
+        with sdpa_kernel(SDPBackend.MATH), products(self.recipe, self.device):
+            yield
+
+    @torch.no_grad()
+    def _teachers_end(self, batch: FlowBatch) -> Tensor:
+        """The latents [B, C, h, w] to which the teacher leads the noises of a fixed batch."""
+        text = self.teacher.prepare_text(batch.states, batch.mask)
+        guidance = batch.noise.new_full((len(batch.noise),), self.recipe.samples.guidance)
+        solver = SOLVERS["flow_dpm"]
+        return solver.solve(
+            lambda x, timestep: self._flow(x, timestep.expand(len(x)), text, guidance),
+            batch.noise,
+            solver.sigmas(TEACHER_STEPS, self.recipe.flow.shift),
         )
 
 

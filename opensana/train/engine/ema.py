@@ -1,18 +1,21 @@
 """Exponential moving average of the weights: what is evaluated, sampled and exported."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-class Average:
+
+class Average(Generic[Module]):
     """A second module whose parameters follow the trained one's; frozen ones are shared.
 
     The decay warms up as (1 + t) / (10 + t), so that early averages forget the random start.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
+    def __init__(self, model: Module, *, decay: float) -> None:
         frozen = {id(p): p for p in model.parameters() if not p.requires_grad}
         self.module = copy.deepcopy(model, frozen).requires_grad_(False).eval()
         self.decay = decay
@@ -21,7 +24,7 @@ class Average:
         return min(self.decay, (1 + step) / (10 + step))
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Module, step: int) -> None:
         weight = 1 - self.decay_at(step)
         for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
             if average is not value:

@@ -22,7 +22,7 @@ from opensana.train.checkpoints.export import Export, Saver
 from opensana.train.checkpoints.resuming import newest, resume
 from opensana.train.engine.before import check_compiler, check_disk, check_writable
 from opensana.train.engine.parallel import Processes, own, started
-from opensana.train.engine.precision import settled
+from opensana.train.engine.precision import check_dtype, settled
 from opensana.train.engine.randomness import seed_of
 from opensana.train.engine.stop import StopRequest
 from opensana.train.engine.task import Task
@@ -55,6 +55,7 @@ def drive(
         found = newest(run, processes)
         with processes.together():
             recipe = settled(recipe, processes, saved=found.recipe() if found else None)
+            check_dtype(recipe, processes.device)
             check_compiler(recipe, processes.device)
             task = build(recipe, processes)
         done = resume(found, recipe, task.parts, processes)

@@ -158,6 +158,11 @@ def base_rate(recipe: Recipe) -> float:
     return recipe.optimizer.lr * (math.sqrt(recipe.batch / 256) if scaled else 1.0)
 
 
+def rate_at(recipe: Recipe, step: int) -> float:
+    """The learning rate of step `step` (0-based) of a recipe."""
+    return learning_rate(step, lr=base_rate(recipe), steps=recipe.steps, schedule=recipe.schedule)
+
+
 def learning_rate(step: int, *, lr: float, steps: int, schedule: ScheduleRecipe) -> float:
     """The rate of step `step` (0-based) of `steps`."""
     if step < schedule.warmup:

@@ -1,6 +1,6 @@
 """What a step of flow matching sees: samples, captions, noises and levels from cached features.
 
-Everything at a place of a step's batch depends on the seed, the step and the place alone.
+Everything in a slot of a step's batch is a function of the seed, the step and the slot.
 
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from opensana.errors import DataError
+from opensana.features.conditions import Conditions
 from opensana.features.latents import NULL, Features
 from opensana.flow.noise import noise_for
 from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
 from opensana.train.caption_rule import CaptionRule, pick
 from opensana.train.engine.randomness import numpy_generator, seed_of, torch_generator
-from opensana.train.recipe import FlowRecipe, TransformerRecipe
+from opensana.train.recipe import CachedRecipe, FlowRecipe, TransformerRecipe
 from opensana.train.transformer.order import BucketOrder
 
 SHOWN = 8
@@ -39,7 +40,12 @@ class FlowBatch:
     weight: float = 1.0
     """How much the loss of these samples counts."""
     condition: Tensor | None = None
-    """Of each sample the latent that a ControlNet follows."""
+    """Of each sample the latent [B, C, h, w] that a ControlNet follows."""
+
+    @property
+    def repeat(self) -> int:
+        """R, the timesteps of each sample."""
+        return len(self.sigma) // len(self.latents)
 
     def to(self, device: torch.device) -> "FlowBatch":
         """The same batch on another device."""
@@ -51,13 +57,14 @@ class FlowBatch:
 class Stream:
     """Cached features and the order in which the steps of a recipe see them."""
 
-    recipe: TransformerRecipe
+    recipe: CachedRecipe
     features: Features
     order: BucketOrder
     weight: float = 1.0
+    conditions: Conditions | None = None
 
     @classmethod
-    def open(cls, recipe: TransformerRecipe, *, weight: float = 1.0) -> "Stream":
+    def open(cls, recipe: CachedRecipe, *, weight: float = 1.0) -> "Stream":
         features = Features.open(recipe.data.folder, expect=recipe.data.expect)
         if not len(features):
             raise DataError(f"{recipe.data.folder} has no samples; encode it again")
@@ -77,7 +84,7 @@ class Stream:
         seed = seed_of(recipe.seed, "prior")
         return cls.open(replace(recipe, data=data, seed=seed), weight=recipe.prior.weight)
 
-    def places(self, step: int, slots: range) -> FlowBatch:
+    def batch(self, step: int, slots: range) -> FlowBatch:
         """The samples in these slots of the global batch: a function of seed, step and slot."""
         recipe, features, rule = self.recipe, self.features, self.recipe.data.rule
         chosen = self.order(step)[slots.start : slots.stop]
@@ -85,15 +92,39 @@ class Stream:
         captions = [
             NULL
             if drops(recipe, step, slot)
-            else choose_caption(features, rule, recipe.seed, *place)
-            for slot, place in zip(slots, chosen, strict=True)
+            else choose_caption(features, rule, recipe.seed, *visit)
+            for slot, visit in zip(slots, chosen, strict=True)
         ]
         latents, states, mask = features.batch(samples, captions)
         if recipe.data.text_noise:
             states = states + text_noise(recipe, features, step, slots, mask)
         noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
-        return FlowBatch(latents, states, mask, noise, sigma, names, samples, self.weight)
+        return FlowBatch(
+            *(latents, states, mask, noise, sigma, names, samples),
+            weight=self.weight,
+            condition=self._condition(samples),
+        )
+
+    def fixed_batches(self) -> list[FlowBatch]:
+        """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
+        recipe, features = self.recipe, self.features
+        count = min(recipe.evaluate.pictures, len(features))
+        spaced = np.linspace(0, len(features) - 1, count).astype(int)
+        levels = torch.from_numpy(numpy_generator("fixed").permutation(count))
+        sigma = shift_sigma(((levels + 0.5) / count).float(), recipe.flow.shift)
+        batches = []
+        for slots in _by_bucket(features.buckets[spaced], recipe.evaluate.batch):
+            samples = [int(sample) for sample in spaced[slots]]
+            captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
+            shape = features.shape_of(samples[0])
+            noise = noise_for([seed_of("fixed", int(slot)) for slot in slots], shape)
+            known = (*features.batch(samples, captions), noise, sigma[slots])
+            batches.append(FlowBatch(*known, [], samples, condition=self._condition(samples)))
+        return batches
+
+    def _condition(self, samples: list[int]) -> Tensor | None:
+        return None if self.conditions is None else self.conditions.batch(samples)
 
 
 def choose_caption(
@@ -105,15 +136,15 @@ def choose_caption(
     return known.captions[pick(rule.probabilities(known.scores), number)]
 
 
-def drops(recipe: TransformerRecipe, step: int, slot: int) -> bool:
-    """Whether the null caption stands in at this place."""
+def drops(recipe: CachedRecipe, step: int, slot: int) -> bool:
+    """Whether the null caption stands in for the one of this slot."""
     return numpy_generator(recipe.seed, step, slot, "dropout").random() < recipe.data.dropout
 
 
 def text_noise(
-    recipe: TransformerRecipe, features: Features, step: int, slots: range, mask: Tensor
+    recipe: CachedRecipe, features: Features, step: int, slots: range, mask: Tensor
 ) -> Tensor:
-    """Noise [B, N, D] for the text states at some places of a step, zero where mask [B, N] is."""
+    """Noise [B, N, D] for the text states in some slots of a step, zero where mask [B, N] is."""
     _, deviation = features.texts.moments
     noise = torch.zeros(*mask.shape, len(deviation))
     for row, real, slot in zip(noise, mask, slots, strict=True):
@@ -125,9 +156,9 @@ def text_noise(
 
 
 def draw_noise(
-    recipe: TransformerRecipe, step: int, shape: tuple[int, int, int], slots: range
+    recipe: CachedRecipe, step: int, shape: tuple[int, int, int], slots: range
 ) -> tuple[Tensor, Tensor]:
-    """Noises [B * R, C, h, w] and noise levels [B * R] of some places of a step."""
+    """Noises [B * R, C, h, w] and noise levels [B * R] of some slots of a step."""
     repeat, noises, sigmas = recipe.data.repeat, [], []
     for slot in slots:
         noise = torch_generator(recipe.seed, step, slot, "noise")
@@ -144,28 +175,11 @@ def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tens
     return shift_sigma(logit_normal(count, generator, flow.mean, flow.std), flow.shift)
 
 
-def fixed_batches(recipe: TransformerRecipe, features: Features) -> list[FlowBatch]:
-    """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
-    count = min(recipe.evaluate.pictures, len(features))
-    spaced = np.linspace(0, len(features) - 1, count).astype(int)
-    places = torch.from_numpy(numpy_generator("fixed").permutation(count))
-    sigma = shift_sigma(((places + 0.5) / count).float(), recipe.flow.shift)
-    batches = []
-    for slots in _by_bucket(features.buckets[spaced], recipe.evaluate.batch):
-        samples = [int(sample) for sample in spaced[slots]]
-        captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
-        shape = features.shape_of(samples[0])
-        noise = noise_for([seed_of("fixed", int(slot)) for slot in slots], shape)
-        known = features.batch(samples, captions)
-        batches.append(FlowBatch(*known, noise, sigma[slots], [], samples))
-    return batches
-
-
 def _by_bucket(buckets: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    """The places of equal bucket numbers, at most `batch` at a time."""
+    """The indices of equal bucket numbers, at most `batch` at a time."""
     for bucket in np.unique(buckets):
-        places = np.flatnonzero(buckets == bucket)
-        yield from (places[first : first + batch] for first in range(0, len(places), batch))
+        indices = np.flatnonzero(buckets == bucket)
+        yield from (indices[first : first + batch] for first in range(0, len(indices), batch))
 
 
 def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:

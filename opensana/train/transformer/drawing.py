@@ -7,6 +7,7 @@ the text encoder that the cache names; where that cannot be they are left out, w
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,32 +21,44 @@ from opensana.features.texts import Texts, halves, padded
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
 from opensana.train.engine.parallel import Processes
-from opensana.train.recipe import TransformerRecipe
+from opensana.train.monitor.samples import to_bytes, write_grid
+from opensana.train.recipe import CachedRecipe
 from opensana.train.transformer.batches import SHOWN, likeliest
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures to draw: of each its text's states [N, D] and the seed of its noise."""
+    """Pictures to draw: of each its text's states [N, D] and the seed of its noise.
+
+    `condition` [B, C, h, w] is what a ControlNet follows.
+    """
 
     states: list[np.ndarray]
     seeds: list[int]
+    condition: Tensor | None = None
 
     @classmethod
-    def captions(cls, captions: Sequence[int], texts: Texts, *, seed: int) -> "Drawn":
+    def captions(
+        cls,
+        captions: Sequence[int],
+        texts: Texts,
+        *,
+        seed: int,
+        condition: Tensor | None = None,
+    ) -> "Drawn":
         """Captions of the cache; seeds count up."""
         states = [texts.of(caption) for caption in captions]
-        return cls(states, list(range(seed, seed + len(states))))
+        return cls(states, list(range(seed, seed + len(states))), condition)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """States [B, N, D] float32, zero behind each text's end, and the mask [B, N]."""
         return padded(self.states)
 
 
-def drawn_texts(recipe: TransformerRecipe, features: Features, processes: Processes) -> Drawn:
+def drawn_texts(recipe: CachedRecipe, features: Features, processes: Processes) -> Drawn:
     """The recipe's prompts; without any, the captions of evenly spaced samples.
 
-    Every process must call it. A seed belongs to a prompt's place, also where others are left out.
+    Every process must call it. A seed belongs to a prompt's index, also where others are left out.
     """
     options, texts = recipe.samples, features.texts
     if not options.prompts:
@@ -66,10 +79,9 @@ def drawn_texts(recipe: TransformerRecipe, features: Features, processes: Proces
                 f" and cannot be encoded: {found}",
                 file=sys.stderr,
             )
-    places = [place for place, prompt in enumerate(options.prompts) if prompt in states]
+    kept = [index for index, prompt in enumerate(options.prompts) if prompt in states]
     return Drawn(
-        [states[options.prompts[place]] for place in places],
-        [options.seed + place for place in places],
+        [states[options.prompts[index]] for index in kept], [options.seed + i for i in kept]
     )
 
 
@@ -95,3 +107,10 @@ def sample_decoder(name: str, features: Features) -> Autoencoder:
             f" channels; the features have {channels}: name the model that encoded them"
         )
     return autoencoder
+
+
+def write_samples(recipe: CachedRecipe, step: int, latents: Tensor, features: Features) -> None:
+    """The grid of a step from drawn latents [B, C, h, w], decoded on the CPU."""
+    assert recipe.samples.autoencoder is not None
+    pixels = sample_decoder(recipe.samples.autoencoder, features).decode(latents)
+    write_grid(Path(recipe.run), step, to_bytes(pixels), columns=SHOWN)

@@ -32,14 +32,19 @@ def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     Given both, the weights go on in a model of [model]: another size of picture, or positions.
     """
     if recipe.initial is not None:
-        check_trainable(recipe.initial)
-        model = trainable(load_transformer(find_transformer(recipe.initial)))
+        model = given_transformer(recipe.initial)
         return model if recipe.model is None else _continued(model, recipe.model)
     assert recipe.model is not None
     model = Transformer(TransformerConfig.from_dict(recipe.model))
     generator = torch_generator(recipe.seed, "initialisation")
     initialise(model, generator, caption_norm=recipe.caption_norm)
     return model
+
+
+def given_transformer(initial: str) -> Transformer:
+    """Given weights in float32; ConfigError for those that are known to draw in float16 only."""
+    check_trainable(initial)
+    return trainable(load_transformer(find_transformer(initial)))
 
 
 def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:

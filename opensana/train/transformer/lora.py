@@ -1,16 +1,18 @@
-"""Low-rank adapters beside frozen weights, through peft: what trains, is saved and is exported."""
+"""Low-rank adapters beside frozen weights (LoRA, arXiv 2106.09685), through peft."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from opensana.errors import ConfigError, MissingExtraError, near
 from opensana.train.checkpoints.export import Export
+from opensana.train.engine.parallel import Processes
 from opensana.train.engine.randomness import drawn_by
-from opensana.train.engine.task import ModuleState
-from opensana.train.recipe import LoraRecipe
+from opensana.train.engine.task import ModuleState, Part
+from opensana.train.recipe import LoraRecipe, TransformerRecipe
+from opensana.train.transformer.networks import PlainNetwork
+from opensana.transformer.model import Transformer
 from opensana.weights.lora import FILE, PREFIX, lora_metadata
 
 # What peft calls the only adapter of a model; the name stands inside parameter names.
@@ -64,9 +66,11 @@ def adapters(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if ".lora_" in name}
 
 
-@dataclass(frozen=True)
-class AdapterState(ModuleState):
+class AdapterState:
     """The adapters alone as a part of a checkpoint: the frozen weights are those of `initial`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
 
     def state_tensors(self) -> dict[str, Tensor]:
         return adapters(self.module)
@@ -74,20 +78,39 @@ class AdapterState(ModuleState):
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         ours = adapters(self.module)
         frozen = {n: v for n, v in self.module.state_dict().items() if n not in ours}
-        super().load_state_tensors({**frozen, **tensors})
+        ModuleState(self.module).load_state_tensors({**frozen, **tensors})
 
 
-def lora_export(recipe: LoraRecipe, model: nn.Module, run: Path) -> Export:
-    """`pytorch_lora_weights.safetensors` as diffusers reads it, with peft's settings."""
-    state = {
-        PREFIX + name.replace(f".{ADAPTER}.", "."): value.detach().to("cpu", copy=True)
-        for name, value in adapters(model).items()
-    }
-    settings = {
-        "r": recipe.rank,
-        "lora_alpha": recipe.alpha,
-        "lora_dropout": recipe.dropout,
-        "target_modules": list(recipe.targets),
-    }
-    name = FILE.removesuffix(".safetensors")
-    return Export(run / "export", None, state, name=name, metadata=lora_metadata(settings))
+class LoraNetwork:
+    """Adapters on a frozen transformer: they alone train, are saved and are exported."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        recipe: TransformerRecipe,
+        options: LoraRecipe,
+        processes: Processes,
+    ) -> None:
+        add_adapters(model, options, seed=recipe.seed)
+        plain = PlainNetwork(model, recipe, processes)
+        self.run, self.options = Path(recipe.run), options
+        self.trained, self.average, self.engine = plain.trained, plain.average, plain.engine
+        self.velocity_for, self.averaged_velocity = plain.velocity_for, plain.averaged_velocity
+        modules = {"model": plain.trained, "ema": plain.average.module}
+        self.parts: dict[str, Part] = {n: AdapterState(module) for n, module in modules.items()}
+
+    def export(self) -> Export:
+        """`pytorch_lora_weights.safetensors` as diffusers reads it, with peft's settings."""
+        state = {
+            PREFIX + name.replace(f".{ADAPTER}.", "."): value.detach().to("cpu", copy=True)
+            for name, value in adapters(self.average.module).items()
+        }
+        options = self.options
+        settings = {
+            "r": options.rank,
+            "lora_alpha": options.alpha,
+            "lora_dropout": options.dropout,
+            "target_modules": list(options.targets),
+        }
+        name = FILE.removesuffix(".safetensors")
+        return Export(self.run / "export", None, state, name=name, metadata=lora_metadata(settings))

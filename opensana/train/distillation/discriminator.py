@@ -1,7 +1,7 @@
-"""The latent adversary of SANA-Sprint (arXiv 2503.09641, 3.3; LADD, arXiv 2403.12015).
+"""The latent discriminator of SANA-Sprint (arXiv 2503.09641, 3.3; LADD, arXiv 2403.12015).
 
 Heads on the frozen teacher's blocks tell latents of the data from guesses of the student. Both are
-noised anew before: at high noise the heads judge what is drawn, at low noise how.
+noised anew before: at high noise the heads see what is drawn, at low noise how.
 
 B samples, N tokens, C channels of a token, h w latent size.
 """
@@ -17,7 +17,7 @@ from opensana.transformer.model import Transformer
 
 
 class Head(nn.Module):
-    """Tokens [B, N, C] of a block, laid out as [B, C, h, w] -> one logit a place [B, 1, h, w]."""
+    """Tokens [B, N, C] of a block, laid out as [B, C, h, w] -> logits [B, 1, h, w]."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Head(nn.Module):
         return self.layers(self.norm(tokens).transpose(1, 2).unflatten(2, grid)).float()
 
 
-class Adversary(nn.Module):
+class LatentDiscriminator(nn.Module):
     """One head for each of some blocks; the teacher is not a part of it."""
 
     def __init__(self, channels: int, *, blocks: Sequence[int], width: int) -> None:

@@ -1,4 +1,4 @@
-"""The PatchGAN against the decoder: its optimiser, and what it says (DC-AE paper 3.3, phase 3)."""
+"""The PatchGAN against the decoder: its optimiser and its losses (DC-AE paper 3.3, phase 3)."""
 
 import torch
 from torch import Tensor
@@ -12,32 +12,32 @@ from opensana.train.autoencoder.discriminator import (
 from opensana.train.engine.parallel import Processes
 from opensana.train.engine.randomness import drawn_by
 from opensana.train.optim.optimizers import Optimizers
-from opensana.train.recipe import (
-    AutoencoderRecipe,
-    OptimizerRecipe,
-)
+from opensana.train.recipe import AutoencoderRecipe, OptimizerRecipe
 
 
-class Adversary:
-    """The discriminator, its optimiser, and what it says to the decoder."""
+class PatchGan:
+    """The discriminator, its optimiser, and the loss that the decoder gets from it."""
 
     def __init__(self, recipe: AutoencoderRecipe, processes: Processes) -> None:
         self.processes = processes
         options, self.weight = recipe.discriminator, recipe.loss.gan
         self.adaptive = recipe.loss.gan_adaptive
         with drawn_by(recipe.seed, "discriminator"):
-            self.judge = PatchDiscriminator(width=options.width, depth=options.depth)
-        self.judge.to(processes.device)
+            self.discriminator = PatchDiscriminator(width=options.width, depth=options.depth)
+        self.discriminator.to(processes.device)
         self.optimizer = Optimizers(
-            dict(self.judge.named_parameters()),
+            dict(self.discriminator.named_parameters()),
             OptimizerRecipe(lr=options.lr, betas=options.betas),
         )
 
-    def push(
+    def decoder_loss(
         self, output: Tensor, reconstruction: Tensor, layer: Tensor, values: dict[str, float]
     ) -> Tensor:
-        """The weighted adversarial term; its plain value and weight are noted in `values`."""
-        term = generator_loss(self.judge(output))
+        """The adversarial term, weighted (VQGAN, arXiv 2012.09841, equation 7).
+
+        Its plain value and its weight are added to `values`.
+        """
+        term = generator_loss(self.discriminator(output))
         weight = torch.tensor(self.weight)
         if self.adaptive:
             weight = weight * adaptive_weight(reconstruction, term, layer).cpu()
@@ -45,11 +45,11 @@ class Adversary:
         values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
         return weight * term
 
-    def judged(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The discriminator's loss."""
-        return discriminator_loss(self.judge(real), self.judge(fake))
+    def loss(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss for pictures [B, 3, H, W] of the data and reconstructions."""
+        return discriminator_loss(self.discriminator(real), self.discriminator(fake))
 
-    def learn(self, loss: Tensor, *, lr: float) -> float:
+    def step(self, loss: Tensor, *, lr: float) -> float:
         """One step of the discriminator down its loss, which is returned."""
         self.optimizer.zero_grad()
         loss.backward()
