@@ -118,8 +118,7 @@ def clip_set(folder: Path) -> None:
 def models(folder: Path) -> None:
     sana = tiny.sana()
     sana.save(folder / "tiny")
-    few = replace(sana, transformer=tiny.transformer(tiny.SPRINT), info=sana.info.sprint)
-    replace(sana, few=few).save(folder / "few")
+    replace(sana, few_step=tiny.transformer(tiny.SPRINT)).save(folder / "few")
     control = ControlNet(control_config(sana.transformer.config, 1)).eval()
     tiny.randomise(control, 5)
     write_controlnet(control, folder / "control")

@@ -4,8 +4,8 @@ A model folder has the published layout; `Sana.load` reads it and `Sana.save` wr
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.autoencoder.model import Autoencoder
-from opensana.device import parse_bytes, resolve_device, resolve_dtype
 from opensana.drawing.control_image import Control, read_control
 from opensana.drawing.decoding import band_memory, decode_images, encode_image
 from opensana.drawing.init_image import Original, read_original
@@ -22,31 +20,17 @@ from opensana.drawing.picture import Picture, read_request
 from opensana.drawing.prompts import prompt_notes, read_prompts
 from opensana.drawing.solving import Condition, Prepared, network_of, prepare, solve
 from opensana.errors import RequestError
-from opensana.files.user_cache import cache_folder
 from opensana.flow.edit import Start
 from opensana.flow.noise import noises_for
 from opensana.flow.solvers import OnStep
-from opensana.models.index import ModelInfo, read_info
-from opensana.models.load import (
-    load_autoencoder,
-    load_controlnet,
-    load_other_transformer,
-    load_text,
-    load_transformer,
-)
-from opensana.models.parts import SPRINT_PART, stored_dtype
+from opensana.models.open import OpenModel, open_model
+from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions
 from opensana.models.resolution_bins import Size, nearest_bin
 from opensana.models.save import write_model
 from opensana.pictures.input import ImageSource
 from opensana.request import MOST_SPRINT_STEPS, Request
-from opensana.runtime.compiled import compile_blocks
-from opensana.runtime.kernels import compile_convolutions
-from opensana.runtime.placing import part_dtype, place, prepare_for_inference
-from opensana.text.encoder import TextEncoder, TextStates
-from opensana.transformer.controlnet import ControlNet
-from opensana.transformer.model import Transformer
-from opensana.weights.locate import locate
-from opensana.weights.lora import Lora, LoraSource, apply_loras, paired, read_lora
+from opensana.text.encoder import TextStates
+from opensana.weights.lora import LoraSource
 
 __all__ = ["Picture", "Sana", "read_request"]
 
@@ -55,29 +39,16 @@ Notice = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Sana:
+class Sana(OpenModel):
     """A text-to-image model, ready to draw."""
-
-    text: TextEncoder
-    transformer: Transformer
-    autoencoder: Autoencoder
-    info: ModelInfo
-    memory: int | None = None
-    """Bytes that decoding may take beside the weights; None is what is free."""
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What a picture records of the model beside its name: the LoRA merged into it."""
-    controlnet: ControlNet | None = None
-    """What lets a control image steer the transformer."""
-    few: "Sana | None" = None
-    """The same model with a distilled transformer, which draws in 1 to 4 steps."""
 
     @classmethod
     def load(
         cls,
-        model: str | Path = "emoji-256",
+        model: str | Path = DEFAULT_MODEL,
         *,
         device: str = "auto",
-        dtype: str | None = None,
+        dtype: DtypeName | None = None,
         revision: str | None = None,
         variant: str | None = None,
         memory: int | str | None = None,
@@ -88,60 +59,17 @@ class Sana:
         controlnet: str | Path | None = None,
         kernels: bool = False,
     ) -> "Sana":
-        """Load a model that comes along, a folder or a hub id; `variant` picks fp16/bf16 files.
-
-        `memory` is what decoding may take beside the weights, in bytes or as "4GiB"; left out, what
-        is free. Pictures that need more are decoded in bands of rows, to the same pixels.
-        `compile` has torch.compile make faster steps, after a minute or more for the first.
-        `transformer` is a folder with another one for this model, such as the export of a training.
-        `lora`, a file or its folder, is merged into the transformer `lora_scale` times; of several
-        each has a scale of its own, or all are merged once.
-        `controlnet` is a folder or a hub id; each request then needs a `control_image`.
-        `kernels` compiles the autoencoder's convolutions with a C++ compiler, in seconds, and keeps
-        that in the user's cache folder; for float32 on a CPU.
+        """Load a model that comes along, a folder or a hub id; see `LoadOptions` for the keywords.
 
         A model with a distilled transformer draws with that in 1 to 4 steps (`for_request`), unless
         another transformer, a LoRA or a ControlNet is given.
         """
-        memory = parse_bytes(memory) if isinstance(memory, str) else memory
-        folder = locate(model, revision=revision, variant=variant)
-        info = read_info(folder, name=str(model))
-        loras = [(_read_lora(source), scale) for source, scale in paired(lora, lora_scale)]
-        where = resolve_device(device)
-        main = resolve_dtype(where, dtype, stored_dtype(folder, variant))
-        others = part_dtype(where, main)
-        # The text encoder, the largest part, comes last: faults of the others show at once.
-        if transformer is None:
-            diffusion = load_transformer(folder, variant=variant)
-        else:
-            diffusion = load_other_transformer(transformer, folder)
-        facts = {} if transformer is None else {"transformer": str(transformer)}
-        facts |= apply_loras(diffusion, loras)
-        control = None
-        if controlnet is not None:
-            control = load_controlnet(controlnet, diffusion.config, variant=variant)
-        if diffusion.config.guidance_embeds:
-            info = info.sprint
-        distilled = None
-        changed = bool(loras) or transformer is not None or controlnet is not None
-        if (folder / SPRINT_PART).is_dir() and not changed:
-            distilled = load_transformer(folder / SPRINT_PART, variant=variant)
-        for network in (diffusion, control, distilled):
-            if network is None:
-                continue
-            if compile:
-                compile_blocks(place(network, where, main))
-            else:
-                prepare_for_inference(network, where, main)
-        autoencoder = load_autoencoder(folder, variant=variant)
-        prepare_for_inference(autoencoder, where, others)
-        if kernels:
-            compile_convolutions(autoencoder, cache_folder())
-        text = load_text(folder, info, device=where, dtype=others)
-        sana = cls(text, diffusion, autoencoder, info, memory, facts, control)
-        if distilled is None:
-            return sana
-        return replace(sana, few=replace(sana, transformer=distilled, info=info.sprint))
+        options = LoadOptions(
+            model=model, revision=revision, variant=variant, transformer=transformer, lora=lora,
+            lora_scale=lora_scale, controlnet=controlnet, device=device, dtype=dtype,
+            memory=memory, compile=compile, kernels=kernels,
+        )  # fmt: skip
+        return cls(**vars(open_model(options)))
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +98,7 @@ class Sana:
             transformer=self.transformer,
             autoencoder=self.autoencoder,
             info=self.info,
-            sprint=self.few and self.few.transformer,
+            sprint=self.few_step,
         )
 
     # -------------------------------------------------------------- drawing
@@ -292,16 +220,19 @@ class Sana:
         return self.solve(request, self.encode(request), given, on_step)
 
     def for_request(self, request: Request) -> "Sana":
-        """The model that draws a request: `few` for 1 to 4 steps or solver scm, if there is one.
+        """The model that draws a request: with `few_step` for 1 to 4 steps or solver scm.
 
         A request for what few steps cannot do, another solver, a negative prompt or a picture to
         start from, is drawn in any number of steps by the model itself.
         """
-        if self.few is None or request.solver not in (None, "scm"):
+        if self.few_step is None or request.solver not in (None, "scm"):
             return self
         plain = request.strength is None and not request.negative_prompt.strip()
         short = request.steps is not None and request.steps <= MOST_SPRINT_STEPS
-        return self.few if request.solver == "scm" or (plain and short) else self
+        if request.solver == "scm" or (plain and short):
+            own = self.few_step
+            return replace(self, transformer=own, info=self.info.sprint, few_step=None)
+        return self
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""
@@ -398,16 +329,8 @@ class Sana:
     ) -> Picture:
         own = replace(request, seed=seed, images=1)
         dtype = str(self.transformer.dtype).removeprefix("torch.")
-        facts = {"dtype": dtype, **self.facts, **facts}
+        facts = {"dtype": dtype, **self.provenance, **facts}
         return Picture(image, own, model=self.info.name, facts=facts)
-
-
-def _read_lora(source: LoraSource) -> Lora:
-    """Whoever has read a LoRA has its notes."""
-    lora = read_lora(source)
-    for note in () if lora is source else lora.notes:
-        warnings.warn(note, stacklevel=4)
-    return lora
 
 
 def _as_request(prompt: str | Request, fields: dict[str, Any]) -> Request:

@@ -9,6 +9,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, say
 from opensana.cli.data import open_and_tell, open_labels, tell_unlabelled
+from opensana.models.options import Device
 
 if TYPE_CHECKING:
     from opensana.datasets.record import Source
@@ -38,8 +39,7 @@ class Encode(Command):
     """Pictures at once, at most."""
     threads: int = 2
     """How many decode pictures, in each worker with --ray."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    device: Device = "auto"
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Spread the work over the Ray cluster at this address, or over `local` processes."""
     workers: int | None = None

@@ -9,14 +9,14 @@ from tyro.conf import Positional, arg
 from opensana.cli.command import Command, emit, emit_json, table
 from opensana.cli.output import check_file
 from opensana.evaluate.emoji.counts import Counts
+from opensana.models.options import Model
 
 
 @dataclass(frozen=True)
 class Evaluate(Command):
     """Measure reconstruction and prompt-following on the emoji set."""
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A built-in model, a model folder, or a hub id."""
+    model: Positional[Model]
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data/emoji")
     """The set that recipes/emoji/prepare.py made."""
     labels: int = Counts.labels

@@ -14,15 +14,13 @@ from functools import cached_property
 from itertools import chain
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
-from opensana.device import parse_bytes
 from opensana.drawing.recorded import (
-    DEFAULT_MODEL,
     DIGEST,
     check_same,
     each,
@@ -33,6 +31,7 @@ from opensana.drawing.recorded import (
 )
 from opensana.errors import DataError, RequestError
 from opensana.files.encodings import decode_text
+from opensana.models.options import LoadOptions
 from opensana.request import Request
 
 if TYPE_CHECKING:
@@ -41,11 +40,9 @@ if TYPE_CHECKING:
     from opensana.pipeline import Picture, Sana
     from opensana.weights.lora import Lora
 
-DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
-
 
 @dataclass(frozen=True)
-class Generate(Request, Command):
+class Generate(LoadOptions, Request, Command):
     """Draw pictures from a prompt; their paths go to stdout."""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
@@ -56,18 +53,6 @@ class Generate(Request, Command):
     """File name, or a folder; {seed} and {index} are filled in."""
     overwrite: bool = False
     """Replace existing files; without it the new one gets -1, -2, ... before .png."""
-    model: Annotated[str, arg(aliases=["-m"], metavar="MODEL")] = DEFAULT_MODEL
-    """A built-in model, a model folder, or a hub id."""
-    revision: Annotated[str | None, arg(metavar="NAME")] = None
-    """Branch, tag or commit of a model on the hub."""
-    variant: Annotated[str | None, arg(metavar="NAME")] = None
-    """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
-    transformer: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Another transformer for the model, such as the export of a training run."""
-    lora: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PATH")] = ()
-    """A LoRA file or its folder, merged into the transformer; given again, one more is added."""
-    lora_scale: Annotated[UseAppendAction[tuple[float, ...]], arg(metavar="FACTOR")] = ()
-    """How much of the LoRA: 0 is none, 1 (the default) all of it; one for each --lora, or none."""
     prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
     """Draw one prompt a line of this file; - reads standard input."""
     image: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -75,8 +60,6 @@ class Generate(Request, Command):
     mask: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw anew only where this picture is white, or painted on a transparent ground; every other
     pixel of --image stays."""
-    controlnet: Annotated[str | None, arg(metavar="FOLDER")] = None
-    """A ControlNet that `opensana train` made for the model, or a hub id."""
     control_image: Annotated[Path | None, arg(metavar="FILE")] = None
     """The picture that the ControlNet follows; it is scaled and cut to the size that is drawn."""
     control_scale: Annotated[float, arg(metavar="FACTOR")] = 1.0
@@ -87,17 +70,6 @@ class Generate(Request, Command):
     """Leave prompt and settings out of the PNG."""
     json: bool = False
     """Print one JSON object a picture instead of its path."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
-    dtype: DtypeName | None = None
-    """Number format of the transformer; left out, what suits device and weights."""
-
-    memory: Annotated[str | None, arg(metavar="SIZE")] = None
-    """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
-    compile: bool = False
-    """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
-    kernels: bool = False
-    """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
 
     def __post_init__(self) -> None:
         """Nothing: `requests` checks, once the prompts are known."""
@@ -121,26 +93,15 @@ class Generate(Request, Command):
 
     def _load(self) -> "Sana":
         """The model. Loading makes a million long-lived objects: the garbage collector is off."""
-        memory = None if self.memory is None else parse_bytes(self.memory)
+        options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
+        options["memory"] = self.memory_bytes  # what is wrong with it is said before the wait
+        options |= {"lora": self.loras or None, "lora_scale": self.lora_scales or 1.0}
         gc.disable()
         try:
             from opensana import Sana
 
             say(f"loading {self.model}")
-            return Sana.load(
-                self.model,
-                device=self.device,
-                dtype=self.dtype,
-                revision=self.revision,
-                variant=self.variant,
-                memory=memory,
-                compile=self.compile,
-                transformer=self.transformer,
-                lora=self.loras or None,
-                lora_scale=self.lora_scales or 1.0,
-                controlnet=self.controlnet,
-                kernels=self.kernels,
-            )
+            return Sana.load(options.pop("model"), **options)
         finally:
             gc.enable()
 

@@ -6,18 +6,16 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, table
+from opensana.models.options import Model, Revision, Variant
 
 
 @dataclass(frozen=True)
 class Info(Command):
     """Say what a model is: parts, parameters, number formats, licence, memory needed."""
 
-    model: Annotated[Positional[str], arg(metavar="MODEL")]
-    """A built-in model, a model folder, or a hub id."""
-    revision: Annotated[str | None, arg(metavar="NAME")] = None
-    """Branch, tag or commit on the hub."""
-    variant: Annotated[str | None, arg(metavar="NAME")] = None
-    """Which weight files of the model: fp16 or bf16; left out, the plain ones."""
+    model: Positional[Model]
+    revision: Revision = None
+    variant: Variant = None
     device: Annotated[str, arg(metavar="DEVICE")] = "auto"
     """Where it would run, for the memory needed: auto, cpu, cuda, cuda:1 or mps."""
     json: bool = False

@@ -10,6 +10,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from opensana.cli.command import Command, emit, say
 from opensana.cli.data import open_and_tell
 from opensana.errors import RequestError
+from opensana.models.options import Device
 
 if TYPE_CHECKING:
     from opensana.label.run import Plan
@@ -45,8 +46,7 @@ class Label(Command):
     """The longest caption."""
     largest_side: int = 1024
     """Larger pictures are shrunk to this many pixels for the captioners."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    device: Device = "auto"
     requests_per_minute: float | None = None
     """How many requests an endpoint gets at most."""
     timeout: float = 120.0

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, aligned, emit, emit_json, table
 from opensana.cli.output import check_file
+from opensana.models.options import Device
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Reconstruct(Command):
     """Write a PNG of originals and reconstructions side by side here."""
     batch: int = 4
     """Pictures at once; fewer need less memory."""
-    device: Annotated[str, arg(metavar="DEVICE")] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    device: Device = "auto"
     dtype: Literal["float32", "bfloat16"] | None = None
     """Number format; left out, what suits device and weights."""
     json: bool = False

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from opensana.errors import RequestError
+from opensana.models.options import DEFAULT_MODEL
 
-DEFAULT_MODEL = "emoji-256"
 DIGEST = "_sha256"
 FILES = ("image", "mask", "control_image", "lora")
 """Flags whose files a picture records by their digest."""

@@ -248,7 +248,7 @@ def test_an_official_file_becomes_a_model_that_draws(quick: Sana, tmp_path: Path
 def both(quick: Sana) -> Sana:
     """A model with a distilled transformer beside its own."""
     own = tiny.sana(instruction="none")
-    return replace(own, few=replace(own, transformer=quick.transformer, info=own.info.sprint))
+    return replace(own, few_step=quick.transformer)
 
 
 @pytest.mark.parametrize(
@@ -266,13 +266,15 @@ def both(quick: Sana) -> Sana:
     ],
 )
 def test_few_steps_are_drawn_by_the_distilled_one(both: Sana, fields: dict, few: bool) -> None:
-    assert (both.for_request(Request("a", **fields)) is both.few) == few
+    drawing = both.for_request(Request("a", **fields))
+    assert (drawing.transformer is both.few_step) == drawing.sprint == few
+    assert (drawing is both) == (not few)
 
 
 def test_both_draw_what_they_draw_alone(both: Sana, quick: Sana) -> None:
     request = Request("a red apple", width=64, height=64, steps=2, guidance=1.5, seed=3)
     assert torch.equal(both.draw_latents(request), quick.draw_latents(request))
-    alone = replace(both, few=None)
+    alone = replace(both, few_step=None)
     assert torch.equal(
         both.draw_latents(replace(request, steps=5)), alone.draw_latents(replace(request, steps=5))
     )
@@ -292,11 +294,11 @@ def test_both_are_saved_and_loaded(both: Sana, tmp_path: Path) -> None:
     assert "transformer_sprint" in describe(folder)["parts"]
     loaded = Sana.load(folder)
     request = Request("a", width=64, height=64, steps=2, seed=1)
-    assert loaded.few is not None
+    assert loaded.few_step is not None
     torch.testing.assert_close(loaded.draw_latents(request), both.draw_latents(request))
     image = Image.new("RGB", (64, 64), "red")
     assert loaded.generate(request, image=image)[0].request.solver == "flow_dpm"
-    assert Sana.load(folder, transformer=folder / "transformer").few is None
+    assert Sana.load(folder, transformer=folder / "transformer").few_step is None
 
 
 def test_a_distilled_transformer_may_stand_in(both: Sana, tmp_path: Path) -> None:

@@ -58,13 +58,13 @@ def test_each_is_merged_at_its_scale(model: Path, loras: list[str]):
     prepare_for_inference(expected, torch.device("cpu"), torch.float32)
     assert torch.equal(velocity(sana.transformer), velocity(expected))
     digests = [read_lora(path).sha256 for path in loras]
-    assert sana.facts == {"lora_sha256": digests, "lora_scale": [0.5, -0.25]}
+    assert sana.provenance == {"lora_sha256": digests, "lora_scale": [0.5, -0.25]}
 
 
 def test_without_scales_all_are_merged_whole(model: Path, loras: list[str]):
     sana = Sana.load(model, lora=[Path(loras[0]), read_lora(loras[1])], **LOAD)
     again = Sana.load(model, lora=loras, lora_scale=[1.0, 1.0], **LOAD)
-    assert sana.facts == again.facts
+    assert sana.provenance == again.provenance
     assert torch.equal(velocity(sana.transformer), velocity(again.transformer))
 
 
@@ -75,11 +75,11 @@ def test_one_is_recorded_as_ever(model: Path, loras: list[str]):
         {"lora": (loras[0],)},
         {"lora": loras[0], "lora_scale": [1]},
     ):
-        assert Sana.load(model, **options, **LOAD).facts == {
+        assert Sana.load(model, **options, **LOAD).provenance == {
             "lora_sha256": digest,
             "lora_scale": 1.0,
         }
-    assert Sana.load(model, lora=[], **LOAD).facts == {}
+    assert Sana.load(model, lora=[], **LOAD).provenance == {}
 
 
 @pytest.mark.parametrize(

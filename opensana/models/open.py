@@ -1,0 +1,100 @@
+"""Opening a model: locate, load, LoRA, place, pack, compile, in this order."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from opensana.autoencoder.model import Autoencoder
+from opensana.device import resolve_device, resolve_dtype
+from opensana.files.user_cache import cache_folder
+from opensana.models.index import ModelInfo, read_info
+from opensana.models.load import (
+    load_autoencoder,
+    load_controlnet,
+    load_other_transformer,
+    load_text,
+    load_transformer,
+)
+from opensana.models.options import LoadOptions
+from opensana.models.parts import SPRINT_PART, stored_dtype
+from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.kernels import compile_convolutions
+from opensana.runtime.placing import part_dtype, place, prepare_for_inference
+from opensana.text.encoder import TextEncoder
+from opensana.transformer.controlnet import ControlNet
+from opensana.transformer.model import Transformer
+from opensana.weights.locate import locate
+from opensana.weights.lora import Lora, apply_loras, paired, read_lora
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """The networks of a model, where and as they run, and what is known of it."""
+
+    text: TextEncoder
+    transformer: Transformer
+    autoencoder: Autoencoder
+    info: ModelInfo
+    memory: int | None = None
+    """Bytes that decoding may take beside the weights; None is what is free."""
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What a picture records of the model beside its name: the LoRA merged into it."""
+    controlnet: ControlNet | None = None
+    """What lets a control image steer the transformer."""
+    few_step: Transformer | None = None
+    """A distilled transformer beside the model's own, which draws in 1 to 4 steps."""
+
+
+def open_model(options: LoadOptions) -> OpenModel:
+    """The model that the options name. A LoRA's notes are warnings to the caller's caller."""
+    # Locate. What is wrong with a LoRA or a device shows before the large files are read.
+    variant, memory = options.variant, options.memory_bytes
+    folder = locate(options.model, revision=options.revision, variant=variant)
+    info = read_info(folder, name=str(options.model))
+    loras: list[tuple[Lora, float]] = []
+    for source, scale in paired(options.lora, options.lora_scale):
+        lora = read_lora(source)
+        loras.append((lora, scale))
+        for note in () if lora is source else lora.notes:  # whoever has read it has its notes
+            warnings.warn(note, stacklevel=3)
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(device, options.dtype, stored_dtype(folder, variant))
+    others = part_dtype(device, dtype)
+
+    # Load, and merge the LoRAs.
+    provenance: dict[str, Any] = {}
+    if options.transformer is None:
+        transformer = load_transformer(folder, variant=variant)
+    else:
+        transformer = load_other_transformer(options.transformer, folder)
+        provenance["transformer"] = str(options.transformer)
+    provenance |= apply_loras(transformer, loras)
+    controlnet = None
+    if options.controlnet is not None:
+        controlnet = load_controlnet(options.controlnet, transformer.config, variant=variant)
+    if transformer.config.guidance_embeds:
+        info = info.sprint
+    changed = bool(loras or options.transformer or options.controlnet)
+    few_step = None if changed else _few_step(folder, variant)
+
+    # Place, pack, compile.
+    for network in filter(None, (transformer, controlnet, few_step)):
+        if options.compile:
+            compile_blocks(place(network, device, dtype))
+        else:
+            prepare_for_inference(network, device, dtype)
+    autoencoder = load_autoencoder(folder, variant=variant)
+    prepare_for_inference(autoencoder, device, others)
+    if options.kernels:
+        compile_convolutions(autoencoder, cache_folder())
+    # The text encoder, the largest part, comes last: faults of the others show at once.
+    text = load_text(folder, info, device=device, dtype=others)
+    return OpenModel(text, transformer, autoencoder, info, memory, provenance, controlnet, few_step)
+
+
+def _few_step(folder: Path, variant: str | None) -> Transformer | None:
+    """The distilled transformer that a model folder may bring."""
+    part = folder / SPRINT_PART
+    return load_transformer(part, variant=variant) if part.is_dir() else None

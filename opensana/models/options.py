@@ -1,0 +1,77 @@
+"""LoadOptions: how a model is loaded, once for `Sana.load` and for every command that loads one.
+
+What several commands ask for in the same words is a type with its help here: `device: Device`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import UseAppendAction, arg
+
+from opensana.device import parse_bytes
+
+if TYPE_CHECKING:
+    from opensana.weights.lora import LoraSource
+
+    Loras = LoraSource | Sequence[LoraSource] | None
+    Scales = float | Sequence[float]
+else:  # as flags, for whose help nothing heavy is imported
+    Loras = UseAppendAction[tuple[str, ...]]
+    Scales = UseAppendAction[tuple[float, ...]]
+
+DEFAULT_MODEL = "emoji-256"
+DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
+
+Model = Annotated[
+    str | Path, arg(metavar="MODEL", help="A built-in model, a model folder, or a hub id.")
+]
+Revision = Annotated[
+    str | None, arg(metavar="NAME", help="Branch, tag or commit of a model on the hub.")
+]
+Variant = Annotated[
+    str | None,
+    arg(
+        metavar="NAME",
+        help="Which weight files of the model: fp16 or bf16; left out, the plain ones.",
+    ),
+]
+Device = Annotated[str, arg(metavar="DEVICE", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """The keywords of `Sana.load`, and the flags of commands that draw.
+
+    In Python `memory` may be a number of bytes; pictures that need more are decoded in bands of
+    rows, to the same pixels. `lora` may be one or several, also read already; `lora_scale` one
+    number for one LoRA, a number for each, or 1 for all. With a ControlNet each request needs a
+    `control_image`. What `kernels` compiles is kept in the user's cache folder.
+    """
+
+    model: Annotated[Model, arg(aliases=["-m"])] = DEFAULT_MODEL
+    revision: Revision = None
+    variant: Variant = None
+    transformer: Annotated[Path | str | None, arg(metavar="FOLDER")] = None
+    """Another transformer for the model, such as the export of a training run."""
+    lora: Annotated[Loras, arg(metavar="PATH")] = ()
+    """A LoRA file or its folder, merged into the transformer; given again, one more is added."""
+    lora_scale: Annotated[Scales, arg(metavar="FACTOR")] = ()
+    """How much of the LoRA: 0 is none, 1 (the default) all of it; one for each --lora, or none."""
+    controlnet: Annotated[str | Path | None, arg(metavar="FOLDER")] = None
+    """A ControlNet that `opensana train` made for the model, or a hub id."""
+    device: Device = "auto"
+    dtype: DtypeName | None = None
+    """Number format of the transformer; left out, what suits device and weights."""
+    memory: Annotated[str | int | None, arg(metavar="SIZE")] = None
+    """What decoding may take beside the weights, such as 4GiB; left out, what is free."""
+    compile: bool = False
+    """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
+    kernels: bool = False
+    """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return parse_bytes(self.memory) if isinstance(self.memory, str) else self.memory
