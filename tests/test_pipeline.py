@@ -1,6 +1,6 @@
 """The whole system on tiny random models: against diffusers, seeds, folders, errors, progress.
 
-Also tests `drawing/solving.py`, `models/load.py` and `models/save.py`.
+Also tests `drawing/solving.py`, `models/load.py`, `models/open.py` and `models/save.py`.
 """
 
 import json

@@ -1,8 +1,4 @@
-"""One set of load options: for Python, for `opensana generate` and in words for other commands.
-
-What `open_model` does with them is tested where models are loaded: tests/test_pipeline.py,
-tests/models/test_sprint.py, tests/weights/test_several_loras.py.
-"""
+"""One set of load options: for Python, for `opensana generate` and in words for other commands."""
 
 import inspect
 from dataclasses import MISSING, fields
