@@ -23,7 +23,7 @@ from benchmarks.timing import machine
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import KEYWORD_WEIGHT, keywords_of
 from opensana.evaluate import Counts
-from opensana.evaluate.emoji.backgrounds import Grounds, halves, whole
+from opensana.evaluate.emoji.backgrounds import Backgrounds, halves, whole
 from opensana.evaluate.emoji.colours import ColourQuestion, ask_colours, colour_questions
 from opensana.evaluate.emoji.figures import open_or_prepare
 from opensana.evaluate.emoji.nearest import (
@@ -69,8 +69,8 @@ class Exam:
     pairs: list[PairQuestion]
     everything: References
     vocabulary: References
-    grounds: Grounds
-    boxes: Grounds
+    backgrounds: Backgrounds
+    boxes: Backgrounds
 
     @classmethod
     def of(cls, data: EmojiData, *, labels: int, keywords: int, colours: int, pairs: int) -> "Exam":
@@ -82,7 +82,7 @@ class Exam:
             pairs=pair_questions(data, taken.pairs + pairs, held_out=False)[taken.pairs :],
             everything=references(data, data.records),
             vocabulary=references(data, known),
-            grounds=whole(data, known),
+            backgrounds=whole(data, known),
             boxes=halves(data, known),
         )
 
@@ -91,7 +91,7 @@ class Exam:
         answers, pictures = ask(draw, self.labels, self.everything)
         figures = asdict(answers) | {
             "keywords": ask(draw, self.keywords, self.vocabulary)[0].top1,
-            "colours": ask_colours(draw, self.colours, self.grounds).just_noticeable,
+            "colours": ask_colours(draw, self.colours, self.backgrounds).just_noticeable,
             "pairs": ask_pairs(draw, self.pairs, self.boxes).in_order,
         }
         return figures, pictures

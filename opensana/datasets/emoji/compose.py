@@ -1,4 +1,4 @@
-"""Scenes: emoji composed on a coloured ground, with the truth known in words."""
+"""Scenes: emoji composed on a coloured background, with the truth known in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ REVERSED = {"left of": "right of", "above": "below"}
 
 @dataclass(frozen=True)
 class Scene:
-    """One emoji on a ground, or two, whose relation is then the `position`."""
+    """One emoji on a background, or two, whose relation is then the `position`."""
 
     emoji: tuple[int, ...]
     background: str = "white"
@@ -114,16 +114,16 @@ def describe(scene: Scene, *captions: str, mention_white: bool = False) -> str:
         subject = f"{with_article(captions[0])} {scene.position} {with_article(captions[1])}"
     else:
         subject = _single(scene, captions[0])
-    return _on_ground(scene, subject, mention_white=mention_white)
+    return _on_background(scene, subject, mention_white=mention_white)
 
 
 def describe_reversed(scene: Scene, one: str, other: str) -> str:
     """A pair told from its second emoji: "a dog right of a cat"."""
     subject = f"{with_article(other)} {REVERSED[scene.position]} {with_article(one)}"
-    return _on_ground(scene, subject)
+    return _on_background(scene, subject)
 
 
-def _on_ground(scene: Scene, subject: str, *, mention_white: bool = False) -> str:
+def _on_background(scene: Scene, subject: str, *, mention_white: bool = False) -> str:
     if scene.background == "white" and not mention_white:
         return subject
     if "," in subject:

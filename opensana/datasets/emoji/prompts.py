@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from opensana.datasets.emoji.captions import alike, phrases, words
 from opensana.datasets.emoji.compose import COLOURS, PAIRS, Scene, describe, describe_reversed
 from opensana.datasets.emoji.dataset import Record
+from opensana.datasets.emoji.held_out import is_held_out_pair
 
 # Weights of the forms "red apple", "a red apple", "an emoji of a red apple", "red apple emoji".
 FORM_WEIGHTS = (3.0, 3.0, 1.0, 1.0)
@@ -24,8 +25,6 @@ PAIR_ROUNDS = 24
 """In so many pairs each emoji is, the held-out ones among them."""
 COLOURED_PAIRS = 4
 """One pair in so many stands on a colour, the others on white."""
-HELD_OUT_PAIRS = 10
-"""One in so many pairs of emoji is never trained on, in neither order."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Prompt:
 def scenes_of(record: Record, *, backgrounds: int) -> list[Scene]:
     """The white scene and scenes on different colours, chosen by a hash of the emoji."""
     colours = _coloured(record.hexcode)[:backgrounds]
-    return [Scene(emoji=(record.index,), background=ground) for ground in ("white", *colours)]
+    return [Scene(emoji=(record.index,), background=name) for name in ("white", *colours)]
 
 
 def pair_scenes(
@@ -57,12 +56,6 @@ def pair_scenes(
             if is_held_out_pair(one, other) == held_out:
                 scenes.append(_pair(one, other, turn))
     return scenes
-
-
-def is_held_out_pair(one: Record, other: Record) -> bool:
-    """Whether the two are never trained on together; the order does not matter."""
-    first, second = sorted((one.hexcode, other.hexcode))
-    return _digest(f"pair/{first}/{second}")[0] % HELD_OUT_PAIRS == 0
 
 
 def _pair(one: Record, other: Record, turn: int) -> tuple[Scene, list[Prompt]]:
@@ -132,7 +125,7 @@ def prompts_of(record: Record, scene: Scene, *, keywords: Sequence[Prompt] = ())
 
 
 def _forms(text: str, scene: Scene, *, count: int) -> list[Prompt]:
-    """The forms of one caption; only some white scenes have their ground named."""
+    """The forms of one caption; only some white scenes have their background named."""
     if scene.background == "white":
         plain = zip(phrases(text)[:count], FORM_WEIGHTS, strict=False)
         forms = [Prompt(form, weight) for form, weight in plain]

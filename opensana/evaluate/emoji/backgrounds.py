@@ -1,4 +1,4 @@
-"""Reference emoji on every ground, from two: a composition is affine in the ground's colour."""
+"""Reference emoji on every background, from two: compositions are affine in its colour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from opensana.evaluate.emoji.nearest import SMALL, References, references, shrin
 
 
 @dataclass(frozen=True)
-class Grounds:
+class Backgrounds:
     """The same emoji on white and on black; composed on another colour they are between the two."""
 
     white: References
@@ -27,19 +27,19 @@ class Grounds:
         return References(pixels, self.white.records)
 
 
-def whole(data: EmojiData, records: Sequence[Record]) -> Grounds:
+def whole(data: EmojiData, records: Sequence[Record]) -> Backgrounds:
     """Single emoji that fill the picture."""
-    return Grounds(references(data, records), references(data, records, "black"))
+    return Backgrounds(references(data, records), references(data, records, "black"))
 
 
-def halves(data: EmojiData, records: Sequence[Record]) -> Grounds:
-    """Emoji of a pair, each with the ground in its own box; the same at all four places."""
+def halves(data: EmojiData, records: Sequence[Record]) -> Backgrounds:
+    """Emoji of a pair, each with the background in its own box; the same at all four places."""
 
     def on(background: str) -> References:
         pixels = [shrink(_half(data, record, background)) for record in records]
         return References(np.stack(pixels), tuple(records))
 
-    return Grounds(on("white"), on("black"))
+    return Backgrounds(on("white"), on("black"))
 
 
 def _half(data: EmojiData, record: Record, background: str) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Does the ground have the colour asked for, and is the emoji on it the right one?
+"""Does the background have the colour asked for, and is the emoji on it the right one?
 
 Colours are compared by CIE76, the distance in CIELAB (D65); 2.3 is just noticeable (Mahy et al.
-1994). The ground is seen where no emoji is asked for: in a frame along the picture's edge.
+1994). The background is seen where no emoji is asked for: in a frame along the picture's edge.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ from PIL import Image
 
 from opensana.datasets.emoji.compose import COLOURS, SIZE, describe
 from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.lab import to_lab
 from opensana.datasets.emoji.prompts import BACKGROUNDS, scenes_of
-from opensana.evaluate.emoji.backgrounds import Grounds
+from opensana.evaluate.emoji.backgrounds import Backgrounds
 from opensana.evaluate.emoji.nearest import (
     Answers,
     Draw,
@@ -29,23 +30,17 @@ from opensana.workers.progress import Report
 FRAME = 4
 JUST_NOTICEABLE, CLOSE = 2.3, 5.0
 
-# IEC 61966-2-1: linear sRGB to XYZ, and the white point that its white has there.
-TO_XYZ = np.array(
-    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]],
-)
-WHITE_POINT = TO_XYZ.sum(axis=1)
-
 
 @dataclass(frozen=True)
 class ColourQuestion(Question):
-    """An emoji, and the ground that it is asked to stand on."""
+    """An emoji, and the background that it is asked to stand on."""
 
     background: str
 
 
 @dataclass(frozen=True)
 class Colours:
-    """The emoji, among the vocabulary on that ground, and the colour of the frame."""
+    """The emoji, among the vocabulary on that background, and the colour of the frame."""
 
     emoji: Answers
     just_noticeable: float
@@ -55,7 +50,7 @@ class Colours:
     median_distance: float
     """Median over the pictures of that distance."""
     pixels_just_noticeable: float
-    """Share of the frame's pixels within 2.3, each by itself: an uneven ground may have the right
+    """Share of the frame's pixels within 2.3, each by itself: an uneven one may have the right
     mean."""
 
 
@@ -81,17 +76,17 @@ def _leaves_frame(data: EmojiData, record: Record) -> bool:
 def ask_colours(
     draw: Draw,
     questions: Sequence[ColourQuestion],
-    grounds: Grounds,
+    backgrounds: Backgrounds,
     *,
     report: Report | None = None,
 ) -> Colours:
-    """Draw every question and judge ground and emoji."""
+    """Draw every question and judge background and emoji."""
     pictures = draw_all(draw, [question.prompt for question in questions], report=report)
     pairs = list(zip(pictures, questions, strict=True))
     frames = [frame_distances(picture, question.background) for picture, question in pairs]
     means = np.array([mean for mean, _ in frames])
     return Colours(
-        emoji=summarise([verdict(p, q.record, grounds.on(q.background)) for p, q in pairs]),
+        emoji=summarise([verdict(p, q.record, backgrounds.on(q.background)) for p, q in pairs]),
         just_noticeable=float(np.mean(means <= JUST_NOTICEABLE)),
         close=float(np.mean(means <= CLOSE)),
         median_distance=float(np.median(means)),
@@ -102,7 +97,7 @@ def ask_colours(
 
 
 def frame_distances(picture: Image.Image, background: str) -> tuple[float, np.ndarray]:
-    """How far the frame's mean colour and each of its pixels [N] are from a ground's colour."""
+    """How far the frame's mean colour and each of its pixels [N] are from a background's colour."""
     pixels = np.asarray(picture.convert("RGB"))
     frame = pixels[_frame(*pixels.shape[:2])].astype(np.float64)
     wanted = to_lab(np.array(COLOURS[background]))
@@ -115,16 +110,3 @@ def _frame(height: int, width: int) -> np.ndarray:
     frame = np.ones((height, width), dtype=bool)
     frame[FRAME:-FRAME, FRAME:-FRAME] = False
     return frame
-
-
-def to_lab(colours: np.ndarray) -> np.ndarray:
-    """sRGB [..., 3] in 0..255 to CIELAB [..., 3]."""
-    encoded = colours / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    ratio = linear @ TO_XYZ.T / WHITE_POINT
-    x, y, z = np.moveaxis(np.where(ratio > 216 / 24389, np.cbrt(ratio), _near_black(ratio)), -1, 0)
-    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
-
-
-def _near_black(ratio: np.ndarray) -> np.ndarray:
-    return (24389 / 27 * ratio + 16) / 116

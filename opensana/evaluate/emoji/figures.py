@@ -38,7 +38,7 @@ LINEAR_FIT = 640
 
 @dataclass(frozen=True)
 class Generation:
-    """Nearest-emoji figures; among the vocabulary, on the ground asked for, unless said."""
+    """Nearest-emoji figures; among the vocabulary, on the background asked for, unless said."""
 
     labels: Answers
     labels_among_all: Answers
@@ -156,10 +156,12 @@ def measure_pairs(draw: Draw, data: EmojiData, count: int) -> list[Pairs | None]
     """Ask for held-out pairs and for those of the training set; None when there are none."""
     if not count:
         return [None, None]
-    grounds = halves(data, data.vocabulary)
+    backgrounds = halves(data, data.vocabulary)
     figures: list[Pairs | None] = []
     for what, held_out in (("held-out pairs", True), ("training pairs", False)):
         questions = pair_questions(data, count, held_out=held_out)
-        report = progress(what)
-        figures.append(ask_pairs(draw, questions, grounds, report=report) if questions else None)
+        found = (
+            ask_pairs(draw, questions, backgrounds, report=progress(what)) if questions else None
+        )
+        figures.append(found)
     return figures

@@ -1,8 +1,8 @@
 """Does the picture show what the prompt says? The nearest reference emoji answers.
 
-A drawn picture and every reference emoji on the ground asked for are shrunk to 64 x 64 by area and
-compared by squared error. The picture is right when the nearest one belongs to the family of the
-prompt's emoji. No judge model is needed, because the truth is known.
+A drawn picture and every reference emoji on the background asked for are shrunk to 64 x 64 by area
+and compared by squared error. The picture is right when the nearest one belongs to the family of
+the prompt's emoji. No judge model is needed, because the truth is known.
 """
 
 import hashlib
@@ -65,7 +65,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class References:
-    """Emoji on one ground, float32 [K, 64 * 64 * 3] in 0..1, and the record of each."""
+    """Emoji on one background, float32 [K, 64 * 64 * 3] in 0..1, and the record of each."""
 
     pixels: np.ndarray
     records: tuple[Record, ...]

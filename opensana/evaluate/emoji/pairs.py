@@ -1,7 +1,7 @@
 """Two emoji and how they stand: is each half of the picture what the words say?
 
 The box in which training composes an emoji of a pair is compared with the whole vocabulary in that
-box, on the same ground. A pair counts as in order when both halves are right, and as there when
+box, on the same background. A pair counts as in order when both halves are right, and as there when
 they are right or exchanged.
 """
 
@@ -14,7 +14,7 @@ from PIL import Image
 from opensana.datasets.emoji.compose import PAIRS, Scene
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.prompts import PAIR_ROUNDS, pair_scenes
-from opensana.evaluate.emoji.backgrounds import Grounds, cut
+from opensana.evaluate.emoji.backgrounds import Backgrounds, cut
 from opensana.evaluate.emoji.nearest import Draw, draw_all, shuffled
 from opensana.workers.progress import Report
 
@@ -52,13 +52,13 @@ def pair_questions(data: EmojiData, count: int, *, held_out: bool) -> list[PairQ
 def ask_pairs(
     draw: Draw,
     questions: Sequence[PairQuestion],
-    grounds: Grounds,
+    backgrounds: Backgrounds,
     *,
     report: Report | None = None,
 ) -> Pairs:
-    """Draw every pair; `grounds` are those of `halves`."""
+    """Draw every pair; `backgrounds` are those of `halves`."""
     pictures = draw_all(draw, [question.prompt for question in questions], report=report)
-    found = [seen(p, q.scene, grounds) for p, q in zip(pictures, questions, strict=True)]
+    found = [seen(p, q.scene, backgrounds) for p, q in zip(pictures, questions, strict=True)]
     wanted = [question.families for question in questions]
     matches = list(zip(found, wanted, strict=True))
     return Pairs(
@@ -68,9 +68,9 @@ def ask_pairs(
     )
 
 
-def seen(picture: Image.Image, scene: Scene, grounds: Grounds) -> tuple[str, str]:
+def seen(picture: Image.Image, scene: Scene, backgrounds: Backgrounds) -> tuple[str, str]:
     """The families nearest to the two halves, in the scene's order."""
-    known = grounds.on(scene.background)
+    known = backgrounds.on(scene.background)
     first, second = (
         known.families(known.distances(cut(picture, place)))[0] for place in PAIRS[scene.position]
     )

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.datasets.emoji.held_out import is_held_out_pair
 from opensana.datasets.emoji.preparation import build
 from opensana.datasets.emoji.prompts import (
     KEYWORD_WEIGHT,
-    is_held_out_pair,
     keywords_of,
     pair_scenes,
     prompts_of,
@@ -29,9 +29,9 @@ def apple(data: EmojiData) -> Record:
 
 def test_the_white_scene_comes_first_and_colours_differ(apple: Record) -> None:
     scenes = scenes_of(apple, backgrounds=5)
-    grounds = [scene.background for scene in scenes]
-    assert grounds[0] == "white"
-    assert len(set(grounds)) == 6
+    backgrounds = [scene.background for scene in scenes]
+    assert backgrounds[0] == "white"
+    assert len(set(backgrounds)) == 6
     assert scenes == scenes_of(apple, backgrounds=5)
     assert scenes != scenes_of(replace(apple, hexcode="1F431"), backgrounds=5)
 

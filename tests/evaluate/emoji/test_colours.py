@@ -11,6 +11,7 @@ from PIL import Image
 
 from opensana.datasets.emoji.compose import COLOURS, SIZE, Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.lab import to_lab
 from opensana.datasets.emoji.prompts import prompts_of, scenes_of
 from opensana.evaluate.emoji.backgrounds import whole
 from opensana.evaluate.emoji.colours import (
@@ -19,7 +20,6 @@ from opensana.evaluate.emoji.colours import (
     ask_colours,
     colour_questions,
     frame_distances,
-    to_lab,
 )
 from opensana.evaluate.emoji.nearest import references
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
-from opensana.datasets.emoji.prompts import is_held_out_pair
+from opensana.datasets.emoji.held_out import is_held_out_pair
 from opensana.evaluate.emoji.backgrounds import halves
 from opensana.evaluate.emoji.pairs import PairQuestion, Pairs, ask_pairs, pair_questions
 
