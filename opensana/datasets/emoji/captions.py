@@ -128,7 +128,7 @@ def label_with_tags(label: str, tags: Sequence[str]) -> str | None:
 def with_article(text: str) -> str:
     """The noun phrase with the article it needs: "a cat", "an ox", "grapes"."""
     head = re.split(HEAD_END, text, maxsplit=1)[0].lower()
-    if "," in text or ":" in text or _is_plural(head) or head in MASS or head.split()[-1] in MASS:
+    if "," in text or ":" in text or is_plural(head) or head in MASS or head.split()[-1] in MASS:
         return text
     first = text.lower()
     if text.startswith("Statue of"):
@@ -139,7 +139,7 @@ def with_article(text: str) -> str:
     return f"{'an' if vowel or first.startswith(VOWEL_SOUND) else 'a'} {text}"
 
 
-def _is_plural(head: str) -> bool:
+def is_plural(head: str) -> bool:
     last = head.split()[-1] if head.split() else ""
     return last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in SINGULAR_S
 

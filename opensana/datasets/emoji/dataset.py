@@ -2,6 +2,7 @@
 
 pictures.npy   uint8 [K, 256, 256, 4], RGBA, memory-mapped
 records.jsonl  one record per picture, in the same order
+languages.json labels and tags of the vocabulary in more languages, and its characters
 manifest.json  package versions, digests and counts
 """
 
@@ -18,7 +19,10 @@ from opensana.datasets.emoji.captions import Caption
 from opensana.datasets.emoji.vocabulary import SKIN_TONES
 from opensana.errors import DataError
 
-VERSION = 2
+VERSION = 3
+LANGUAGES_FILE = "languages.json"
+Languages = dict[str, dict[str, list[str]]]
+"""Language -> hexcode -> label and tags; "emoji" has the character, in one spelling or two."""
 Split = Literal["train", "held_out"]
 
 
@@ -98,6 +102,11 @@ class EmojiData:
         """All but the skin tones, which no caption tells apart well."""
         tones = [any(tone in record.hexcode for tone in SKIN_TONES) for record in self.records]
         return [record for record, tone in zip(self.records, tones, strict=True) if not tone]
+
+    @cached_property
+    def languages(self) -> Languages:
+        """Labels and tags in more languages, and emoji characters."""
+        return json.loads((self.folder / LANGUAGES_FILE).read_text("utf-8"))
 
     def find(self, label: str) -> Record:
         for record in self.records:

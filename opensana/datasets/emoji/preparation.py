@@ -15,7 +15,14 @@ from PIL import Image
 from opensana.datasets.emoji import fetch
 from opensana.datasets.emoji.captions import VENDORS, captions_of
 from opensana.datasets.emoji.compose import SIZE
-from opensana.datasets.emoji.dataset import VERSION, EmojiData, Record
+from opensana.datasets.emoji.dataset import (
+    LANGUAGES_FILE,
+    VERSION,
+    EmojiData,
+    Languages,
+    Record,
+)
+from opensana.datasets.emoji.languages import CHARACTER, LANGUAGES
 from opensana.datasets.emoji.vocabulary import (
     SKIN_TONES,
     WELL_KNOWN,
@@ -27,6 +34,7 @@ from opensana.datasets.emoji.vocabulary import (
 from opensana.errors import DataError
 from opensana.files.writing import atomic_folder
 
+FILES = ("pictures.npy", "records.jsonl", LANGUAGES_FILE)
 KEYWORDS_FILE = "package/dist/emoji-en-US.json"
 
 
@@ -59,6 +67,8 @@ def build(to: Path, *, pictures: Mapping[str, bytes], captions: Mapping[str, byt
         array.flush()
         lines = [json.dumps(asdict(record), ensure_ascii=False) for record in records]
         (folder / "records.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        spoken = _read_languages(captions, [r.hexcode for r in records if r.vocabulary])
+        (folder / LANGUAGES_FILE).write_text(json.dumps(spoken, ensure_ascii=False), "utf-8")
         manifest = _manifest(folder, records, pictures_given=len(pictures))
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", "utf-8")
     return EmojiData.open(to)
@@ -70,7 +80,8 @@ def _is_picture(name: str) -> bool:
 
 def _is_caption(name: str) -> bool:
     codes = {f"package/en/shortcodes/{vendor}.json" for vendor in VENDORS}
-    return name in {"package/en/data.json", "package/meta/groups.json"} | codes
+    spoken = {f"package/{language}/data.json" for language in LANGUAGES}
+    return name in {"package/en/data.json", "package/meta/groups.json"} | codes | spoken
 
 
 def _picture_files(pictures: Mapping[str, bytes]) -> dict[str, str]:
@@ -116,6 +127,30 @@ def _read_emoji(captions: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
                 },
             }
     return emoji
+
+
+def _read_languages(captions: Mapping[str, bytes], kept: Sequence[str]) -> Languages:
+    """Labels and tags of the kept emoji in every language that is there, and the characters."""
+    found: Languages = {}
+    for language in ("en", *LANGUAGES):
+        entries = json.loads(captions.get(f"package/{language}/data.json", b"[]"))
+        table = {normal(entry["hexcode"]): entry for entry in entries}
+        known = {hexcode: table[hexcode] for hexcode in kept if hexcode in table}
+        if language == "en":
+            found[CHARACTER] = {
+                hexcode: list(dict.fromkeys([_characters(hexcode), entry.get("emoji", "")]))
+                for hexcode, entry in known.items()
+            }
+        else:
+            found[language] = {
+                hexcode: [entry["label"], *entry.get("tags", ())]
+                for hexcode, entry in known.items()
+            }
+    return found
+
+
+def _characters(hexcode: str) -> str:
+    return "".join(chr(int(part, 16)) for part in hexcode.split("-"))
 
 
 def _records(emoji: Sequence[dict[str, Any]]) -> list[Record]:
@@ -210,7 +245,7 @@ def _manifest(folder: Path, records: Sequence[Record], *, pictures_given: int) -
     return {
         "version": VERSION,
         "packages": {package.name: package.version for package in packages},
-        "sha256": {name: digest(folder / name) for name in ("pictures.npy", "records.jsonl")},
+        "sha256": {name: digest(folder / name) for name in FILES},
         "split": "the 64 families with the smallest SHA-256 of their id, well-known ones excepted",
         "counts": {
             "pictures_given": pictures_given,
