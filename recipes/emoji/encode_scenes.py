@@ -1,0 +1,167 @@
+"""Cache what version 5 trains on: scenes of several objects, and captions in eleven languages.
+
+    python recipes/emoji/encode_scenes.py --autoencoder emoji-256 --scenes 16000 --stage easy \
+        --to data/emoji-scenes-1
+    python recipes/emoji/encode_scenes.py --autoencoder emoji-256 --scenes 64000 \
+        --to data/emoji-scenes-2 --latents data/emoji-scenes-1
+
+The second goes on from the first: texts and latents that are known are not made again. Two cores
+make about 60 text states and 50 latents a second.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from encode import (
+    PICTURE_BATCH,
+    described,
+    encode_text,
+    key_of,
+    kind_of,
+    progress,
+    report,
+)
+
+from opensana.datasets.emoji.compose import Scene, compose
+from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.generator import Vocabulary, training_scenes
+from opensana.datasets.emoji.prompts import BACKGROUNDS, PAIR_ROUNDS, Prompt, pair_scenes
+from opensana.datasets.emoji.scenes import Composition, Group
+from opensana.datasets.emoji.spoken import spoken_prompts, spoken_scenes
+from opensana.errors import OpensanaError
+from opensana.features.encoders import LATENT_VERSION, encode_pixels, encoder_hash
+from opensana.features.latents import Features, Sample, write_features
+from opensana.features.texts import Texts
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
+
+SEED = 5
+# Shares of the tasks among the scenes; the first stage has mostly single objects.
+STAGES = {
+    "easy": {
+        "sized": 0.08, "positioned": 0.12, "coloured": 0.26, "counted": 0.24,
+        "counted in colour": 0.06, "two": 0.10, "attributed": 0.09, "fading": 0.05,
+    },
+    "all": {
+        "sized": 0.05, "positioned": 0.09, "coloured": 0.14, "counted": 0.14,
+        "counted in colour": 0.06, "two": 0.12, "attributed": 0.18, "one coloured": 0.06,
+        "in front": 0.04, "several": 0.08, "fading": 0.04,
+    },
+}  # fmt: skip
+# How often an entry counts.
+COPIES = {"white": 6, "coloured": 1, "pair": 1, "spoken": 1, "emoji": 2, "scene": 2}
+TEXT_PART = 8000
+SPOKEN = 3000
+"""Scenes with a colour or a ground in another language."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture with its prompts, and how often it counts."""
+
+    picture: Scene | Composition
+    prompts: list[Prompt]
+    copies: int
+
+    @property
+    def key(self) -> str:
+        return key_of(self.picture) if isinstance(self.picture, Scene) else self.picture.key
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Cache latents and text states of scenes.")
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--autoencoder", required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--text", type=Path, default=Path("data/emoji-scenes-text"))
+    parser.add_argument("--latents", type=Path, help="an earlier cache; its latents are reused")
+    parser.add_argument("--scenes", type=int, default=64000)
+    parser.add_argument("--stage", choices=list(STAGES), default="all")
+    arguments = parser.parse_args()
+    try:
+        data = EmojiData.open(arguments.data)
+        vocabulary = Vocabulary(data)
+        entries = list(all_entries(vocabulary, arguments.scenes, STAGES[arguments.stage]))
+        texts = list({prompt.text: None for entry in entries for prompt in entry.prompts})
+        # In parts, each of which is kept if the next is interrupted.
+        for first in range(0, len(texts), TEXT_PART):
+            encode_text(arguments.text, texts[first : first + TEXT_PART])
+        encode_latents(arguments, vocabulary, entries)
+    except OpensanaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def all_entries(vocabulary: Vocabulary, scenes: int, shares: dict[str, float]) -> Iterator[Entry]:
+    """What version 4 trained on, the other languages, and new scenes."""
+    data = vocabulary.data
+    for scene, prompts in described(data, backgrounds=BACKGROUNDS):
+        yield Entry(scene, prompts, COPIES[kind_of(scene)])
+    for scene, prompts in pair_scenes(data.vocabulary, rounds=PAIR_ROUNDS):
+        yield Entry(scene, prompts, COPIES["pair"])
+    for record, language, prompts in spoken_prompts(data):
+        copies = COPIES.get(language, COPIES["spoken"])
+        yield Entry(Composition((Group(record.index),)), prompts, copies)
+    for scene, text in spoken_scenes(vocabulary, SPOKEN, seed=SEED):
+        yield Entry(scene, [Prompt(text, 1.0)], 1)
+    counts = {task: round(share * scenes) for task, share in shares.items()}
+    for scene, text in training_scenes(vocabulary, counts, seed=SEED):
+        yield Entry(scene, [Prompt(text, 1.0)], COPIES["scene"])
+
+
+def encode_latents(
+    arguments: argparse.Namespace, vocabulary: Vocabulary, entries: Sequence[Entry]
+) -> None:
+    """Write the cache; a picture with several entries is encoded once."""
+    model = load_autoencoder(find_autoencoder(arguments.autoencoder)).float()
+    ids = {caption: index for index, caption in enumerate(Texts.open(arguments.text).captions)}
+    keys = {
+        "autoencoder": encoder_hash(model),
+        "resolution": 256,
+        "pictures": vocabulary.data.manifest["sha256"]["pictures.npy"],
+        "latent_version": LATENT_VERSION,
+        "edges": False,
+    }
+    known = known_latents(arguments.latents, keys)
+    missing = {entry.key: entry.picture for entry in entries if entry.key not in known}
+    for batch in progress(list(missing.items()), PICTURE_BATCH, what="scenes"):
+        pixels = np.stack([drawn(vocabulary, picture) for _, picture in batch])
+        for (key, _), latent in zip(batch, encode_pixels(model, pixels), strict=True):
+            known[key] = latent.astype(np.float16)
+    with write_features(arguments.to, keys=keys, text=arguments.text) as writer:
+        for entry in entries:
+            latents = np.stack([known[entry.key]] * entry.copies)
+            writer.add(latents, [sample(entry, ids)] * entry.copies)
+    report(arguments.to)
+
+
+def known_latents(folder: Path | None, keys: dict[str, object]) -> dict[str, np.ndarray]:
+    """Key -> latent of an earlier cache of the same autoencoder and pictures."""
+    if folder is None:
+        return {}
+    features = Features.open(folder, expect=keys)
+    return {features.sample(row).key: features.latent(row) for row in range(len(features))}
+
+
+def drawn(vocabulary: Vocabulary, picture: Scene | Composition) -> np.ndarray:
+    if isinstance(picture, Scene):
+        return compose(picture, vocabulary.data.pictures)
+    return vocabulary.painter.draw(picture)
+
+
+def sample(entry: Entry, ids: dict[str, int]) -> Sample:
+    return Sample(
+        key=entry.key,
+        captions=tuple(ids[prompt.text] for prompt in entry.prompts),
+        scores=tuple(prompt.weight for prompt in entry.prompts),
+        captioners=("emojibase",) * len(entry.prompts),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
