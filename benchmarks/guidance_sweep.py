@@ -111,8 +111,8 @@ def keyword_questions(data: EmojiData, count: int | None = None) -> list[Questio
 
 def setting(sana: Sana, *, shift: float, guidance: float, steps: int) -> Sana:
     """The model with these for its own."""
-    notes = replace(sana.info.notes, guidance=guidance, steps=steps)
-    return replace(sana, info=replace(sana.info, shift=shift, notes=notes))
+    defaults = replace(sana.info.defaults, guidance=guidance, steps=steps)
+    return replace(sana, info=replace(sana.info, shift=shift, defaults=defaults))
 
 
 def row(*cells: str) -> str:

@@ -236,13 +236,13 @@ class Sana(OpenModel):
 
     def complete(self, request: Request) -> Request:
         """The request with everything decided that it leaves to the model, checked against it."""
-        notes = self.info.notes
+        defaults = self.info.defaults
         whole = replace(
             request.seeded(),
             width=request.width or self.native_size,
             height=request.height or self.native_size,
-            steps=notes.steps if request.steps is None else request.steps,
-            guidance=notes.guidance if request.guidance is None else request.guidance,
+            steps=defaults.steps if request.steps is None else request.steps,
+            guidance=defaults.guidance if request.guidance is None else request.guidance,
         )
         unit = self._size_unit
         for name, value in zip(("width", "height"), self._drawn_size(whole), strict=True):

@@ -18,7 +18,7 @@ from opensana.autoencoder.plan import decoder_chain
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.models import load as reading
 from opensana.models.describe import describe
-from opensana.models.index import Notes
+from opensana.models.index import ModelDefaults
 from opensana.models.save import write_model_without_text
 from opensana.pictures.pixels import to_images, to_pixels
 from opensana.pipeline import Sana
@@ -115,7 +115,7 @@ def test_we_load_what_diffusers_saves(sana: Sana, reference, tmp_path: Path) -> 
     reference.save_pretrained(tmp_path / "theirs")
     loaded = Sana.load(tmp_path / "theirs", device="cpu")
     assert loaded.shift == 3.0
-    assert loaded.info.notes.instruction == "diffusers"
+    assert loaded.info.defaults.instruction == "diffusers"
     torch.testing.assert_close(
         loaded.draw_latents(REQUEST), sana.draw_latents(REQUEST), rtol=1e-4, atol=1e-4
     )
@@ -154,8 +154,8 @@ def test_sizes_and_seeds_are_filled_in(quick: Sana) -> None:
 
 
 def test_what_a_request_leaves_out_the_model_decides(quick: Sana) -> None:
-    notes = replace(quick.info.notes, steps=7, guidance=2.5)
-    own = replace(quick, info=replace(quick.info, notes=notes))
+    defaults = replace(quick.info.defaults, steps=7, guidance=2.5)
+    own = replace(quick, info=replace(quick.info, defaults=defaults))
     left_out, asked = Request("a cat", seed=1), Request("a cat", seed=1, steps=3, guidance=1.0)
     whole = own.complete(left_out)
     assert (whole.steps, whole.guidance, whole.width) == (7, 2.5, own.native_size)
@@ -383,7 +383,7 @@ def test_noise_levels_that_are_not_ours_are_refused(folder: Path, name: str) -> 
 
 def test_save_replaces_a_model_but_nothing_else(quick: Sana, folder: Path, tmp_path: Path) -> None:
     quick.save(folder)
-    assert Sana.load(folder, device="cpu").info.notes.instruction == "none"
+    assert Sana.load(folder, device="cpu").info.defaults.instruction == "none"
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("years")
@@ -425,7 +425,7 @@ def test_a_folder_may_name_its_text_encoder(
         transformer=quick.transformer,
         autoencoder=quick.autoencoder,
         shift=2.0,
-        notes=Notes(text_encoder="gemma3-270m", instruction="none", steps=12),
+        defaults=ModelDefaults(text_encoder="gemma3-270m", instruction="none", steps=12),
         dtype=torch.float16,
     )
     loaded = Sana.load(small, device="cpu")
@@ -433,7 +433,7 @@ def test_a_folder_may_name_its_text_encoder(
     assert describe(small)["parts"]["text_encoder"]["class"] == "gemma3-270m"
 
     whole = Sana.load(loaded.save(tmp_path / "whole"), device="cpu")
-    assert whole.info.notes == replace(loaded.info.notes, text_encoder=None)
+    assert whole.info.defaults == replace(loaded.info.defaults, text_encoder=None)
     request = replace(REQUEST, steps=3)
     torch.testing.assert_close(
         whole.draw_latents(request), loaded.draw_latents(request), rtol=1e-4, atol=1e-4

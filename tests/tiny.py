@@ -9,7 +9,7 @@ from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
-from opensana.models.index import ModelInfo, Notes
+from opensana.models.index import ModelDefaults, ModelInfo
 from opensana.models.scheduler import SCM
 from opensana.pipeline import Sana
 from opensana.text.encoder import TextEncoder
@@ -106,12 +106,12 @@ def autoencoder(config: AutoencoderConfig = AUTOENCODER) -> Autoencoder:
 def sana(*, instruction: str = "diffusers", shift: float = 3.0) -> Sana:
     """A whole model: 64 px native, latents 8 x 2 x 2."""
     text = TextEncoder(gemma(), tokenizer(), instruction=instruction)
-    notes = Notes(instruction=instruction)  # pyright: ignore[reportArgumentType]
-    return Sana(text, transformer(), autoencoder(), ModelInfo("tiny", shift, notes))
+    defaults = ModelDefaults(instruction=instruction)  # pyright: ignore[reportArgumentType]
+    return Sana(text, transformer(), autoencoder(), ModelInfo("tiny", shift, defaults))
 
 
 def sprint(*, instruction: str = "diffusers") -> Sana:
     """The same whole model as SANA-Sprint."""
     whole = sana(instruction=instruction, shift=1.0)
-    info = replace(whole.info, notes=replace(whole.info.notes, steps=2), scheduler=SCM)
+    info = replace(whole.info, defaults=replace(whole.info.defaults, steps=2), scheduler=SCM)
     return replace(whole, transformer=transformer(SPRINT), info=info)

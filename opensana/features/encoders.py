@@ -89,9 +89,9 @@ def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
     return Encoders(
         autoencoder=place(load_autoencoder(folder), where, dtype),
         text=text,
-        name=info.notes.text_encoder or type(text.model).__name__,
-        instruction=info.notes.instruction,
-        max_tokens=info.notes.max_tokens,
+        name=info.defaults.text_encoder or type(text.model).__name__,
+        instruction=info.defaults.instruction,
+        max_tokens=info.defaults.max_tokens,
         model=str(folder.resolve()) if Path(model).expanduser().is_dir() else str(model),
     )
 

@@ -17,14 +17,15 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json, write_json
 from opensana.metrics import lpips
-from opensana.models.index import INDEX, NOTES, PIPELINES, read_info
-from opensana.models.presets import AUTOENCODERS, MODELS, TRANSFORMERS, facts
+from opensana.models.index import DEFAULTS, INDEX, PIPELINES, read_info
+from opensana.models.presets import AUTOENCODERS, TRANSFORMERS
 from opensana.models.save import write_autoencoder, write_transformer
 from opensana.models.scheduler import DPM, SCM, write_scheduler
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 from opensana.weights.formats import check_formats, format_of, widened
 from opensana.weights.locate import locate, locate_file
+from opensana.weights.published_models import MODELS, published_model
 from opensana.weights.rename_tables import convert_autoencoder, convert_transformer, unwrapped
 from opensana.weights.safetensors import load_into, read_safetensors, write_safetensors
 
@@ -86,7 +87,7 @@ def _config(preset: str | None, config: Config | None) -> Config:
     if config is not None:
         return config
     assert preset is not None
-    known = facts(preset)
+    known = published_model(preset)
     name = known.transformer if known else preset.lower().replace("-", "_").replace(".", "_")
     tables: dict[str, Config] = {**TRANSFORMERS, **AUTOENCODERS}
     if name not in tables:
@@ -108,7 +109,7 @@ def _module(config: Config, state: Mapping[str, Tensor], source: str | Path) -> 
 def _shift(preset: str | None, shift: float | None) -> float:
     if shift is not None:
         return shift
-    known = facts(preset) if preset else None
+    known = published_model(preset) if preset else None
     if known is not None:
         return known.shift
     return 6.0 if preset is not None and preset.endswith("4k") else 3.0
@@ -156,7 +157,7 @@ def _unpickle(file: Path) -> Mapping[str, Any]:
 
 
 def _complete(destination: Path, base: Path) -> None:
-    """Copy what the converted file does not bring, and the base's index with its notes."""
+    """Copy what the converted file does not bring, and the base's index with its defaults."""
     read_info(base)
     for name in BASE_PARTS:
         if (base / name).is_dir() and not (destination / name).exists():
@@ -164,8 +165,8 @@ def _complete(destination: Path, base: Path) -> None:
     index = read_json(base / INDEX)
     scheduler = read_json(destination / "scheduler" / "scheduler_config.json")["_class_name"]
     kind = next(kind for kind, schedulers in PIPELINES.items() if scheduler in schedulers)
-    notes = index.get(NOTES)
-    if kind != index.get("_class_name", "SanaPipeline") and isinstance(notes, dict):
-        notes.pop("steps", None)  # the base's: a Sprint model wants other numbers than the rest
+    defaults = index.get(DEFAULTS)
+    if kind != index.get("_class_name", "SanaPipeline") and isinstance(defaults, dict):
+        defaults.pop("steps", None)  # the base's: a Sprint model wants other numbers than the rest
     index |= {"_class_name": kind, "scheduler": ["diffusers", scheduler]}
     write_json(destination / INDEX, index)

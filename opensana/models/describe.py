@@ -1,6 +1,6 @@
 """What `opensana info` shows of a model, from configs and file headers; no weights are read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,20 +21,15 @@ from opensana.models.parts import (
     text_headers,
     transformer_config,
 )
-from opensana.models.presets import (
-    AUTOENCODERS,
-    TRANSFORMERS,
-    ModelFacts,
-    facts,
-    published_autoencoder,
-)
+from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, published_autoencoder
 from opensana.models.resolution_bins import bins
 from opensana.runtime.placing import part_dtype
+from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 from opensana.weights.formats import held_dtype
-from opensana.weights.hub_names import hub_id
 from opensana.weights.locate import is_here, locate
-from opensana.weights.safetensors import check_fit, read_headers
+from opensana.weights.published_models import PublishedModel, hub_id, published_model
+from opensana.weights.safetensors import TensorInfo, check_fit, read_headers
 
 Config = TypeVar("Config")
 
@@ -60,36 +55,50 @@ def describe(
     info = read_info(folder, name=str(model))
     autoencoder = autoencoder_config(folder / "vae")
     transformer = transformer_config(folder / "transformer")
-    side = transformer.sample_size * autoencoder.compression
     parts = {"transformer": _part(folder / "transformer", variant, Transformer, transformer)}
     if (sprint := folder / SPRINT_PART).is_dir():
         parts[SPRINT_PART] = _part(sprint, variant, Transformer, transformer_config(sprint))
     parts["vae"] = _part(folder / "vae", variant, Autoencoder, autoencoder)
     parts["text_encoder"] = _text_part(folder, info)
-    known = facts(str(model))
-    place = resolve_device(device)
-    stored = held_dtype(str(parts["transformer"]["dtype"]))
-    main = resolve_dtype(place, None, stored)
-    others = part_dtype(place, main)
+    known = published_model(str(model))
+    dtype = str(parts["transformer"]["dtype"])
     counts = {part: found["parameters"] or 0 for part, found in parts.items()}
-    memory = memory_needed(counts, transformer, autoencoder, main=main, others=others)
     return {
         "model": str(model),
         "folder": str(folder),
-        "licence": info.notes.licence,
-        "native_size": side,
+        "licence": info.defaults.licence,
+        "native_size": transformer.sample_size * autoencoder.compression,
         "shift": info.shift,
         "scheduler": info.scheduler,
-        "instruction": info.notes.instruction,
-        "recommended_steps": info.notes.steps,
-        "recommended_guidance": info.notes.guidance,
-        "dtype": parts["transformer"]["dtype"],
+        "instruction": info.defaults.instruction,
+        "recommended_steps": info.defaults.steps,
+        "recommended_guidance": info.defaults.guidance,
+        "dtype": dtype,
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device),
+        "parts": parts,
+    }
+
+
+def _as_drawn_with(
+    transformer: TransformerConfig,
+    autoencoder: AutoencoderConfig,
+    parameters: Mapping[str, int],
+    stored: torch.dtype,
+    device: str,
+) -> dict[str, Any]:
+    """Number format, sizes and memory of a whole model whose parts have so many `parameters`."""
+    where = resolve_device(device)
+    main = resolve_dtype(where, None, stored)
+    others = part_dtype(where, main)
+    memory = memory_needed(parameters, transformer, autoencoder, main=main, others=others)
+    sizes = bins(transformer.sample_size * autoencoder.compression).values()
+    return {
         "computed_in": str(main).removeprefix("torch."),
         "positions": transformer.positions,
-        "binned_sizes": [f"{width}x{height}" for width, height in bins(side).values()],
-        "parameters": sum(part["parameters"] or 0 for part in parts.values()),
-        "parts": parts,
+        "binned_sizes": [f"{width}x{height}" for width, height in sizes],
+        "parameters": sum(parameters.values()),
+        "parts": dict(parameters),
         "memory": memory.to_dict(),
     }
 
@@ -116,22 +125,21 @@ def _part(
     headers = read_headers(part, variant=part_variant(part, variant))
     with torch.device("meta"):
         check_fit(network(config), headers, where=part)
-    return {
-        "class": str(read_json(part / "config.json").get("_class_name", "unknown")),
-        "parameters": sum(tensor.size for tensor in headers.values()),
-        "dtype": main_dtype(headers),
-        "bytes": sum(tensor.bytes for tensor in headers.values()),
-    }
+    return _stored(read_json(part / "config.json").get("_class_name", "unknown"), headers)
 
 
 def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
-    if info.notes.text_encoder:
-        return {"class": info.notes.text_encoder, "parameters": None, "dtype": "F32", "bytes": None}
+    if package := info.defaults.text_encoder:
+        return {"class": package, "parameters": None, "dtype": "F32", "bytes": None}
     part = folder / "text_encoder"
     headers = text_headers(part)
     architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
+    return _stored(architectures[0], headers)
+
+
+def _stored(class_name: object, headers: Mapping[str, TensorInfo]) -> dict[str, Any]:
     return {
-        "class": str(architectures[0]),
+        "class": str(class_name),
         "parameters": sum(tensor.size for tensor in headers.values()),
         "dtype": main_dtype(headers),
         "bytes": sum(tensor.bytes for tensor in headers.values()),
@@ -139,25 +147,21 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
 
 
 GEMMA_2_2B = 2_614_341_888
-
-
 NOT_HERE = "not on this machine; drawing with it fetches them"
-
-
-STORED = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+STORED = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def describe_published(model: str, *, device: str = "auto") -> dict[str, Any] | None:
-    """The facts of a published model from its name alone; None where the name is unknown."""
-    known, autoencoder = facts(model), published_autoencoder(model)
+    """What is known of a published model by its name alone; None where the name is unknown."""
+    known, autoencoder = published_model(model), published_autoencoder(model)
     if known is not None:
-        return {"model": model, "hub": hub_id(model), **_whole(known, device)}
+        return {"model": model, "hub": hub_id(model), **_published_model(known, device)}
     if autoencoder is not None:
-        return {"model": model, "hub": hub_id(model), **_alone(autoencoder)}
+        return {"model": model, "hub": hub_id(model), **_published_autoencoder(autoencoder)}
     return None
 
 
-def _whole(known: ModelFacts, device: str) -> dict[str, Any]:
+def _published_model(known: PublishedModel, device: str) -> dict[str, Any]:
     transformer, autoencoder = TRANSFORMERS[known.transformer], AUTOENCODERS[known.autoencoder]
     with torch.device("meta"):
         parameters = {
@@ -165,10 +169,6 @@ def _whole(known: ModelFacts, device: str) -> dict[str, Any]:
             "vae": _count(Autoencoder(autoencoder)),
             "text_encoder": GEMMA_2_2B,
         }
-    place = resolve_device(device)
-    main = resolve_dtype(place, None, STORED[known.dtype])
-    others = part_dtype(place, main)
-    memory = memory_needed(parameters, transformer, autoencoder, main=main, others=others)
     return {
         "weights": NOT_HERE,
         "licence": known.licence,
@@ -179,16 +179,11 @@ def _whole(known: ModelFacts, device: str) -> dict[str, Any]:
         "recommended_guidance": known.guidance,
         "autoencoder": known.autoencoder,
         "dtype_rule": known.dtype_rule,
-        "computed_in": str(main).removeprefix("torch."),
-        "positions": known.positions,
-        "binned_sizes": [f"{width}x{height}" for width, height in known.bins.values()],
-        "parameters": sum(parameters.values()),
-        "parts": parameters,
-        "memory": memory.to_dict(),
+        **_as_drawn_with(transformer, autoencoder, parameters, STORED[known.dtype], device),
     }
 
 
-def _alone(config: AutoencoderConfig) -> dict[str, Any]:
+def _published_autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
     with torch.device("meta"):
         count = _count(Autoencoder(config))
     return {

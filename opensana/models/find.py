@@ -13,9 +13,10 @@ from opensana.models.parts import (
     transformer_config,
     transformer_folder,
 )
-from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, facts, published_autoencoder
+from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, published_autoencoder
 from opensana.transformer.config import TransformerConfig
 from opensana.weights.locate import is_here, locate, preset_names
+from opensana.weights.published_models import published_model
 
 
 def find_transformer(name: str | Path) -> Path:
@@ -36,7 +37,7 @@ def transformer_config_of(name: str) -> TransformerConfig:
 
     A published model that is not on this machine is known by its name and not downloaded.
     """
-    known = None if is_here(name) else facts(name)
+    known = None if is_here(name) else published_model(name)
     if known is not None:
         return TRANSFORMERS[known.transformer]
     return transformer_config(find_transformer(name))
@@ -45,7 +46,7 @@ def transformer_config_of(name: str) -> TransformerConfig:
 def autoencoder_config_of(name: str) -> AutoencoderConfig:
     """The same of an autoencoder."""
     if not is_here(name):
-        known = facts(name)
+        known = published_model(name)
         found = AUTOENCODERS[known.autoencoder] if known else published_autoencoder(name)
         if found is not None:
             return found

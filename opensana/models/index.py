@@ -13,21 +13,21 @@ from opensana.config import build
 from opensana.errors import WeightsError
 from opensana.files.writing import read_json
 from opensana.models.parts import autoencoder_config, transformer_config
-from opensana.models.presets import PUBLISHED_LICENCE, facts
 from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
 from opensana.request import SolverName
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.transformer.config import TransformerConfig
+from opensana.weights.published_models import PUBLISHED_LICENCE, published_model
 
 INDEX = "model_index.json"
-NOTES = "_opensana"
+DEFAULTS = "_opensana"
 PIPELINES = {"SanaPipeline": (DPM, EULER), "SanaSprintPipeline": (SCM,)}
 SPRINT_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Notes:
-    """The `_opensana` entry of model_index.json."""
+class ModelDefaults:
+    """The `_opensana` entry of model_index.json: how a model is drawn with unless one asks."""
 
     text_encoder: Literal["gemma3-270m"] | None = None
     """The package that holds the text encoder, where the folder has none."""
@@ -44,7 +44,7 @@ class ModelInfo:
 
     name: str
     shift: float
-    notes: Notes
+    defaults: ModelDefaults
     folder: Path | None = None
     scheduler: str = DPM
 
@@ -56,17 +56,17 @@ class ModelInfo:
     @property
     def sprint(self) -> "ModelInfo":
         """The same with a few-step transformer in place of the model's own."""
-        return replace(self, scheduler=SCM, notes=replace(self.notes, steps=SPRINT_STEPS))
+        return replace(self, scheduler=SCM, defaults=replace(self.defaults, steps=SPRINT_STEPS))
 
 
 def read_info(folder: Path, *, name: str = "") -> ModelInfo:
-    """Name, shift and notes of a model folder; a scheduler that opensana lacks is an error."""
+    """Name, shift and defaults of a model folder; a scheduler that opensana lacks is an error."""
     index = read_json(folder / INDEX)
     scheduler, shift = read_shift(folder / "scheduler" / "scheduler_config.json")
     _check_kind(folder, str(index.get("_class_name", "SanaPipeline")), scheduler)
     _check_widths(folder, transformer_config(folder / "transformer"))
-    notes = read_notes(index, name or folder.name, folder, sprint=scheduler == SCM)
-    return ModelInfo(name or folder.name, shift, notes, folder, scheduler)
+    defaults = read_defaults(index, name or folder.name, folder, sprint=scheduler == SCM)
+    return ModelInfo(name or folder.name, shift, defaults, folder, scheduler)
 
 
 def _check_kind(folder: Path, kind: str, scheduler: str) -> None:
@@ -122,13 +122,17 @@ def _text_width(path: Path) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool) -> Notes:
-    own = Notes(steps=SPRINT_STEPS) if sprint else Notes()
-    if isinstance(index.get(NOTES), dict):
-        return build(Notes, {"steps": own.steps} | index[NOTES], where=f"{folder / INDEX}, {NOTES}")
-    known = facts(name)
+def read_defaults(
+    index: Mapping[str, Any], name: str, folder: Path, *, sprint: bool
+) -> ModelDefaults:
+    """Those of the folder, else of the published model of that name, else our own."""
+    own = ModelDefaults(steps=SPRINT_STEPS) if sprint else ModelDefaults()
+    if isinstance(stored := index.get(DEFAULTS), dict):
+        where = f"{folder / INDEX}, {DEFAULTS}"
+        return build(ModelDefaults, {"steps": own.steps} | stored, where=where)
+    known = published_model(name)
     if known is not None:
-        return Notes(
+        return ModelDefaults(
             instruction=known.instruction,
             licence=known.licence,
             steps=known.steps,
@@ -139,14 +143,18 @@ def read_notes(index: Mapping[str, Any], name: str, folder: Path, *, sprint: boo
 
 
 def model_index(
-    text_encoder: str | None, tokenizer: str | None, *, notes: Notes, scheduler: str = DPM
+    text_encoder: str | None,
+    tokenizer: str | None,
+    *,
+    defaults: ModelDefaults,
+    scheduler: str = DPM,
 ) -> dict[str, Any]:
     """The content of model_index.json; a class is None where the folder has no such part."""
     absent = [None, None]
     return {
         "_class_name": "SanaSprintPipeline" if scheduler == SCM else "SanaPipeline",
         "_diffusers_version": DIFFUSERS_VERSION,
-        NOTES: asdict(notes),
+        DEFAULTS: asdict(defaults),
         "scheduler": ["diffusers", scheduler],
         "text_encoder": ["transformers", text_encoder] if text_encoder else absent,
         "tokenizer": ["transformers", tokenizer] if tokenizer else absent,

@@ -90,16 +90,16 @@ def _load(
 def load_text(
     folder: Path, info: ModelInfo, *, device: torch.device, dtype: torch.dtype
 ) -> TextEncoder:
-    """The text encoder in the folder, or the one that its notes name."""
-    source = TEXT_ENCODERS[info.notes.text_encoder]() if info.notes.text_encoder else folder
+    """The text encoder in the folder, or the one that its defaults name."""
+    source = TEXT_ENCODERS[info.defaults.text_encoder]() if info.defaults.text_encoder else folder
     encoder = TextEncoder.load(
         source,
         device=device,
         dtype=dtype,
-        instruction=info.notes.instruction,
-        max_tokens=info.notes.max_tokens,
+        instruction=info.defaults.instruction,
+        max_tokens=info.defaults.max_tokens,
     )
-    if not info.notes.text_encoder:  # a package's file is known by its SHA-256
+    if not info.defaults.text_encoder:  # a package's file is known by its SHA-256
         text_headers(folder / "text_encoder")
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     prepare_for_inference(encoder.model, device, dtype)

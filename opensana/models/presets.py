@@ -1,17 +1,16 @@
-"""The published models as values: architectures (sections 1.3 and 2.1) and facts of each model.
+"""The published architectures as values (sections 1.3 and 2.1), found by name.
 
-`AUTOENCODERS` and `TRANSFORMERS` are found by name, `MODELS` by the name of the hub repository.
+Which published model has which: `weights/published_models.py`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from opensana.autoencoder.config import AutoencoderConfig, Block
 from opensana.errors import ConfigError, near
-from opensana.models.resolution_bins import Size, bins
 from opensana.transformer.config import TransformerConfig
-from opensana.weights.hub_names import hub_id, plain_name
+from opensana.weights.published_models import hub_id, plain_name
 
 Value = TypeVar("Value")
 
@@ -135,82 +134,6 @@ TRANSFORMERS: dict[str, TransformerConfig] = {
     "sprint_teacher_600m": sprint_teacher_600m,
     "sprint_teacher_1600m": sprint_teacher_1600m,
 }
-
-# ------------------------------------------------------------------ facts of whole models
-
-PUBLISHED_LICENCE = "weights: NVIDIA NSCL v2-custom (non-commercial) and Gemma terms"
-DTYPE_RULES = {
-    "fp16": "transformer fp16; text encoder and autoencoder bf16 or fp32, never fp16",
-    "bf16": "all parts bf16; never fp16",
-    "fp32": "trained in fp32",
-}
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a model's user must know and its files do not say."""
-
-    transformer: str
-    dtype: Literal["fp16", "bf16", "fp32"]
-    native_size: int
-    shift: float = 3.0
-    steps: int = 20
-    guidance: float = 4.5
-    instruction: Literal["diffusers", "official", "none"] = "diffusers"
-    licence: str = PUBLISHED_LICENCE
-    autoencoder: str = "dc_ae_f32c32_sana_1_0"
-
-    @property
-    def dtype_rule(self) -> str:
-        return DTYPE_RULES[self.dtype]
-
-    @property
-    def bins(self) -> dict[float, Size]:
-        """The sizes it was trained at: height over width to width and height."""
-        return bins(self.native_size)
-
-    @property
-    def positions(self) -> Literal["none", "sin-cos"]:
-        """Fixed positions, which the models above 1024 px add to their tokens."""
-        return TRANSFORMERS[self.transformer].positions
-
-
-NEWER_DECODER = "dc_ae_f32c32_sana_1_1"
-
-
-def _sprint(transformer: str) -> ModelFacts:
-    """Few steps, no shift: see `flow/scm.py`."""
-    return ModelFacts(transformer, "bf16", 1024, shift=1.0, steps=2, autoencoder=NEWER_DECODER)
-
-
-def _teacher(transformer: str) -> ModelFacts:
-    """To distil from: its timestep is sigma, as in Sprint, so that no other sampler fits."""
-    return ModelFacts(transformer, "bf16", 1024, autoencoder=NEWER_DECODER)
-
-
-MODELS: dict[str, ModelFacts] = {
-    "Sana_600M_512px": ModelFacts("sana_600m_512", "fp16", 512),
-    "Sana_600M_1024px": ModelFacts("sana_600m_1024", "fp16", 1024),
-    "Sana_1600M_512px": ModelFacts("sana_1600m_512", "fp16", 512),
-    "Sana_1600M_512px_MultiLing": ModelFacts("sana_1600m_512", "fp16", 512),
-    "Sana_1600M_1024px": ModelFacts("sana_1600m_1024", "fp16", 1024),
-    "Sana_1600M_1024px_MultiLing": ModelFacts("sana_1600m_1024", "fp16", 1024),
-    "Sana_1600M_1024px_BF16": ModelFacts("sana_1600m_1024", "bf16", 1024),
-    "Sana_1600M_2Kpx_BF16": ModelFacts("sana_1600m_2k", "bf16", 2048),
-    "Sana_1600M_4Kpx_BF16": ModelFacts("sana_1600m_4k", "bf16", 4096, shift=6.0),
-    "SANA1.5_1.6B_1024px": ModelFacts("sana_1_5_1600m", "bf16", 1024),
-    "SANA1.5_4.8B_1024px": ModelFacts("sana_1_5_4800m", "bf16", 1024),
-    "Sana_Sprint_0.6B_1024px": _sprint("sprint_600m"),
-    "Sana_Sprint_1.6B_1024px": _sprint("sprint_1600m"),
-    "Sana_Sprint_0.6B_1024px_teacher": _teacher("sprint_teacher_600m"),
-    "Sana_Sprint_1.6B_1024px_teacher": _teacher("sprint_teacher_1600m"),
-}
-
-
-def facts(model: str) -> ModelFacts | None:
-    """The facts of a published model from its hub id or folder name; None if it is not one."""
-    # Published pages write Sana_Sprint and SANA_Sprint for one and the same model.
-    return {plain_name(known): found for known, found in MODELS.items()}.get(plain_name(model))
 
 
 def published_autoencoder(model: str) -> AutoencoderConfig | None:

@@ -12,7 +12,7 @@ from torch import nn
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import NumericsError, OpensanaError
 from opensana.files.writing import atomic_folder, write_json
-from opensana.models.index import INDEX, ModelInfo, Notes, model_index
+from opensana.models.index import INDEX, ModelDefaults, ModelInfo, model_index
 from opensana.models.parts import SPRINT_PART
 from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
 from opensana.text.encoder import TextEncoder
@@ -40,8 +40,10 @@ def write_model(
         text.model.save_pretrained(partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
         classes = (type(text.model).__name__, type(text.tokenizer).__name__)
-        notes = replace(info.notes, text_encoder=None)
-        write_json(partial / INDEX, model_index(*classes, notes=notes, scheduler=info.scheduler))
+        defaults = replace(info.defaults, text_encoder=None)
+        write_json(
+            partial / INDEX, model_index(*classes, defaults=defaults, scheduler=info.scheduler)
+        )
     return Path(folder)
 
 
@@ -51,12 +53,12 @@ def write_model_without_text(
     transformer: Transformer,
     autoencoder: Autoencoder,
     shift: float,
-    notes: Notes,
+    defaults: ModelDefaults,
     sprint: Transformer | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """A model whose notes name the package of its text encoder, stored in `dtype`."""
-    assert notes.text_encoder is not None, "the notes must say where the text encoder is"
+    """A model whose defaults name the package of its text encoder, stored in `dtype`."""
+    assert defaults.text_encoder is not None, "the defaults must say where the text encoder is"
     scheduler = SCM if transformer.config.guidance_embeds else DPM
     with _model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
@@ -64,7 +66,7 @@ def write_model_without_text(
             write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
         write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
         write_scheduler(partial, shift, scheduler)
-        write_json(partial / INDEX, model_index(None, None, notes=notes, scheduler=scheduler))
+        write_json(partial / INDEX, model_index(None, None, defaults=defaults, scheduler=scheduler))
     return Path(folder)
 
 

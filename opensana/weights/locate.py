@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from opensana.errors import WeightsError, near
-from opensana.weights.hub_names import UNGATED, hub_id, suggestion
+from opensana.weights.published_models import UNGATED, hub_id, suggestion
 from opensana.weights.safetensors import VARIANTS
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"

@@ -15,14 +15,14 @@ import torch
 
 import opensana
 from opensana.models.find import find_autoencoder, find_transformer
-from opensana.models.index import Notes
+from opensana.models.index import ModelDefaults
 from opensana.models.load import load_autoencoder, load_transformer
 from opensana.models.save import write_model_without_text
 from opensana.transformer.model import Transformer
 
 TARGET = Path(opensana.__file__).parent / "pretrained" / "emoji-256"
 SHIFT = 3.0
-NOTES = Notes(
+DEFAULTS = ModelDefaults(
     text_encoder="gemma3-270m",
     instruction="diffusers",
     steps=4,
@@ -63,7 +63,7 @@ def main() -> None:
         autoencoder=load_autoencoder(find_autoencoder(arguments.autoencoder)),
         sprint=arguments.sprint and transformer_of(arguments.sprint),
         shift=SHIFT,
-        notes=NOTES,
+        defaults=DEFAULTS,
         dtype=torch.float16,
     )
     size = sum(path.stat().st_size for path in arguments.to.rglob("*") if path.is_file())

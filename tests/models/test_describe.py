@@ -1,6 +1,6 @@
-"""Every published model: its configs as the hub has them, its facts, and what is shown of it.
+"""Every published model: its configs as the hub has them, its settings, and what is shown of it.
 
-Also tests `models/memory.py` and `weights/hub_names.py`.
+Also tests `models/memory.py` and `weights/published_models.py`.
 """
 
 import json
@@ -21,8 +21,8 @@ from opensana.models.describe import describe, describe_published
 from opensana.models.parts import transformer_config
 from opensana.text.loading import check_config
 from opensana.transformer.model import Transformer
-from opensana.weights import hub_names as published
-from opensana.weights.hub_names import hub_id
+from opensana.weights import published_models as published
+from opensana.weights.published_models import MODELS, hub_id, published_model
 from tests import tiny
 from tests.configs import SANA_600M
 
@@ -84,7 +84,7 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_tables_name_the_same_models() -> None:
-    assert set(presets.MODELS) == set(published.MODELS) == set(TRANSFORMERS)
+    assert set(MODELS) == set(TRANSFORMERS)
     for repository in published.AUTOENCODERS:
         assert presets.published_autoencoder(repository) in presets.AUTOENCODERS.values()
     assert len(published.AUTOENCODERS) == len(presets.AUTOENCODERS)
@@ -94,7 +94,7 @@ def test_the_tables_name_the_same_models() -> None:
 def test_a_published_transformer_has_the_shapes_of_diffusers(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(transformer_json(name)))
     config = transformer_config(tmp_path)
-    assert config == presets.TRANSFORMERS[presets.MODELS[name].transformer]
+    assert config == presets.TRANSFORMERS[MODELS[name].transformer]
     # Depth repeats one shape: two blocks show it, and the count of all is another test's.
     short = transformer_json(name) | {"num_layers": 2}
     with torch.device("meta"):
@@ -123,16 +123,17 @@ def test_the_published_text_encoder_fits_every_transformer(tmp_path: Path) -> No
         model = AutoModel.from_config(config)
     assert type(model).__name__ == "Gemma2Model"
     assert sum(value.numel() for value in model.parameters()) == 2_614_341_888
-    for facts in presets.MODELS.values():
-        assert presets.TRANSFORMERS[facts.transformer].caption_channels == config.hidden_size
+    for known in MODELS.values():
+        assert presets.TRANSFORMERS[known.transformer].caption_channels == config.hidden_size
 
 
 def test_positions_and_shifts_are_those_of_the_table() -> None:
-    for name, facts in presets.MODELS.items():
+    for name, known in MODELS.items():
         large = "2K" in name or "4K" in name
-        assert facts.positions == ("sin-cos" if large else "none"), name
-        assert facts.shift == (6.0 if "4K" in name else 1.0 if facts.steps == 2 else 3.0), name
-        assert facts.dtype == ("fp16" if name.endswith(("M_512px", "M_1024px", "Ling")) else "bf16")
+        positions = presets.TRANSFORMERS[known.transformer].positions
+        assert positions == ("sin-cos" if large else "none"), name
+        assert known.shift == (6.0 if "4K" in name else 1.0 if known.steps == 2 else 3.0), name
+        assert known.dtype == ("fp16" if name.endswith(("M_512px", "M_1024px", "Ling")) else "bf16")
 
 
 # ------------------------------------------------------------------ names and what is shown
@@ -143,19 +144,19 @@ def test_every_way_to_write_a_name_finds_the_repository(name: str) -> None:
     wanted = f"Efficient-Large-Model/{name}_diffusers"
     for form in (name, name.lower(), f"{name}_diffusers", wanted, f"/models/{name}_diffusers/"):
         assert hub_id(form) == wanted
-        assert presets.facts(form) is presets.MODELS[name]
+        assert published_model(form) is MODELS[name]
     assert hub_id(f"{name}_and_more") is None
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_a_published_model_is_described_without_its_files(name: str) -> None:
     shown = describe(f"Efficient-Large-Model/{name}_diffusers", device="cpu")
-    facts = presets.MODELS[name]
+    known = MODELS[name]
     assert shown == describe_published(name, device="cpu") | {"model": shown["model"]}  # pyright: ignore[reportOptionalOperand]
     assert "not on this machine" in shown["weights"]
-    assert (shown["native_size"], shown["dtype_rule"]) == (facts.native_size, facts.dtype_rule)
+    assert (shown["native_size"], shown["dtype_rule"]) == (known.native_size, known.dtype_rule)
     assert "non-commercial" in shown["licence"]
-    assert f"{facts.native_size}x{facts.native_size}" in shown["binned_sizes"]
+    assert f"{known.native_size}x{known.native_size}" in shown["binned_sizes"]
     assert shown["memory"]["total"] > shown["memory"]["weights"] > 2 * 2_614_341_888
 
 
@@ -177,6 +178,6 @@ def test_a_folder_is_described_by_its_own_files(tmp_path: Path) -> None:
     network = tiny.transformer(replace(tiny.TRANSFORMER, sample_size=16))
     sana = replace(tiny.sana(), transformer=network)
     shown = describe(sana.save(tmp_path / "Sana_600M_512px_diffusers"), device="cpu")
-    assert shown["licence"] == sana.info.notes.licence
+    assert shown["licence"] == sana.info.defaults.licence
     assert len(shown["binned_sizes"]) == 33
     assert (shown["computed_in"], shown["positions"]) == ("float32", "none")

@@ -13,6 +13,7 @@ from opensana.errors import ConfigError
 from opensana.models import presets
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
+from opensana.weights.published_models import MODELS, published_model
 
 TRANSFORMER_COUNTS = {
     "sana_600m_512": 591_747_872,
@@ -84,9 +85,9 @@ def test_configs_survive_the_published_files() -> None:
         assert TransformerConfig.from_dict(json.loads(text)) == config
 
 
-@pytest.mark.parametrize("name", presets.MODELS)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_published_model_has_a_published_size(name: str) -> None:
-    assert presets.MODELS[name].transformer in TRANSFORMER_COUNTS
+    assert MODELS[name].transformer in TRANSFORMER_COUNTS
 
 
 def test_the_published_values_of_sprint_are_its_presets() -> None:
@@ -109,27 +110,27 @@ def test_the_published_values_of_sprint_are_its_presets() -> None:
 @pytest.mark.parametrize("size", ["0.6B", "1.6B"])
 @pytest.mark.parametrize("form", ["Sana_Sprint_{}_1024px", "x/SANA_Sprint_{}_1024px_diffusers"])
 def test_sprint_is_drawn_in_two_steps_with_guidance(size: str, form: str) -> None:
-    facts = presets.facts(form.format(size))
-    assert facts is not None
-    assert (facts.steps, facts.guidance, facts.shift, facts.dtype) == (2, 4.5, 1.0, "bf16")
+    known = published_model(form.format(size))
+    assert known is not None
+    assert (known.steps, known.guidance, known.shift, known.dtype) == (2, 4.5, 1.0, "bf16")
 
 
 def test_models_name_presets_of_their_size() -> None:
-    for name, facts in presets.MODELS.items():
-        side = presets.TRANSFORMERS[facts.transformer].sample_size
-        compression = presets.AUTOENCODERS[facts.autoencoder].compression
-        assert side * compression == facts.native_size, name
-        assert facts.dtype_rule
+    for name, known in MODELS.items():
+        side = presets.TRANSFORMERS[known.transformer].sample_size
+        compression = presets.AUTOENCODERS[known.autoencoder].compression
+        assert side * compression == known.native_size, name
+        assert known.dtype_rule
 
 
 @pytest.mark.parametrize(
     "name", ["Efficient-Large-Model/Sana_1600M_4Kpx_BF16_diffusers", "Sana_1600M_4Kpx_BF16"]
 )
-def test_facts_are_found_by_hub_id(name: str) -> None:
-    facts = presets.facts(name)
-    assert facts is not None
-    assert (facts.shift, facts.dtype, facts.native_size) == (6.0, "bf16", 4096)
-    assert presets.facts("someone/else") is None
+def test_published_models_are_found_by_hub_id(name: str) -> None:
+    known = published_model(name)
+    assert known is not None
+    assert (known.shift, known.dtype, known.native_size) == (6.0, "bf16", 4096)
+    assert published_model("someone/else") is None
 
 
 def test_names_are_forgiving_about_hyphens_and_strict_otherwise() -> None:

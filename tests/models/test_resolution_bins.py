@@ -20,12 +20,12 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_
 from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
 from opensana.errors import RequestError
-from opensana.models import presets
 from opensana.models.resolution_bins import bins, nearest_bin
 from opensana.pictures.input import ImageSource
 from opensana.pictures.resize import cover
 from opensana.pipeline import Sana
 from opensana.request import Request
+from opensana.weights.published_models import MODELS
 from tests import tiny
 
 TABLES: dict[int, dict[str, list[float]]] = {
@@ -57,8 +57,8 @@ def test_bins_fit_the_autoencoder() -> None:
 
 
 def test_every_published_model_has_bins() -> None:
-    for name, facts in presets.MODELS.items():
-        assert (1.0, (facts.native_size,) * 2) in facts.bins.items(), name
+    for name, known in MODELS.items():
+        assert (1.0, (known.native_size,) * 2) in bins(known.native_size).items(), name
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (100, 33), (64, 64), (31, 200)])

@@ -104,7 +104,7 @@ def test_pictures_are_those_of_diffusers(sprint: Sana, reference) -> None:
 def test_we_load_what_diffusers_saves(sprint: Sana, reference, tmp_path: Path) -> None:
     reference.save_pretrained(tmp_path / "theirs")
     loaded = Sana.load(tmp_path / "theirs", device="cpu")
-    assert (loaded.info.notes.steps, loaded.info.notes.guidance) == (2, 4.5)
+    assert (loaded.info.defaults.steps, loaded.info.defaults.guidance) == (2, 4.5)
     torch.testing.assert_close(
         loaded.draw_latents(REQUEST), sprint.draw_latents(REQUEST), rtol=1e-4, atol=1e-4
     )
@@ -231,7 +231,7 @@ def test_an_official_file_becomes_a_model_that_draws(quick: Sana, tmp_path: Path
     base = tiny.sana(instruction="none").save(tmp_path / "base")
     made = convert(tmp_path / "model.pth", tmp_path / "made", config=tiny.SPRINT, base=base)
     loaded = Sana.load(made, device="cpu")
-    assert loaded.info.notes.steps == 2
+    assert loaded.info.defaults.steps == 2
     request = replace(REQUEST, steps=None)
     torch.testing.assert_close(
         loaded.draw_latents(request), quick.draw_latents(request), rtol=1e-4, atol=1e-4

@@ -14,13 +14,14 @@ from opensana.features.texts import Texts
 from opensana.models.find import find_transformer
 from opensana.models.load import load_transformer
 from opensana.models.parts import main_dtype, transformer_config
-from opensana.models.presets import TRANSFORMERS, facts
+from opensana.models.presets import TRANSFORMERS
 from opensana.runtime.placing import place
 from opensana.train.engine.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
 from opensana.transformer.model import Transformer, TransformerConfig
 from opensana.weights.locate import is_here
+from opensana.weights.published_models import published_model
 from opensana.weights.safetensors import available_variants, read_headers
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -76,7 +77,7 @@ def check_trainable(initial: str) -> None:
     float16, such as emoji-256, is only a rounding of float32 weights that trained well.
     """
     path = Path(initial)
-    known = facts(path.parent.name if path.name == "transformer" else initial)
+    known = published_model(path.parent.name if path.name == "transformer" else initial)
     if (known is not None and known.dtype == "fp16") or _is_rounded(initial):
         raise ConfigError(
             f"`initial` is {initial!r}, whose weights are made for float16, to draw with: they lean"
@@ -87,7 +88,7 @@ def check_trainable(initial: str) -> None:
 
 def _is_rounded(initial: str) -> bool:
     """Whether the files are a rounding to float16 of weights that somebody else trained."""
-    if not is_here(initial) and facts(initial) is not None:
+    if not is_here(initial) and published_model(initial) is not None:
         return False
     part = find_transformer(initial)
     half = main_dtype(read_headers(part)) == "F16"

@@ -105,12 +105,12 @@ def test_the_contact_sheet(data: EmojiData, tmp_path: Path) -> None:
 
 def test_a_batch_draws_what_single_requests_draw() -> None:
     model = tiny.sana()
-    notes = replace(model.info.notes, steps=3)
-    model = replace(model, info=replace(model.info, notes=notes))
+    defaults = replace(model.info.defaults, steps=3)
+    model = replace(model, info=replace(model.info, defaults=defaults))
     prompts, seeds = ["a cat", "a much longer prompt", "ox"], [4, 5, 6]
     pictures = drawer(model)(prompts, seeds)
     for prompt, seed, picture in zip(prompts, seeds, pictures, strict=True):
-        (single,) = model.generate(prompt, seed=seed, steps=3, guidance=notes.guidance)
+        (single,) = model.generate(prompt, seed=seed, steps=3, guidance=defaults.guidance)
         difference = np.asarray(picture).astype(int) - np.asarray(single.image)
         assert np.abs(difference).max() <= 1
     larger = drawer(model, steps=1, size=2 * pictures[0].width)(prompts[:1], seeds[:1])
