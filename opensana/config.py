@@ -1,7 +1,7 @@
-"""Recipes: TOML and `--set a.b=value` into frozen dataclasses, and back to TOML.
+"""Recipes: TOML and `--set a.b=value` to frozen dataclasses, and back to TOML.
 
 A default is written once, in the dataclass field. Nothing is guessed: an unknown key, a missing key
-or a value of another type is an error that names its dotted place.
+or a value of the wrong type is an error that names the dotted key.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ _OVERRIDE = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=(.*)", re.DOTALL)
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], *, where: str) -> T:
-    """The dataclass `cls` from nested tables; `where` names their origin in errors."""
+    """Build the dataclass `cls` from nested tables; `where` names their origin in errors."""
     try:
-        # JSON is what lets pydantic be strict about scalars and still read tables and arrays.
+        # Through JSON pydantic is strict about scalars and still accepts tables and arrays.
         text = json.dumps([dict(mapping)], default=_as_json)
         return _adapter(cls).validate_json(text)[0]
     except ValidationError as error:
@@ -42,7 +42,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, where: str) -> T:
 def check_bounds(
     config: Any, bounds: Mapping[str, tuple[float, float]], *, optional: Collection[str] = ()
 ) -> None:
-    """ConfigError where a number of a dataclass lies outside; those in `optional` may be None."""
+    """ConfigError if a field is out of bounds; the fields in `optional` may be None."""
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         if value is None and name in optional:
@@ -52,8 +52,17 @@ def check_bounds(
 
 
 def load_toml(path: str | Path, cls: type[T], overrides: Sequence[str] = ()) -> T:
-    """The recipe at `path` with overrides such as `optimizer.learning_rate=1e-4` applied."""
-    tables = _read_toml(Path(path))
+    """Read the recipe at `path` and apply overrides such as `optimizer.learning_rate=1e-4`."""
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no recipe at {path}; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not UTF-8 text; a recipe is a TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
     for override in overrides:
         apply_override(tables, override)
     return build(cls, tables, where=str(path))
@@ -70,9 +79,16 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
     for depth, section in enumerate(sections):
         table = table.setdefault(section, {})
         if not isinstance(table, dict):
-            place = ".".join(sections[: depth + 1])
-            raise ConfigError(f"--set {override}: '{place}' is a value, not a table; set it itself")
-    table[key] = _parse_value(match[2].strip())
+            parent = ".".join(sections[: depth + 1])
+            raise ConfigError(
+                f"--set {override}: '{parent}' is a value, not a table; set it itself"
+            )
+    text = match[2].strip()
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        parsed = {}
+    table[key] = parsed["value"] if len(parsed) == 1 else text
 
 
 def to_toml(config: Any) -> str:
@@ -81,27 +97,6 @@ def to_toml(config: Any) -> str:
 
 
 # Reading
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no recipe at {path}; check the path") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} is not UTF-8 text; a recipe is a TOML file") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _as_json(value: Any) -> Any:
@@ -116,7 +111,7 @@ def _as_json(value: Any) -> Any:
 
 @cache
 def _adapter(cls: Any) -> TypeAdapter[list[Any]]:
-    # pydantic refuses a config beside a bare dataclass; around a list it reaches every level.
+    # pydantic takes no config for a bare dataclass; on a list of it the config reaches every level.
     listed: Any = GenericAlias(list, (cls,))
     return TypeAdapter(listed, config=ConfigDict(extra="forbid", strict=True))
 
@@ -126,32 +121,32 @@ def _adapter(cls: Any) -> TypeAdapter[list[Any]]:
 
 def _describe(cls: type, detail: ErrorDetails) -> str:
     location = detail["loc"][1:]
-    place = ".".join(str(part) for part in location)
-    hint = getattr(cls, "hints", {}).get(place, "")
+    key = ".".join(str(part) for part in location)
+    hint = getattr(cls, "hints", {}).get(key, "")
     hint = f"; {hint}" if hint else ""
     match detail["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return f"unknown key '{place}'" + (
+            return f"unknown key '{key}'" + (
                 hint or near(str(location[-1]), _names_at(cls, location[:-1]))
             )
         case "missing" | "missing_argument":
-            return f"'{place}' is missing{hint}"
+            return f"'{key}' is missing{hint}"
         case "value_error":
             reason = str(detail.get("ctx", {}).get("error", detail["msg"]))
-            return f"{place}: {reason}" if place else reason
+            return f"{key}: {reason}" if key else reason
     got = json.dumps(detail["input"], ensure_ascii=False, default=str)
     short = got if len(got) <= 80 else got[:77] + "..."
     wish = detail["msg"].replace("Input should", "should").replace("an object", "a table")
-    return f"'{place}' {wish}, got {short}" if place else f"{wish}, got {short}"
+    return f"'{key}' {wish}, got {short}" if key else f"{wish}, got {short}"
 
 
 def _names_at(cls: Any, location: Sequence[str | int]) -> list[str]:
-    """The keys that the dataclass at a place in `cls` knows; none when it cannot be told."""
+    """The fields of the dataclass at `location` inside `cls`; none where it is unknown."""
     candidates = list(_dataclasses_in(cls))
     for part in location:
         hints = [get_type_hints(candidate).get(str(part)) for candidate in candidates]
         inner = [found for hint in hints if hint for found in _dataclasses_in(hint)]
-        # An index into a list, a key of a table or a union's label: the type stays the same.
+        # A list index, a table's key or a union's label does not change the type.
         candidates = inner or candidates
     return [field.name for candidate in candidates for field in dataclasses.fields(candidate)]
 
@@ -168,7 +163,7 @@ def _dataclasses_in(hint: Any) -> Iterator[Any]:
 
 
 def _as_table(value: Any) -> dict[str, Any]:
-    """A dataclass or mapping without what TOML cannot say: a None is a key that is left out."""
+    """A dataclass or mapping as nested dicts; None becomes a missing key, as TOML has no null."""
     if isinstance(value, Mapping):
         items = [(str(key), item) for key, item in value.items()]
     else:
@@ -190,7 +185,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table_lines(prefix: str, table: Mapping[str, Any]) -> Iterator[str]:
-    """Plain values first: in TOML they would belong to the last sub-table otherwise."""
+    """Plain values come first; after a sub-table TOML would read them as part of it."""
     for key, value in table.items():
         if not isinstance(value, dict) and not _is_table_list(value):
             yield f"{_key(key)} = {_value(value)}"
@@ -212,7 +207,7 @@ def _key(key: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a TOML string once the one character that only TOML escapes is escaped.
+    # TOML strings are JSON strings, except that TOML escapes DEL as well.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,7 +1,7 @@
-"""Where the network runs and in which number format.
+"""Device, dtype and free memory, by name.
 
-The rule for a CPU: float32, unless the CPU multiplies bfloat16 natively. Elsewhere the stored
-format. Without native support half precision is hundreds of times slower on a CPU.
+On a CPU the default is float32, or bfloat16 if stored so and multiplied natively; elsewhere it is
+the stored dtype. Without native support half precision is hundreds of times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ _CGROUPS = (
         "total_inactive_file",
     ),
 )
-"""A folder, the files of limit and use in it, and the line of its memory.stat with what the use
-counts but the system gives back on demand: files once read."""
+"""A folder, its files with limit and usage, and the line of memory.stat with the page cache, which
+counts as used but is freed on demand."""
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` takes the first of cuda, mps, cpu that is there; any other name must exist."""
+    """`auto` is the first available of cuda, mps, cpu; any other name must exist."""
     import torch
 
     if name == "auto":
-        return torch.device(_best_device())
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdecimal()):
         hint = near(kind, ("auto", "cpu", "cuda", "mps"))
@@ -66,11 +67,22 @@ def resolve_device(name: str = "auto") -> torch.device:
 def resolve_dtype(
     device: torch.device, requested: str | None = None, stored: torch.dtype | None = None
 ) -> torch.dtype:
-    """The format to compute in: what was asked for if it can work, else the device's rule."""
+    """The dtype to compute in: the requested one if it can work, else the device's default."""
     import torch
 
     if requested not in (None, "auto"):
-        return _checked_dtype(device, parse_dtype(requested))
+        dtype = parse_dtype(requested)
+        if device.type == "cpu" and dtype == torch.float16:
+            raise ConfigError(
+                "float16 does not work on a CPU: it overflows and is hundreds of times slower; "
+                "try --dtype float32 (float16 weights are converted)"
+            )
+        if device.type == "cuda" and dtype == torch.bfloat16 and not has_bfloat16(device):
+            raise ConfigError(
+                "this GPU has no bfloat16 products, it would emulate them, slowly; "
+                "try --dtype float32 or float16"
+            )
+        return dtype
     wish = stored or torch.bfloat16
     if device.type == "cuda":
         return wish if wish != torch.bfloat16 or has_bfloat16(device) else torch.float32
@@ -95,7 +107,7 @@ def has_bfloat16(device: torch.device) -> bool:
     import torch
 
     if device.type == "cuda":
-        with torch.cuda.device(device):  # the question is about the current one
+        with torch.cuda.device(device):  # is_bf16_supported asks about the current device
             return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type != "cpu" or cpu_has_bfloat16()
 
@@ -109,9 +121,9 @@ def cpu_has_bfloat16() -> bool:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on the device, as far as the system tells.
+    """Bytes that can still be allocated on the device, as reported by the system.
 
-    What torch holds of a GPU without using it counts as free: it is taken first.
+    GPU memory that torch has reserved but not allocated counts as free.
     """
     import torch
 
@@ -125,7 +137,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """A size such as 4GiB, 1.5 GB or 800MB in bytes; a unit is needed."""
+    """Parse a size such as 4GiB, 1.5 GB or 800MB; the unit is required."""
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]+)", text.strip())
     units = {name.lower(): size for name, size in _UNITS.items()}
     if match is None or match[2].lower() not in units:
@@ -145,30 +157,6 @@ def format_bytes(size: int) -> str:
     return f"{size / _UNITS['KiB']:.1f} KiB"
 
 
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _checked_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    import torch
-
-    if device.type == "cpu" and dtype == torch.float16:
-        raise ConfigError(
-            "float16 does not work on a CPU: it overflows and is hundreds of times slower; "
-            "try --dtype float32 (float16 weights are converted)"
-        )
-    if device.type == "cuda" and dtype == torch.bfloat16 and not has_bfloat16(device):
-        raise ConfigError(
-            "this GPU has no bfloat16 products, it would emulate them, slowly; "
-            "try --dtype float32 or float16"
-        )
-    return dtype
-
-
 def _free_system_memory() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -183,18 +171,14 @@ def _free_system_memory() -> int:
 
 
 def _free_in_cgroup() -> list[int]:
-    """What a container's limit leaves, when there is one."""
+    """What a container's limit leaves; empty without a limit."""
     for folder, limit_file, used_file, cached in _CGROUPS:
         if (folder / limit_file).exists() and (folder / used_file).exists():
             limit = (folder / limit_file).read_text().strip()
             if limit.isdecimal():
                 used = int((folder / used_file).read_text())
-                return [max(0, int(limit) - max(0, used - _statistic(folder, cached)))]
+                stat = folder / "memory.stat"
+                lines = stat.read_text().splitlines() if stat.exists() else []
+                page_cache = dict(line.split()[:2] for line in lines).get(cached, 0)
+                return [max(0, int(limit) - max(0, used - int(page_cache)))]
     return []
-
-
-def _statistic(folder: Path, name: str) -> int:
-    """A line of memory.stat, or 0 without it."""
-    file = folder / "memory.stat"
-    lines = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
-    return next((int(words[1]) for words in lines if words[0] == name), 0)

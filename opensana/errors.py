@@ -1,6 +1,6 @@
-"""Errors that speak to the person: what was wrong, what was got, what to try.
+"""Errors for the user: what was wrong, what was got, what to try.
 
-The command line prints one as a single line, the server as one JSON object.
+The command line prints an error as one line, the server as one JSON object.
 """
 
 from collections.abc import Iterable
@@ -8,28 +8,28 @@ from difflib import get_close_matches
 
 
 class OpensanaError(Exception):
-    """Something the user can put right; its text is all that the user needs to see."""
+    """An error that the user can fix; its message is all that the user needs to see."""
 
 
 # ValueError as well: pydantic, FastAPI and tyro then report the message instead of a traceback.
 class ConfigError(OpensanaError, ValueError):
-    """A recipe, an override, a device or a number format that cannot be used."""
+    """A recipe, an override, a device or a dtype that cannot be used."""
 
 
 class RequestError(OpensanaError, ValueError):
-    """A request for pictures that asks for something impossible."""
+    """A request that cannot be fulfilled."""
 
 
 class WeightsError(OpensanaError):
-    """A model that is missing, broken, or not the one that its configuration describes."""
+    """A model that is missing, damaged or does not match its configuration."""
 
 
 class DataError(OpensanaError):
-    """A training or evaluation set that cannot be read."""
+    """A data set that cannot be read or used."""
 
 
 class NumericsError(OpensanaError):
-    """Numbers that stopped being numbers: a NaN or an infinity in a latent, a loss or a weight."""
+    """NaN or infinity in a latent, a loss or a weight."""
 
 
 class CheckpointError(OpensanaError):
@@ -37,7 +37,7 @@ class CheckpointError(OpensanaError):
 
 
 class MissingExtraError(OpensanaError):
-    """A feature that needs an optional package that is not installed."""
+    """An optional package that a feature needs is not installed."""
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(
@@ -49,7 +49,7 @@ class MissingExtraError(OpensanaError):
 
 
 def near(name: str, options: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest option, or nothing when none is close."""
+    """` (did you mean 'x'?)` for the closest option; empty if none is close."""
     by_lower = {option.lower(): option for option in options}
     matches = get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean '{by_lower[matches[0]]}'?)" if matches else ""
