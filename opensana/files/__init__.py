@@ -1,1 +1,1 @@
-"""What any part needs of the disk: whole or nothing, one process a folder, text, a cache."""
+"""Files on disk: atomic writes, locks, append-only files, text encodings, the user's cache."""

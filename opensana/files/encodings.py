@@ -1,7 +1,7 @@
-"""The text files of other people: UTF-8, or what a byte order mark at their beginning names.
+"""Text files from users: UTF-8, or the encoding that a byte order mark (BOM) names.
 
-Nothing is guessed and nothing repaired: bytes that are no text in that encoding are refused, with
-a DataError whose text completes the sentence "this file ...".
+Nothing is guessed or repaired: invalid bytes are a DataError, whose message completes the sentence
+"this file ...".
 """
 
 import codecs
@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 
 from opensana.errors import DataError
 
-# UTF-32 first: its little-endian mark begins with that of UTF-16.
+# UTF-32 first: its little-endian mark starts with the mark of UTF-16.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -23,32 +23,37 @@ MARKS = (
 LONGEST_MARK = 4
 SURROGATE = re.compile("[\ud800-\udfff]")
 NULS = 4
-"""With a NUL in so many bytes a text is UTF-16 or UTF-32, whatever else it may be."""
+"""A text with more than one NUL in this many bytes must be UTF-16 or UTF-32."""
 
 
 def encoding_of(start: bytes) -> tuple[str, int]:
-    """The encoding of a text that begins so, and the bytes of its mark: UTF-8 and 0 without one."""
+    """The encoding of a text that starts like this, and the length of its mark (0 if none)."""
     found = ((name, len(mark)) for mark, name in MARKS if start.startswith(mark))
     return next(found, ("utf-8", 0))
 
 
 def decode_text(content: bytes) -> str:
-    """The text without its mark; DataError for bytes that are none."""
+    """The text without its mark; DataError if the bytes are invalid."""
     encoding, mark = encoding_of(content[:LONGEST_MARK])
     if encoding == "utf-8" and content.count(0) * NULS > len(content):
         raise DataError("looks like UTF-16 or UTF-32 without its mark; save it as UTF-8")
     try:
         return content[mark:].decode(encoding)
     except UnicodeDecodeError as error:
-        raise DataError(_not(encoding, mark + error.start)) from None
+        byte = mark + error.start + 1
+        if encoding == "utf-8":
+            fault = f"is not UTF-8 text (byte {byte}), and no mark names another encoding"
+        else:
+            fault = f"is not {encoding.upper()} text (byte {byte}), which its mark names"
+        raise DataError(fault) from None
 
 
 def text_lines(file: BinaryIO, *, most: int) -> Iterator[tuple[str, str]]:
-    r"""The lines of a file with their ends (\n, \r\n or \r), and what is wrong with each, or "".
+    r"""Each line of a file with its end (\n, \r\n or \r), and what is wrong with it, or "".
 
-    Where UTF-8 is broken the bytes are surrogate escapes and the next line is good again; in other
-    encodings nothing is sure from there on: DataError, as for a line of more than `most` characters
-    and for a text that lacks its mark. The file is closed in the end.
+    Invalid UTF-8 becomes surrogate escapes and affects its own line only. In other encodings it is
+    a DataError, as are a line of more than `most` characters and a UTF-16 or UTF-32 text without a
+    mark. Closes the file.
     """
     encoding, mark = encoding_of(file.read(LONGEST_MARK))
     file.seek(mark)
@@ -67,9 +72,3 @@ def text_lines(file: BinaryIO, *, most: int) -> Iterator[tuple[str, str]]:
         raise DataError(f"is not {encoding.upper()} after line {number}") from None
     finally:
         text.close()
-
-
-def _not(encoding: str, place: int) -> str:
-    if encoding == "utf-8":
-        return f"is not UTF-8 text (byte {place + 1}), and no mark names another encoding"
-    return f"is not {encoding.upper()} text (byte {place + 1}), which its mark names"

@@ -1,10 +1,10 @@
-"""Files that grow by rows, many of them in step, whenever the program may be killed.
+"""Append-only files that grow together, with crash-safe commits.
 
-Rows are appended at any time, and count from the next `commit`, one atomic rename of a journal that
-says how long every file is. Whoever opens the folder again finds it as it was at the last commit:
-what came later is cut off. Nothing is held in memory, and nothing is written twice.
+Appended rows are durable from the next `commit` on: one atomic rename of a journal with the length
+of every file. Opening the folder again truncates all files to the last commit. Nothing is held in
+memory, and nothing is written twice.
 
-Files named .npy are NumPy arrays, complete once `finish` has written their headers; all others are
+Files named .npy are NumPy arrays, valid once `finish` has written their headers; all others are
 plain bytes.
 """
 
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from opensana.errors import DataError
+from opensana.files.writing import sync
 
 JOURNAL = "progress.json"
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The rows of a file, their dtype and their shape."""
+    """How many rows a file has, and their dtype and shape."""
 
     rows: int
     dtype: str
@@ -38,11 +39,11 @@ class Extent:
 
     @property
     def header(self) -> bytes:
-        """NumPy leaves room for the row count to grow: the length is the same for any."""
+        """The .npy header; NumPy pads it, so its length does not depend on the row count."""
         stream = io.BytesIO()
         shape = (self.rows, *self.shape)
-        facts = {"descr": self.dtype, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, facts)
+        fields = {"descr": self.dtype, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, fields)
         return stream.getvalue()
 
     def end(self, name: str) -> int:
@@ -51,26 +52,46 @@ class Extent:
 
 
 class GrowingFiles:
-    """The files of one folder; one process at a time has it."""
+    """The files of one folder, locked by one process at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder, new or begun; DataError if another process has it."""
+        """Open a new or unfinished folder at its last commit.
+
+        DataError if another process has it, or if a file is shorter than at the last commit.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._lock = _locked(folder)
+        self._lock = os.open(folder, os.O_RDONLY)  # the lock ends with the descriptor
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise DataError(f"another process is writing {folder}; wait for it") from None
         self._dirty: set[str] = set()
         journal = folder / JOURNAL
         found = json.loads(journal.read_text("utf-8")) if journal.exists() else {}
         self.state: dict[str, Any] = found.get("state", {})
-        self._extents = {name: _extent(values) for name, values in found.get("files", {}).items()}
-        self._cut()
+        self._extents = {
+            name: Extent(values["rows"], values["dtype"], tuple(values["shape"]))
+            for name, values in found.get("files", {}).items()
+        }
+        # Roll back to the last commit.
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and name != JOURNAL and name not in self._extents:
+                path.unlink()
+        for name, extent in self._extents.items():
+            path, end = folder / name, extent.end(name)
+            if not path.is_file() or path.stat().st_size < end:
+                raise DataError(f"{path} is damaged; delete {folder} and start again")
+            os.truncate(path, end)
 
     def rows(self, name: str) -> int:
-        """How many rows a file has by now, committed or not."""
+        """The number of rows of a file, committed or not."""
         return self._extents[name].rows if name in self._extents else 0
 
     def append(self, name: str, rows: np.ndarray) -> None:
-        """Add rows [n, ...] behind those of a file; all of a file have one dtype and shape."""
+        """Append rows [n, ...] to a file; all its rows have one dtype and shape."""
         new = Extent(0, rows.dtype.str, rows.shape[1:])
         extent = self._extents.get(name, new)
         if replace(extent, rows=0) != new:
@@ -84,7 +105,7 @@ class GrowingFiles:
         self._dirty.add(name)
 
     def append_lines(self, name: str, values: Iterable[Any]) -> None:
-        """Add JSON lines to NAME.jsonl, and to NAME-offsets.npy where each ends."""
+        """Append JSON lines to NAME.jsonl, and the end of each to NAME-offsets.npy."""
         text, offsets = f"{name}.jsonl", f"{name}-offsets.npy"
         lines = [(json.dumps(value, ensure_ascii=False) + "\n").encode() for value in values]
         ends = self.rows(text) + np.cumsum([len(line) for line in lines], dtype=np.int64)
@@ -92,23 +113,23 @@ class GrowingFiles:
         self.append(text, np.frombuffer(b"".join(lines), np.uint8))
 
     def append_ends(self, name: str, ends: np.ndarray) -> None:
-        """Add the ends of ragged rows; the first row of the file is 0."""
+        """Append the end offsets of ragged rows; the file's first row is 0."""
         if not self.rows(name):
             self.append(name, np.zeros(1, np.int64))
         self.append(name, ends)
 
     def commit(self) -> None:
-        """Make all rows and `state` survive whatever happens from here on."""
+        """Make all rows and `state` durable."""
         written = {self.folder / name for name in self._dirty}
         for path in written | {path.parent for path in written}:
-            _sync(path)
+            sync(path)
         self._dirty.clear()
         files = {name: asdict(extent) for name, extent in sorted(self._extents.items())}
         partial = self.folder / f"{JOURNAL}.new"
         partial.write_text(json.dumps({"files": files, "state": self.state}), "utf-8")
-        _sync(partial)
+        sync(partial)
         os.replace(partial, self.folder / JOURNAL)
-        _sync(self.folder)
+        sync(self.folder)
 
     def finish(self) -> None:
         """Commit, and complete the headers of the arrays."""
@@ -117,28 +138,15 @@ class GrowingFiles:
             if name.endswith(".npy"):
                 with (self.folder / name).open("r+b") as stream:
                     stream.write(extent.header)
-                _sync(self.folder / name)
+                sync(self.folder / name)
 
     def close(self) -> None:
-        """Let others have the folder."""
+        """Release the folder."""
         os.close(self._lock)
-
-    def _cut(self) -> None:
-        """Back to the last commit."""
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name != JOURNAL and name not in self._extents:
-                path.unlink()
-        for name, extent in self._extents.items():
-            path = self.folder / name
-            end = extent.end(name)
-            if not path.is_file() or path.stat().st_size < end:
-                raise DataError(f"{path} is damaged; delete {self.folder} and start again")
-            os.truncate(path, end)
 
 
 class Lines(Sequence[Any]):
-    """JSON lines that `append_lines` wrote, read one at a time from the mapped file."""
+    """The JSON lines that `append_lines` wrote, read one by one from the memory-mapped file."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.offsets = np.load(folder / f"{name}-offsets.npy", mmap_mode="r", allow_pickle=False)
@@ -154,26 +162,3 @@ class Lines(Sequence[Any]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         return json.loads(self._bytes[self.offsets[index] : self.offsets[index + 1]].tobytes())
-
-
-def _extent(values: dict[str, Any]) -> Extent:
-    return Extent(values["rows"], values["dtype"], tuple(values["shape"]))
-
-
-def _locked(folder: Path) -> int:
-    """A descriptor that holds the folder until it is closed, or the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataError(f"another process is writing {folder}; wait for it") from None
-    return descriptor
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""One process for one folder."""
+"""Lock a folder for one process."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def held(folder: Path, busy: Callable[[str], Exception]) -> Iterator[None]:
-    """Hold a folder; if another process does, raise what `busy` makes of its name."""
+    """Hold the lock of a folder; if another process has it, raise `busy(its name)`."""
     import fcntl
 
     with (folder / "lock").open("a+") as lock:

@@ -1,7 +1,7 @@
-"""Files and folders that appear whole, or not at all; and the JSON of model folders.
+"""Atomic writes of files and folders, and the JSON of model folders.
 
-A temporary name beside the target is written, flushed to disk, and renamed: a reader sees the old
-content or the new, never a part, whatever ends the process.
+The content is written under a temporary name, flushed to disk and renamed: a reader sees the old
+content or the new one, never a part of it.
 """
 
 import json
@@ -20,7 +20,7 @@ LARGEST_JSON = 2**26
 
 
 def read_json(path: str | Path) -> dict:
-    """A JSON object from a model folder; a damaged or missing file is a WeightsError."""
+    """Read a JSON object of a model folder; WeightsError if it is missing or damaged."""
     try:
         if Path(path).stat().st_size > LARGEST_JSON:
             raise WeightsError(f"{path} is larger than {LARGEST_JSON} bytes: no configuration")
@@ -37,7 +37,7 @@ def read_json(path: str | Path) -> dict:
 
 
 def write_json(path: str | Path, value: Mapping) -> None:
-    """Write one JSON object atomically, indented as the published files are."""
+    """Write a JSON object atomically, indented like the published files."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
@@ -45,7 +45,7 @@ def write_json(path: str | Path, value: Mapping) -> None:
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, flush it to disk, then rename it.
 
-    The temporary name is short, whatever that of `path`, which may have all that the system allows.
+    The temporary name is short: that of `path` may be as long as the system allows.
     """
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(4)}.partial")
@@ -54,37 +54,33 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         mode = temporary.stat().st_mode
         write(temporary)
         temporary.chmod(mode)  # safetensors makes its files private
-        _flush(temporary)
+        sync(temporary)
         os.replace(temporary, path)
-        _flush_folder(path.parent)
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise OpensanaError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes the rename itself durable; only POSIX lets a folder be opened for this."""
-    if os.name != "posix":
+def sync(path: Path) -> None:
+    """Flush a file to disk, or on POSIX a folder, which makes its renames durable."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
         return
-    handle = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 @contextmanager
 def atomic_folder(to: str | Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `to` when the block ends without an error.
+    """A temporary folder that replaces `to` when the block ends without an error.
 
-    OpensanaError if the disk refuses; `to` is then as it was. The temporary name is short, as in
-    `write_atomic`.
+    OpensanaError if it cannot be written; `to` is then unchanged. The temporary name is short, as
+    in `write_atomic`.
     """
     to = Path(to)
     folder = to.with_name(f".{secrets.token_hex(4)}.partial")

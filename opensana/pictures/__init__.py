@@ -1,1 +1,1 @@
-"""Pictures as files, bytes and pixels: reading what is not trusted, scaling, sheets."""
+"""Images as files, bytes and pixels: decoding untrusted files, resizing, contact sheets."""

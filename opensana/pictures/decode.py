@@ -1,12 +1,10 @@
-"""Pictures from outside: encoded bytes to upright 8-bit pixels, none of them trusted.
+"""Decode untrusted images: encoded bytes to upright 8-bit pixels.
 
-The one reader of training pictures and of those that a request brings (`pictures/input.py`), which
-differ in their limits only.
+Used for training pictures and for those in a request (`pictures/input.py`); only the limits differ.
 
-A picture is what its first bytes say, whatever its name. Everything that its header can tell is
-checked before a pixel is decoded, and every refusal is a DataError whose text completes the
-sentence "this picture ...". Rows are converted in bands, so that besides the decoder's own memory
-only the result is held.
+The format follows from the first bytes, not from the name. The header is checked before any pixel
+is decoded; a refusal is a DataError whose message completes the sentence "this picture ...". Rows
+are converted in bands, so that beside the decoder's memory only the result is held.
 """
 
 import io
@@ -26,7 +24,7 @@ from opensana.pictures.orientation import SIDEWAYS, orientation_of
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 FORMATS = tuple(SUFFIXES)
 BAND_PIXELS = 1 << 20
-# (where, what, name): how files begin, those that are refused only to name them
+# (offset, bytes, name) of magic numbers; most are there only to name what is refused
 MARKS = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -51,23 +49,23 @@ Key = int | tuple[int, ...]
 
 
 class TooManyPixelsError(DataError):
-    """More pixels than the limits allow."""
+    """The picture has more pixels than allowed."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a picture may be at most: its file, its pixels, the memory to decode it, its shape."""
+    """Limits on a picture's file size, pixels, decoding memory and shape."""
 
     bytes: int = 100 << 20
     pixels: int = 100_000_000
     memory: int = 850 << 20
-    """Bytes that the file, the decoder and the result may need together."""
+    """Bytes for the file, the decoder and the result together."""
     side: int = 8
-    """Pixels of the shorter side, at least."""
+    """Minimum of the shorter side, in pixels."""
     aspect: float = 10.0
-    """The longer side over the shorter one, at most."""
+    """Maximum of the longer side over the shorter one."""
     animated: bool = False
-    """Whether an animation is read, as its first frame."""
+    """Whether the first frame of an animation is read."""
 
 
 LIMITS = Limits()
@@ -75,7 +73,7 @@ LIMITS = Limits()
 
 @dataclass(frozen=True)
 class Header:
-    """What is known of a picture without decoding it; sizes are those of the upright picture."""
+    """The format, and the size of the upright picture, known without decoding it."""
 
     format: str
     width: int
@@ -83,7 +81,7 @@ class Header:
 
 
 def probe(picture: bytes | BinaryIO, *, limits: Limits = LIMITS) -> Header:
-    """Format and size from the header alone; DataError if it shows that the picture is refused."""
+    """Format and size from the header alone; DataError if the header is refused."""
     with _opened(picture, limits) as (image, orientation):
         width, height = image.size
         if orientation in SIDEWAYS:
@@ -92,23 +90,23 @@ def probe(picture: bytes | BinaryIO, *, limits: Limits = LIMITS) -> Header:
 
 
 def decode(picture: bytes, *, limits: Limits = LIMITS, alpha: bool = False) -> np.ndarray:
-    """The upright picture as uint8 [H, W, 3], transparency laid on white; DataError if refused.
+    """The upright picture as uint8 [H, W, 3], composited on white; DataError if refused.
 
-    With `alpha` a picture that has transparency is [H, W, 4] instead. CMYK, palettes and 16 bits
-    become 8-bit RGB; colour profiles are not applied.
+    With `alpha` a picture with transparency is [H, W, 4] instead. CMYK, palettes and 16 bits become
+    8-bit RGB; colour profiles are not applied.
     """
     with _opened(picture, limits) as (image, orientation):
         return _decoded(image, orientation, alpha=alpha)
 
 
 def upright(image: Image.Image, *, alpha: bool = False) -> np.ndarray:
-    """What `decode` makes of a file, of a Pillow image; it stays as it is."""
+    """As `decode`, for a Pillow image, which is not changed."""
     with _faults():
         return _decoded(image, None, alpha=alpha)
 
 
 def kind_of(start: bytes) -> str:
-    """The name of the format that begins like this, or what it looks like."""
+    """The format of a file that starts with these bytes."""
     for where, mark, name in MARKS:
         if start[where:].startswith(mark):
             return name
@@ -126,7 +124,7 @@ def _opened(picture: bytes | BinaryIO, limits: Limits) -> Iterator[tuple[Image.I
     file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     size = _checked_content(file, limits)
     with _faults():
-        # Whoever changes the filters restores those it found: two threads must not overlap.
+        # catch_warnings is not thread-safe: it restores the filters that it found.
         with _warning_filters, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -141,7 +139,7 @@ def _opened(picture: bytes | BinaryIO, limits: Limits) -> Iterator[tuple[Image.I
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Whatever a decoder raises as one DataError."""
+    """Turn whatever a decoder raises into a DataError."""
     try:
         yield
     except DataError:
@@ -150,12 +148,13 @@ def _faults() -> Iterator[None]:
         raise DataError("is damaged (its header cannot be read)") from None
     except MemoryError:
         raise DataError("needs more memory to be decoded than there is") from None
-    except Exception as error:  # what decoders raise on broken files has no end
-        raise DataError(f"is damaged ({_short(error)})") from error
+    except Exception as error:  # decoders raise anything on damaged files
+        short = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"is damaged ({short})") from error
 
 
 def _checked_content(file: BinaryIO, limits: Limits) -> int:
-    """The number of encoded bytes, when there are neither none nor too many, of a known format."""
+    """The file's size in bytes; DataError if it is empty, too large or of an unknown format."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(64)
@@ -192,11 +191,11 @@ def _check_header(image: Image.Image, size: int, limits: Limits) -> None:
 
 
 def _cost(image: Image.Image) -> int:
-    """Bytes a pixel at the peak: Pillow's own 4, and the result's or what the codec holds."""
+    """Peak bytes per pixel: Pillow's 4, plus those of the result or the codec."""
     if image.format == "WEBP":
         return 17  # two canvases, the output and Pillow's copy of it
     if image.info.get("progressive"):
-        return 4 + max(4, 2 * len(image.getbands()))  # all coefficients at 2 bytes
+        return 4 + max(4, 2 * len(image.getbands()))  # all DCT coefficients, 2 bytes each
     return 8
 
 
@@ -209,16 +208,16 @@ def _decoded(image: Image.Image, orientation: int | None, *, alpha: bool) -> np.
 
 
 def _transparent_key(image: Image.Image) -> Key | None:
-    """The level or colour that is transparent, on the scale of the pixels that Pillow gives.
+    """The transparent level or colour, on the scale of Pillow's pixels.
 
-    Pillow widens 2 and 4 bits to 8 and cuts 16-bit RGB to them, but not the key beside them.
-    Colours of 16 bits are told apart by their upper 8.
+    Pillow converts 2, 4 and 16 bits to 8, but not the key. Of 16-bit colours only the upper 8 bits
+    are compared.
     """
     key = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(key, tuple):
         return tuple(level >> 8 for level in key) if _raw_mode(image) == "RGB;16B" else key
     if not isinstance(key, int) or not image.mode.startswith(("1", "L", "I")):
-        return None  # of palettes and alpha channels Pillow knows better
+        return None  # Pillow handles palettes and alpha channels itself
     if image.mode == "1":
         return 255 if key else 0
     most = {"L;2": 3, "L;4": 15}.get(_raw_mode(image), 255)
@@ -226,19 +225,19 @@ def _transparent_key(image: Image.Image) -> Key | None:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the pixels of a picture lie in its file, while they are not decoded."""
+    """Pillow's name of the file's pixel layout; empty once the picture is decoded."""
     tiles = getattr(image, "tile", None)
     return str(tiles[0][3]) if tiles else ""
 
 
 def _pixels(image: Image.Image, mode: str, key: Key | None) -> np.ndarray:
-    """The pixels as they are stored, uint8 [H, W, channels of the mode], converted in bands."""
+    """The pixels as stored, uint8 [H, W, channels of the mode], converted in bands."""
     result = np.empty((image.height, image.width, len(mode)), dtype=np.uint8)
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        whole = bottom - top == image.height
-        band = image if whole else image.crop((0, top, image.width, bottom))
+        all_rows = bottom - top == image.height
+        band = image if all_rows else image.crop((0, top, image.width, bottom))
         layer = _layer(band, key)
         if layer.mode != mode and layer.mode == "RGBA":
             white = Image.new("RGBA", layer.size, "white")
@@ -248,11 +247,11 @@ def _pixels(image: Image.Image, mode: str, key: Key | None) -> np.ndarray:
 
 
 def _layer(band: Image.Image, key: Key | None) -> Image.Image:
-    """RGB, or RGBA where there is transparency, of any mode that Pillow has."""
+    """Any Pillow mode as RGB, or as RGBA if there is transparency."""
     if band.mode == "F":
         raise DataError("has floating-point pixels")
     levels: np.ndarray | None = None
-    if band.mode.startswith("I"):  # Pillow would clip 16 bits to 8 instead of scaling them
+    if band.mode.startswith("I"):  # Pillow would clip 16 bits to 8, not scale them
         levels = np.asarray(band).clip(0, 65535)
         band = Image.fromarray((levels / 257).round().astype(np.uint8))
     if key is None:
@@ -269,7 +268,7 @@ def _layer(band: Image.Image, key: Key | None) -> Image.Image:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The orientation undone, as a view: 5 to 8 swap rows and columns first."""
+    """Undo the EXIF orientation, as a view; 5 to 8 swap rows and columns first."""
     if orientation in SIDEWAYS:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -277,7 +276,3 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

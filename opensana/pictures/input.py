@@ -1,7 +1,7 @@
-"""Pictures that a request brings: a file, its bytes or a Pillow image to upright 8-bit RGB.
+"""Images in a request: a path, encoded bytes or a Pillow image to upright 8-bit RGB.
 
-`pictures/decode.py` reads them; here are the limits of a picture that somebody sends, and the words
-of a RequestError. Bytes and pixels are limited before anything is decoded.
+`pictures/decode.py` decodes them; here are the limits for requests, and errors are RequestErrors.
+Bytes and pixels are limited before anything is decoded.
 """
 
 import math
@@ -18,22 +18,22 @@ from opensana.request import LARGEST_SIZE
 __all__ = ["FORMATS", "ImageSource", "read_image", "read_layer"]
 
 ImageSource = str | Path | bytes | Image.Image
-"""A path, the content of a file, or a Pillow image."""
+"""A path, the bytes of a file, or a Pillow image."""
 
 MOST_BYTES = 50 * 2**20
 MOST_PIXELS = LARGEST_SIZE**2
 
 
 def read_image(source: ImageSource, name: str = "image") -> Image.Image:
-    """The picture as RGB: turned upright, transparency laid on white, 16 bits made 8.
+    """The picture as upright 8-bit RGB, composited on white; the first frame of an animation.
 
-    `name` is what errors call it. Of an animation the first frame is taken.
+    `name` is what errors call it.
     """
     return Image.fromarray(_read(source, name, alpha=False))
 
 
 def read_layer(source: ImageSource, name: str = "image") -> np.ndarray:
-    """The same as uint8 [H, W, 3], or [H, W, 4] with its transparency where it has some."""
+    """As `read_image`, as uint8 [H, W, 3], or [H, W, 4] if it has transparency."""
     return _read(source, name, alpha=True)
 
 
@@ -45,17 +45,16 @@ def _read(source: ImageSource, name: str, *, alpha: bool) -> np.ndarray:
     try:
         if isinstance(source, Image.Image):
             return upright(source, alpha=alpha)
-        return decode(source, limits=_limits(), alpha=alpha)
+        limits = Limits(
+            MOST_BYTES, MOST_PIXELS, sys.maxsize, side=1, aspect=math.inf, animated=True
+        )
+        return decode(source, limits=limits, alpha=alpha)
     except TooManyPixelsError:
         raise _too_many_pixels(what) from None
     except DataError as error:
         raise RequestError(
             f"{what} {error}; save it anew as a PNG, JPEG or WebP of 8 bits"
         ) from error
-
-
-def _limits() -> Limits:
-    return Limits(MOST_BYTES, MOST_PIXELS, sys.maxsize, side=1, aspect=math.inf, animated=True)
 
 
 def _content(path: Path, what: str) -> bytes:
@@ -72,7 +71,7 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _check(source: object, what: str) -> None:
-    """What can be told of a source before it is opened."""
+    """Check a source before it is opened."""
     if isinstance(source, bytes):
         if not source:
             raise RequestError(f"{what} is empty, no PNG, JPEG or WebP picture")

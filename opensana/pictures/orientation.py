@@ -1,4 +1,4 @@
-"""Which way up a picture is, known without decoding it: by EXIF, else by XMP."""
+"""A picture's orientation, read without decoding it: from EXIF, else from XMP."""
 
 import io
 import re
@@ -12,25 +12,32 @@ UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
 TAG = 0x0112
 XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*["'<]""")
-TAIL = 1 << 16  # bytes of a PNG's end that are looked at: exiftool writes XMP behind the pixels
+TAIL = 1 << 16  # bytes searched at a PNG's end: exiftool writes XMP after the pixels
 
 
 def orientation_of(image: Image.Image, file: BinaryIO | None = None) -> int:
-    """The orientation, 1 to 8 as EXIF counts them; what is broken or unknown says nothing.
+    """The EXIF orientation, 1 to 8; damaged or unknown metadata is ignored.
 
-    `file` is what a picture was opened from that is not decoded yet.
+    `file` is the source of a picture that is not decoded yet.
     """
-    # Not image.getexif(): a PNG's own would decode the picture to look behind its pixels.
-    found = _exif(lambda: Image.Image.getexif(image)) or _xmp(_packet(image))
+    # Not image.getexif(): for a PNG it would decode the pixels.
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    packet = packet.encode() if isinstance(packet, str) else packet
+    found = _exif(lambda: Image.Image.getexif(image)) or _xmp(packet)
     if found is None and file is not None and image.format == "PNG":
-        found = _behind_pixels(file)
+        start = file.tell()
+        file.seek(max(file.seek(0, io.SEEK_END) - TAIL, 0))
+        tail = file.read(TAIL)
+        file.seek(start)
+        found = _exif(lambda: _parsed(_chunk(tail, b"eXIf")))
+        found = found or _xmp(_chunk(tail, b"iTXtXML:com.adobe.xmp\0"))
     return found or UPRIGHT
 
 
 def _exif(read: Callable[[], Image.Exif]) -> int | None:
     try:
         value = read().get(TAG)
-    except Exception:  # what a broken EXIF block raises has no end
+    except Exception:  # Pillow raises anything on a damaged EXIF block
         return None
     return int(value) if value is not None and value in range(1, 9) else None
 
@@ -40,20 +47,6 @@ def _xmp(packet: bytes) -> int | None:
     return int(found[1]) if found else None
 
 
-def _packet(image: Image.Image) -> bytes:
-    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    return packet.encode() if isinstance(packet, str) else packet
-
-
-def _behind_pixels(file: BinaryIO) -> int | None:
-    start = file.tell()
-    file.seek(max(file.seek(0, io.SEEK_END) - TAIL, 0))
-    tail = file.read(TAIL)
-    file.seek(start)
-    found = _exif(lambda: _parsed(_chunk(tail, b"eXIf")))
-    return found or _xmp(_chunk(tail, b"iTXtXML:com.adobe.xmp\0"))
-
-
 def _parsed(block: bytes) -> Image.Exif:
     exif = Image.Exif()
     exif.load(block)
@@ -61,8 +54,8 @@ def _parsed(block: bytes) -> Image.Exif:
 
 
 def _chunk(tail: bytes, start: bytes) -> bytes:
-    """The last PNG chunk that begins like this; its checksum tells it from pixels."""
+    """The last PNG chunk that starts like this, if its checksum is right."""
     at = tail.rfind(start)
     end = at + 4 + int.from_bytes(tail[max(at - 4, 0) : max(at, 0)], "big")
-    whole, check = tail[at:end], tail[end : end + 4]
-    return whole[4:] if at >= 4 and check == zlib.crc32(whole).to_bytes(4, "big") else b""
+    chunk, check = tail[at:end], tail[end : end + 4]
+    return chunk[4:] if at >= 4 and check == zlib.crc32(chunk).to_bytes(4, "big") else b""

@@ -1,4 +1,4 @@
-"""8-bit RGB images to the pixels [B, 3, H, W] in -1..1 that the autoencoder reads, and back."""
+"""8-bit RGB images to pixels [B, 3, H, W] in -1..1, as the autoencoder takes them, and back."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Many pictures on one sheet."""
+"""Contact sheets: many pictures in one image."""
 
 from collections.abc import Sequence
 
@@ -9,38 +9,27 @@ from PIL import Image, ImageDraw, ImageFont
 def contact_sheet(
     pictures: Sequence[Image.Image], names: Sequence[str], *, columns: int = 5, side: int = 192
 ) -> Image.Image:
-    """Pictures in rows with their names underneath; 25 make a square of five by five."""
+    """Pictures in rows, each with its name centred below, as large as fits."""
     assert len(pictures) == len(names) > 0
     strip, margin = 28, 8
+    right, down = side + margin, side + strip + margin
     rows = -(-len(pictures) // columns)
-    width = columns * (side + margin) + margin
-    sheet = Image.new("RGB", (width, rows * (side + strip + margin) + margin), "white")
+    sheet = Image.new("RGB", (columns * right + margin, rows * down + margin), "white")
     pen = ImageDraw.Draw(sheet)
-    cells = _cells(len(pictures), columns, (side + margin, side + strip + margin), margin)
-    for (left, top), picture, name in zip(cells, pictures, names, strict=True):
+    for index, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+        row, column = divmod(index, columns)
+        left, top = margin + column * right, margin + row * down
         sheet.paste(picture.convert("RGB").resize((side, side)), (left, top))
-        _write(pen, name, (left + side // 2, top + side + 4), side)
+        for size in (16, 14, 12, 10, 8):
+            font = ImageFont.load_default(size)
+            if pen.textlength(name, font=font) <= side:
+                break
+        pen.text((left + side // 2, top + side + 4), name, fill="black", font=font, anchor="ma")
     return sheet
 
 
-def _cells(count: int, columns: int, pitch: tuple[int, int], first: int) -> list[tuple[int, int]]:
-    """The top left corners of the pictures, row by row."""
-    right, down = pitch
-    places = (divmod(index, columns) for index in range(count))
-    return [(first + column * right, first + row * down) for row, column in places]
-
-
-def _write(pen: ImageDraw.ImageDraw, text: str, place: tuple[int, int], width: int) -> None:
-    """The text centred below its picture, as large as fits."""
-    for size in (16, 14, 12, 10, 8):
-        font = ImageFont.load_default(size)
-        if pen.textlength(text, font=font) <= width:
-            break
-    pen.text(place, text, fill="black", font=font, anchor="ma")
-
-
 def grid(pictures: np.ndarray, *, columns: int) -> Image.Image:
-    """uint8 [B, H, W, 3] laid out row by row on white."""
+    """Tile uint8 [B, H, W, 3] row by row, on white."""
     count, height, width, _ = pictures.shape
     rows = -(-count // columns)
     sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)

@@ -1,1 +1,1 @@
-"""What is applied to a network from outside: placing, packing, compiling, C++ kernels."""
+"""Applied to a network from outside: device and dtype, packing, torch.compile, C++ kernels."""

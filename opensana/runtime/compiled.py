@@ -1,4 +1,4 @@
-"""torch.compile for drawing: block by block, since one compiled block serves all of them."""
+"""torch.compile for inference, block by block: the compiled code of one block serves all."""
 
 import os
 import shutil
@@ -9,22 +9,18 @@ from opensana.transformer.model import Stack
 
 
 def compile_blocks(transformer: Stack) -> None:
-    """Have the blocks compiled, in place, when they first run (a minute or more on a CPU).
+    """Mark the blocks for compilation, in place; it happens on their first run.
 
-    ConfigError where the compiler that torch needs is missing.
+    That takes a minute or more on a CPU. ConfigError if the C++ compiler that torch needs is
+    missing: torch itself would fail only after the text was encoded.
     """
     if transformer.patch_embed.proj.weight.device.type == "cpu":
-        _check_compiler()
+        usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
+        name = os.environ.get("CXX", usual)
+        if shutil.which(name) is None:
+            raise ConfigError(
+                f"compiling needs a C++ compiler, and there is no {name!r}: install one, name "
+                "yours in CXX, or leave compile out"
+            )
     for block in transformer.transformer_blocks:
         block.compile()
-
-
-def _check_compiler() -> None:
-    """What torch would say after the text was encoded, and in many lines."""
-    usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
-    name = os.environ.get("CXX", usual)
-    if shutil.which(name) is None:
-        raise ConfigError(
-            f"compiling needs a C++ compiler, and there is no {name!r}: install one, name yours in "
-            "CXX, or leave compile out"
-        )

@@ -1,8 +1,7 @@
-"""Winograd's 3x3 convolution in C++ (winograd.cpp): the same numbers as winograd.py, sooner.
+"""Winograd's 3x3 convolution in C++ (winograd.cpp): faster than winograd.py, the same numbers.
 
-It is compiled on request, once for a processor and a compiler, and kept in a folder. For
-inference in float32 on a CPU: there is no gradient. `compile_convolutions` is applied from outside;
-names and state are those of the plain model.
+Compiled on request, once per processor and compiler, and cached in a folder. For inference only, in
+float32 on a CPU. `compile_convolutions` is applied from outside; the state-dict keys do not change.
 
 B batch, C channels in, O out, H W size.
 """
@@ -43,7 +42,7 @@ class Kernel:
         self._run.argtypes = 4 * [ctypes.c_void_p] + 5 * [ctypes.c_int64] + 2 * [ctypes.c_int]
 
     def pack(self, weight: Tensor) -> Tensor:
-        """Weight [O, C, 3, 3] to [panels, C, 9, panel], the order in which it is read."""
+        """Weight [O, C, 3, 3] to [panels, C, 9, panel], the order in which the kernel reads it."""
         missing = -len(weight) % self.panel
         padded = F.pad(weight.flatten(1), (0, 0, 0, missing))
         return padded.view(-1, self.panel, weight.shape[1], TAPS).permute(0, 2, 3, 1).contiguous()
@@ -51,7 +50,7 @@ class Kernel:
     def convolve(
         self, x: Tensor, packed: Tensor, out: int, bias: Tensor | None, *, doubled: bool
     ) -> Tensor:
-        """[B, C, H, W] to [B, out, H, W], or twice that size of x enlarged; channels last."""
+        """[B, C, H, W] to [B, out, H, W], or to twice the size if `doubled`; channels last."""
         if {x.dtype, packed.dtype} != {torch.float32} or x.device.type != "cpu":
             raise RuntimeError(f"compiled layers take float32 on a CPU, got {x.dtype} {x.device}")
         batch, channels, *size = x.shape
@@ -66,7 +65,7 @@ class Kernel:
 
 
 class CompiledConv3x3(nn.Module):
-    """A Conv3x3 for inference, float32, on a CPU."""
+    """Conv3x3 for inference in float32 on a CPU."""
 
     packed: Tensor
     bias: Tensor | None
@@ -90,7 +89,7 @@ class CompiledConv3x3(nn.Module):
         return self._convolve(x, doubled=False)
 
     def doubled(self, x: Tensor) -> Tensor:
-        """The convolution of x enlarged to twice its size: [B, C, H, W] to [B, O, 2H, 2W]."""
+        """Nearest upsampling by 2, then the convolution: [B, C, H, W] to [B, O, 2H, 2W]."""
         return self._convolve(x, doubled=True)
 
     def _convolve(self, x: Tensor, *, doubled: bool) -> Tensor:
@@ -106,9 +105,9 @@ class CompiledConv3x3(nn.Module):
 
 
 def compile_convolutions(module: nn.Module, folder: Path) -> None:
-    """Replace every Conv3x3 inside by its compiled form; the kernel is kept in `folder`.
+    """Replace every Conv3x3 in `module` by its compiled form; the kernel is cached in `folder`.
 
-    ConfigError where the module is not in float32 on a CPU, and where nothing can be compiled.
+    ConfigError if the module is not in float32 on a CPU, or if the kernel cannot be compiled.
     """
     first = next(module.parameters())
     if first.dtype != torch.float32 or first.device.type != "cpu":
@@ -131,9 +130,17 @@ def _replace(module: nn.Module, kernel: Kernel) -> None:
 
 
 def build(folder: Path) -> Kernel:
-    """The kernel for this processor, compiled if `folder` has none; ConfigError if it cannot be."""
-    command = [_compiler(), *FLAGS, "-mcpu=native" if _is_arm() else "-march=native"]
-    # The compiler's own macros say which compiler it is and what the processor can do.
+    """The kernel for this processor, compiled if not in `folder` yet; ConfigError on failure."""
+    asked = os.environ.get("CXX")
+    compiler = next(filter(None, map(shutil.which, [asked] if asked else COMPILERS)), None)
+    if compiler is None:
+        raise ConfigError(
+            f"kernels need a C++ compiler, got none ({asked or ', '.join(COMPILERS)}); "
+            "install g++, name another in CXX, or leave kernels out"
+        )
+    native = "-mcpu=native" if platform.machine().lower() in ARM else "-march=native"
+    command = [compiler, *FLAGS, native]
+    # The predefined macros identify the compiler and the processor's instruction sets.
     macros = _output([*command, "-dM", "-E", "-x", "c++", os.devnull])
     known = "\n".join([SOURCE.read_text(), *command, macros])
     library = folder / f"winograd-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
@@ -144,21 +151,6 @@ def build(folder: Path) -> Kernel:
             _output([*command, str(SOURCE), "-o", str(made)])
             os.replace(made, library)
     return Kernel(library)
-
-
-def _compiler() -> str:
-    asked = os.environ.get("CXX")
-    found = next(filter(None, map(shutil.which, [asked] if asked else COMPILERS)), None)
-    if found is None:
-        raise ConfigError(
-            f"kernels need a C++ compiler, got none ({asked or ', '.join(COMPILERS)}); "
-            "install g++, name another in CXX, or leave kernels out"
-        )
-    return found
-
-
-def _is_arm() -> bool:
-    return platform.machine().lower() in ARM
 
 
 def _output(command: Sequence[str]) -> str:

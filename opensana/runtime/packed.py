@@ -1,9 +1,8 @@
-"""Linear layers whose weights lie as oneDNN's kernels read them: the same products, sooner.
+"""Linear layers with weights prepacked for oneDNN: faster, the same products.
 
-For float32 on a CPU torch hands a linear layer to MKL, which brings the weight into its own order
-at each call and leaves part of many processors unused. oneDNN keeps the order it likes, so that
-only the products are left. For inference: there is no gradient. `pack` is applied from outside; a
-packed model has the names and the state of the plain one.
+In float32 on a CPU torch runs a linear layer through MKL, which reorders the weight at each call
+and does not use all of many processors. oneDNN takes a weight that is reordered once. For inference
+only. `pack` is applied from outside; the state-dict keys do not change.
 
 C channels in, O out.
 """
@@ -21,10 +20,10 @@ X86 = ("x86_64", "amd64")
 
 
 class PackedLinear(nn.Module):
-    """A linear layer [..., C] to [..., O] for inference, float32, on a CPU."""
+    """A linear layer [..., C] to [..., O] for inference in float32 on a CPU."""
 
     then: str = "none"
-    """What is applied to each number on its way out, by oneDNN's name."""
+    """The activation fused into the product, by oneDNN's name."""
 
     def __init__(self, plain: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
@@ -36,7 +35,7 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """A plain copy of the weight, in the shape of the layer that was packed."""
+        """A plain copy of the weight, in the original layer's shape."""
         return self.packed.to_dense().view(self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedPointwise(PackedLinear):
-    """A 1x1 convolution [B, C, H, W] to [B, O, H, W]; no copy where channels lie last."""
+    """A 1x1 convolution [B, C, H, W] to [B, O, H, W]; without a copy for channels-last input."""
 
     @property
     def in_channels(self) -> int:
@@ -67,25 +66,25 @@ class PackedPointwise(PackedLinear):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether packed layers run there; oneDNN's own layouts are those of x86 processors."""
+    """Whether packed layers run there; oneDNN has these layouts on x86 processors only."""
     fits = device.type == "cpu" and dtype == torch.float32
     return fits and torch.backends.mkldnn.is_available() and platform.machine().lower() in X86
 
 
 def pack(module: nn.Module) -> None:
-    """Replace every linear layer and 1x1 convolution inside by its packed form."""
+    """Replace every linear layer and 1x1 convolution in `module` by its packed form."""
     for name, child in module.named_children():
         if type(child) is nn.Linear:
             setattr(module, name, PackedLinear(child))
-        elif type(child) is nn.Conv2d and _is_pointwise(child):
+        elif (
+            type(child) is nn.Conv2d
+            and child.kernel_size == child.stride == (1, 1)
+            and child.padding in ((0, 0), 0)
+            and child.groups == 1
+        ):
             setattr(module, name, PackedPointwise(child))
         else:
             pack(child)
     if isinstance(module, MixFFN):
         inverted = cast(PackedPointwise, module.conv_inverted)
         inverted.then, module.activation = "swish", nn.Identity()
-
-
-def _is_pointwise(layer: nn.Conv2d) -> bool:
-    plain = layer.kernel_size == layer.stride == (1, 1) and layer.padding in ((0, 0), 0)
-    return plain and layer.groups == 1

@@ -1,1 +1,1 @@
-"""Work by several threads or machines, and how far it is."""
+"""Work in threads and on clusters, and its progress."""

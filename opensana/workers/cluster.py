@@ -1,7 +1,7 @@
-"""Work on many machines: Ray Data maps a callable over blocks, and holds it as actors.
+"""Work on many machines: Ray Data maps a callable, held by actors, over blocks.
 
-A block whose worker dies is done again by another, and what comes of it is handed out once. Data,
-models and results must have the same paths on every machine.
+A block whose worker dies is run again by another worker; its results are yielded once. Data, models
+and results must have the same paths on every machine.
 """
 
 import logging
@@ -20,7 +20,7 @@ from opensana.errors import ConfigError, MissingExtraError, OpensanaError
 LOCAL = "local"
 CONNECT_SECONDS = 5.0
 DEATHS = 3
-"""How many workers one block may take with it."""
+"""How many workers one block may kill."""
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
@@ -40,7 +40,7 @@ class Cluster:
         self._needs = {"num_gpus": share} if gpus else {"num_cpus": 1}
 
     def call(self, function: Callable[[], Result]) -> Result:
-        """What a function returns, called once on a worker."""
+        """Call a function once, on a worker, and return its result."""
         with self._errors():
             return self.ray.get(self.ray.remote(**self._needs)(_call).remote(function))
 
@@ -51,10 +51,10 @@ class Cluster:
         *,
         ordered: bool = False,
     ) -> Generator[Result, None, None]:
-        """The results of every block as they come, or in the order of the blocks.
+        """The results of all blocks, as completed or in the order of the blocks.
 
-        Each worker calls `open_work` once. OpensanaError if a worker raises anything, or if a block
-        has killed more than DEATHS of them.
+        Each worker calls `open_work` once. OpensanaError if a worker raises, or if a block has
+        killed more than DEATHS workers.
         """
         if not blocks:
             return
@@ -62,7 +62,7 @@ class Cluster:
         rows = [{"number": n, "block": pickle.dumps(block)} for n, block in enumerate(blocks)]
         with self._errors():
             data = _quiet_data(ordered)
-            size = min(self.workers, len(rows))  # Ray warns of idle ones
+            size = min(self.workers, len(rows))  # Ray warns of idle workers
             pool = data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1)
             results = data.from_items(rows, override_num_blocks=len(rows)).flat_map(
                 _Worker, fn_constructor_args=(open_work, begun), compute=pool, **self._needs
@@ -86,7 +86,7 @@ def _call(function: Callable[[], Result]) -> Result:
 
 
 class _Begun:
-    """Counts how often each block was begun."""
+    """Counts how often each block was started."""
 
     def __init__(self) -> None:
         self.times = Counter[int]()
@@ -97,14 +97,14 @@ class _Begun:
 
 
 class _Worker:
-    """What Ray Data holds as an actor; opens its work with the first block, so that it may die."""
+    """The actor of Ray Data. It opens its work with the first block: dying there is counted."""
 
     def __init__(self, open_work: Callable[[], Work[Any, Any]], begun: Any) -> None:
         self.open_work, self.begun = open_work, begun
         self.work: Work[Any, Any] | None = None
 
     def __call__(self, row: Mapping[str, Any]) -> Iterator[dict[str, bytes | str]]:
-        """The results of a block, or one error: what is raised here, Ray Data buries in advice."""
+        """The results of a block, or one error; Ray Data would wrap a raised one in advice."""
         try:
             for result in self._results(row):
                 yield {"result": pickle.dumps(result), "error": ""}
@@ -134,7 +134,12 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
         raise MissingExtraError("cluster", "ray") from None
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        _check_reachable(address)
+        if address not in (
+            LOCAL,
+            "auto",
+        ):  # Ray itself would try an unreachable one for ten minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         if address == LOCAL:
             start(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
         else:
@@ -147,21 +152,14 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """OSError or ValueError if nobody listens at host:port; Ray would try for ten minutes."""
-    if address not in (LOCAL, "auto"):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-
-
 def check_workers(address: str | None, workers: int | None) -> None:
-    """ConfigError unless the number of workers makes sense."""
+    """ConfigError unless the number of workers is positive and used with a cluster."""
     if workers is not None and (workers < 1 or address is None):
         raise ConfigError("--workers is a positive number, and goes with --ray")
 
 
 def _quiet_data(ordered: bool) -> Any:
-    """The module ray.data, which says nothing and keeps the order if asked to."""
+    """The module ray.data, silenced; results keep the blocks' order if `ordered`."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)

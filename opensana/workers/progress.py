@@ -1,15 +1,15 @@
-"""How far a long piece of work is, said on stderr."""
+"""Progress of long work, on stderr."""
 
 import sys
 import time
 from collections.abc import Callable
 
 Report = Callable[[int, int], None]
-"""Called with the pictures done and their number."""
+"""Called with the number of pictures done and the total."""
 
 
 def progress(what: str) -> Report:
-    """Says the time left on stderr every ten seconds."""
+    """A callback that prints the time left to stderr every ten seconds."""
     start = time.monotonic()
     said = [start]
 

@@ -1,4 +1,4 @@
-"""Work done ahead by threads: answers in the order of the items, or as soon as each is there."""
+"""Work ahead in threads: results in the order of the items, or as completed."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +14,9 @@ Answer = TypeVar("Answer")
 def in_order(
     work: Callable[[Item], Answer], items: Iterable[Item], *, workers: int, ahead: int | None = None
 ) -> Iterator[Answer]:
-    """`work` of each item, in order, computed while the caller uses those before.
+    """`work(item)` of each item, in order, computed ahead of the caller.
 
-    At most `ahead` answers wait, twice the workers if left out.
+    At most `ahead` results wait; the default is twice `workers`.
     """
     most = 2 * workers if ahead is None else ahead
     with ThreadPoolExecutor(workers) as pool:
@@ -32,9 +32,9 @@ def in_order(
 def in_flight(
     work: Callable[[Item], Answer], items: Iterable[Item], *, at_once: int
 ) -> Iterator[Answer]:
-    """`work` of every item, in the order in which it ends; an error of it is raised here.
+    """`work(item)` of each item, as completed, with at most `at_once` in flight.
 
-    Items are taken only when there is room. The threads are daemons: Ctrl-C does not wait for them.
+    Errors of `work` are raised here. The threads are daemons: Ctrl-C does not wait for them.
     """
     waiting: SimpleQueue[tuple[Item] | None] = SimpleQueue()
     done: SimpleQueue[tuple[Answer] | BaseException] = SimpleQueue()
