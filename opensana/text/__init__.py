@@ -1,1 +1,1 @@
-"""Prompts to text states (paper 2.3): a decoder-only language model, told first what to do."""
+"""Prompts to prompt embeddings: a decoder-only LLM that reads an instruction first (paper 2.3)."""

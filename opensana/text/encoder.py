@@ -1,11 +1,11 @@
-"""Text states from a decoder-only language model (paper 2.3).
+"""Prompt embeddings from a decoder-only language model (paper 2.3).
 
-The published code pads the instruction and the prompt to a fixed length and keeps position 0 and
-the last 299. Here padding is never computed, and the instruction's keys and values are computed
-once: the kept states are the same numbers.
+The published code pads instruction and prompt to a fixed length and keeps position 0 and the last
+299. Here padding is not computed, and the instruction's keys and values are computed once (a prefix
+KV cache): the kept states are the same numbers.
 """
 
-# B batch, N kept tokens, D hidden size, P tokens of the shared prefix, L tokens of the longest row
+# B batch, N kept tokens, D hidden size, L tokens of the longest row
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ from opensana.text.transformers_decoder import LibraryDecoder
 
 @dataclass(frozen=True)
 class TextStates:
-    """What the transformer reads: states [B, N, D], and mask [B, N], true at real tokens.
+    """Hidden states (prompt embeddings) [B, N, D], and mask [B, N], true at real tokens.
 
-    N is the longest of the batch; the states behind a shorter prompt's end are zero.
+    N is the longest of the batch; states at padding are zero.
     """
 
     states: Tensor
@@ -37,14 +37,14 @@ class TextStates:
 
 @dataclass(frozen=True)
 class _Window:
-    """Of at most `limit` tokens that are read, position 0 and all from `tail` on are kept."""
+    """At most `limit` tokens are read; position 0 and those from `tail` on are kept."""
 
     limit: int
     tail: int
 
 
 class TextEncoder:
-    """A decoder-only language model without its head, as the text encoder of the system."""
+    """A decoder-only language model without its head, as text encoder."""
 
     def __init__(
         self,
@@ -54,13 +54,16 @@ class TextEncoder:
         instruction: str = "diffusers",
         max_tokens: int = KEPT_TOKENS,
     ) -> None:
-        """`model` is one of transformers or Gemma3TextModel; `instruction` is a name."""
+        """`model` is Gemma3TextModel or one of transformers; `instruction` is a name."""
         self.model = model.eval().requires_grad_(False)
         self._decoder = model if isinstance(model, Gemma3TextModel) else LibraryDecoder(model)
         self.tokenizer = tokenizer
         self.instruction = instruction_text(instruction)
         self._plain = _Window(limit=max_tokens, tail=1)
-        self._window = self._instructed_window(max_tokens) if self.instruction else self._plain
+        self._window = self._plain
+        if self.instruction:  # padded to `limit`, then position 0 and the last max_tokens - 1
+            length = len(tokenizer(self.instruction)["input_ids"])
+            self._window = _Window(limit=length + max_tokens - 2, tail=length - 1)
         self._prefix: Prefix | None = None
         self._prefix_folder: Path | None = None
         self._empty: TextStates | None = None
@@ -75,7 +78,7 @@ class TextEncoder:
         instruction: str = "diffusers",
         max_tokens: int = KEPT_TOKENS,
     ) -> Self:
-        """Read `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
+        """Load `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
         part = part_of(folder, "text_encoder")
         model = load_model(part, dtype).to(device)
         tokenizer = load_tokenizer(part_of(folder, "tokenizer"))
@@ -92,43 +95,33 @@ class TextEncoder:
         return next(self.model.parameters()).device
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """States of the prompts, each read behind the instruction."""
-        return self._encode([self.instruction + _clean(p) for p in prompts], self._window)
+        """States of the prompts, each read after the instruction."""
+        return self._encode([self.instruction + _normalise(p) for p in prompts], self._window)
 
     def encode_plain(self, prompts: Sequence[str]) -> TextStates:
-        """States of negative and null prompts, which are read without the instruction.
+        """States of negative and null prompts, read without the instruction.
 
-        Those of the empty prompt belong to the model as the instruction does, and are kept.
+        Those of the empty prompt are computed once and kept.
         """
         if not prompts or any(prompts):
-            return self._encode([_clean(p) for p in prompts], self._plain)
+            return self._encode([_normalise(p) for p in prompts], self._plain)
         if self._empty is None:
             self._empty = self._encode([""], self._plain)
         states, mask = self._empty.states, self._empty.mask
         return TextStates(states.expand(len(prompts), -1, -1), mask.expand(len(prompts), -1))
 
     def truncated(self, prompt: str, *, plain: bool = False) -> str | None:
-        """The end of the (lower-cased) prompt that is not read because it is too long, or None."""
-        text = _clean(prompt) if plain else self.instruction + _clean(prompt)
+        """The end of the (lower-cased) prompt that is cut off because it is too long, or None."""
+        text = _normalise(prompt) if plain else self.instruction + _normalise(prompt)
         window = self._plain if plain else self._window
         (offsets,) = self._tokenise([text], window.limit, offsets=True)["offset_mapping"]
         end = max((end for _, end in offsets), default=0)
         return text[end:].strip() or None
 
-    def _instructed_window(self, max_tokens: int) -> _Window:
-        """Position 0 and the last max_tokens - 1 of instruction and prompt padded to `limit`."""
-        length = len(self.tokenizer(self.instruction)["input_ids"])
-        return _Window(limit=length + max_tokens - 2, tail=length - 1)
-
     def _tokenise(self, texts: Sequence[str], limit: int, *, offsets: bool = False) -> Any:
         return self.tokenizer(
             list(texts), truncation=True, max_length=limit, return_offsets_mapping=offsets
         )
-
-    def _tokens(self, texts: Sequence[str], limit: int) -> list[list[int]]:
-        """Tokens of each text; one without any becomes a padding token: something must be read."""
-        rows = self._tokenise(texts, limit)["input_ids"]
-        return [row or [self._padding] for row in rows]
 
     @property
     def _padding(self) -> int:
@@ -141,39 +134,33 @@ class TextEncoder:
             raise RequestError(
                 "no prompt to encode: pass at least one, the empty prompt is one too"
             )
-        rows = self._tokens(texts, window.limit)
+        tokens = self._tokenise(texts, window.limit)["input_ids"]
+        rows = [row or [self._padding] for row in tokens]  # the model needs at least one token
         prefix = self._shared_prefix() if window is not self._plain else None
         shared = _shared_length(prefix, rows)
-        states = self._states(rows, prefix, shared)
+        # Padded on the right, where causal attention never looks: no mask is needed.
+        longest = max(len(row) for row in rows)
+        padded = [row[shared:] + [self._padding] * (longest - len(row)) for row in rows]
+        past = prefix.first(shared) if prefix is not None and shared else None
+        states = self._decoder(torch.tensor(padded, device=self.device), past)[0]
         first = prefix.first_state.expand(len(rows), -1, -1) if prefix and shared else states[:, :1]
         kept = torch.cat([first, states[:, window.tail - shared :]], dim=1)
         counts = torch.tensor([1 + max(0, len(row) - window.tail) for row in rows])
         mask = (torch.arange(kept.shape[1]) < counts[:, None]).to(kept.device)
         return TextStates(states=kept.masked_fill(~mask[..., None], 0), mask=mask)
 
-    def _states(self, rows: list[list[int]], prefix: Prefix | None, shared: int) -> Tensor:
-        """States [B, L - shared, D] behind the shared tokens.
-
-        Short rows are padded on the right, where causal attention never looks: no mask is needed.
-        """
-        longest = max(len(row) for row in rows)
-        padded = [row[shared:] + [self._padding] * (longest - len(row)) for row in rows]
-        tokens = torch.tensor(padded, device=self.device)
-        past = prefix.first(shared) if prefix is not None and shared else None
-        return self._decoder(tokens, past)[0]
-
     def _shared_prefix(self) -> Prefix | None:
-        """The instruction's prefix, computed on first use.
+        """The instruction's KV cache, computed on first use.
 
-        None for models with other state than keys and values (recurrent layers): they read the
-        instruction anew each time.
+        None for models with recurrent layers, which have other state than keys and values: they
+        read the instruction again for each prompt.
         """
         if self._prefix is None and self._decoder.can_continue:
             self._prefix = self._read_instruction()
         return self._prefix
 
     def write_prefix(self, folder: Path) -> None:
-        """Store what the model makes of the instruction beside its weights, for later loads."""
+        """Store the instruction's KV cache beside the weights, for later loads."""
         prefix = self._shared_prefix()
         assert prefix is not None, "no instruction, or a model that cannot go on from one"
         prefix.write(folder)
@@ -192,13 +179,13 @@ class TextEncoder:
         return Prefix(tokens=tokens, first_state=states[:, :1].clone(), layers=layers)
 
 
-def _clean(prompt: str) -> str:
-    """The published pipeline's spelling of a prompt."""
+def _normalise(prompt: str) -> str:
+    """Lower-cased and stripped, as in diffusers."""
     return prompt.lower().strip()
 
 
 def _shared_length(prefix: Prefix | None, rows: list[list[int]]) -> int:
-    """Tokens that every row shares with the prefix, leaving each row at least one to compute."""
+    """Prefix tokens that all rows share; each row keeps at least one token to compute."""
     if prefix is None:
         return 0
     return min(min(_common(prefix.tokens, row), len(row) - 1) for row in rows)

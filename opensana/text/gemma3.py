@@ -1,7 +1,7 @@
-"""The decoder of Gemma 3 (arXiv 2503.19786, section 2), for its states alone.
+"""The decoder of Gemma 3 (arXiv 2503.19786, section 2), without a head.
 
-The numbers, names and files of transformers' Gemma3TextModel, in a fraction of the time that
-importing that library takes. Other language models are read by it.
+Same numbers, names and files as transformers' Gemma3TextModel, without the seconds that importing
+transformers takes. Other language models are loaded by transformers.
 """
 
 # B batch, L new tokens, P past tokens, D hidden size, H heads, K key-value heads, E head size
@@ -23,7 +23,7 @@ Past = tuple[Tensor, Tensor]
 
 
 class Norm(nn.Module):
-    """Gemma's RMS norm, all of it in float32, whose weight is a difference from one."""
+    """Gemma's RMSNorm, all in float32; the weight is an offset from one."""
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Norm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal attention over all tokens or a window, keys and values shared by several heads."""
+    """Causal grouped-query attention, over all tokens or a sliding window."""
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
     ) -> tuple[Tensor, Past]:
-        """New states [B, L, D], and the keys and values of all tokens read so far."""
+        """Output [B, L, D], and the keys and values of all tokens so far."""
         query = rotated(self.q_norm(self._heads(self.q_proj(x))), *rope)
         key = rotated(self.k_norm(self._heads(self.k_proj(x))), *rope)
         value = self._heads(self.v_proj(x))
@@ -78,7 +78,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """A gated feed-forward network with a GELU (arXiv 2002.05202)."""
+    """Feed-forward network with a GEGLU (arXiv 2002.05202)."""
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward network, each with a norm before and behind."""
+    """Attention and feed-forward network, each with a norm before and after."""
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
@@ -114,14 +114,14 @@ class Layer(nn.Module):
 
 
 class Gemma3TextModel(nn.Module):
-    """Tokens to states behind the final norm."""
+    """Tokens to hidden states after the final norm."""
 
     can_continue = True
 
     def __init__(self, config: Gemma3Config) -> None:
         super().__init__()
         self.config, self.hidden_size = config, config.hidden_size
-        # Drawing it on `meta`, to be replaced at once, would import torch's compiler.
+        # nn.Embedding's own initialisation on `meta` would import torch's compiler.
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(Layer(config) for _ in config.layer_types)
@@ -136,7 +136,7 @@ class Gemma3TextModel(nn.Module):
         dtype: torch.dtype | None,
         variant: str | None = None,
     ) -> "Gemma3TextModel":
-        """Read the weights of a folder, mapped where they lie; those of a head are left out."""
+        """Load a folder's weights by memory map; those of a language-model head are skipped."""
         stored = read_safetensors(folder, variant=variant)
         state = {
             name.removeprefix("model."): value
@@ -153,8 +153,7 @@ class Gemma3TextModel(nn.Module):
     ) -> tuple[Tensor, list[Past]]:
         """States [B, L, D] of tokens [B, L], and each layer's keys and values [B, K, P + L, E].
 
-        `past` is what an earlier call gave for the P tokens before, of this batch or of one row
-        that all share.
+        `past` is the KV cache of the P tokens before, of this batch or of one row that all share.
         """
         x = self.embed_tokens(tokens)
         x = x * torch.tensor(self.hidden_size**0.5, dtype=x.dtype)
@@ -170,16 +169,16 @@ class Gemma3TextModel(nn.Module):
             read.append(pair)
         return self.norm(x), read
 
-    def _rope(self, kind: str, places: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [L, E] of rotary positions (arXiv 2104.09864)."""
+    def _rope(self, kind: str, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [L, E] of rotary position embeddings (RoPE, arXiv 2104.09864)."""
         size = self.config.head_dim
-        half = torch.arange(0, size, 2, device=places.device).float() / size
-        angles = places[:, None].float() / self.config.rope_theta[kind] ** half
+        half = torch.arange(0, size, 2, device=positions.device).float() / size
+        angles = positions[:, None].float() / self.config.rope_theta[kind] ** half
         both = torch.cat([angles, angles], dim=-1)
         return both.cos().to(dtype), both.sin().to(dtype)
 
     def _mask(self, kind: str, new: Tensor, seen: Tensor) -> Tensor:
-        """Which of all places [L, P + L] each new one looks at."""
+        """Which positions [L, P + L] each new token attends to."""
         away = new[:, None] - seen
         window = self.config.sliding_window if kind == SLIDING else len(seen)
         return (away >= 0) & (away < window)
@@ -193,6 +192,6 @@ class Gemma3TextModel(nn.Module):
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x [B, heads, L, E] turned by its positions; the halves of E are the parts of each pair."""
+    """RoPE on x [B, heads, L, E]; channel i is paired with channel i + E / 2."""
     first, second = x.chunk(2, dim=-1)
     return x * cosine + torch.cat([-second, first], dim=-1) * sine

@@ -1,4 +1,4 @@
-"""The numbers in the config.json of a Gemma 3 decoder."""
+"""The config.json of a Gemma 3 decoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -9,14 +9,14 @@ from opensana.errors import ConfigError
 
 MODEL_TYPE = "gemma3_text"
 SLIDING, FULL = "sliding_attention", "full_attention"
-# What a configuration may ask for that Gemma3TextModel does not compute.
+# Options that Gemma3TextModel does not implement, with the only value that it takes.
 ABSENT = {
     "attention_bias": False,
     "attn_logit_softcapping": None,
     "hidden_activation": "gelu_pytorch_tanh",
     "use_bidirectional_attention": False,
 }
-# A config file may come from anyone: sizes are bounded before anything is allocated.
+# Config files are not trusted: sizes are bounded before anything is allocated.
 BOUNDS: dict[str, tuple[float, float]] = {
     "vocab_size": (1, 2**22),
     "hidden_size": (1, 65536),
@@ -34,7 +34,7 @@ LARGEST_THETA = 1e12
 
 @dataclass(frozen=True)
 class Gemma3Config:
-    """Field names are those of the file; `source` is all of it, to be written again."""
+    """Field names are those of the file; `source` is the whole file, for writing it back."""
 
     vocab_size: int
     hidden_size: int
@@ -47,7 +47,7 @@ class Gemma3Config:
     sliding_window: int
     layer_types: tuple[str, ...]
     rope_theta: dict[str, float]
-    """The base of the rotary positions, for each type of layer."""
+    """The base of the rotary position embedding, by layer type."""
     pad_token_id: int | None = None
     source: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -66,11 +66,11 @@ class Gemma3Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Gemma3Config | None":
-        """None where the configuration is of another model, or asks for more than is computed.
+        """None if the model is another one or uses options that are not implemented.
 
-        ConfigError where it lacks a number or has an impossible one.
+        ConfigError if a number is missing or out of bounds.
         """
-        if not _is_computed(values):
+        if not _is_implemented(values):
             return None
         numbers = {one.name: values[one.name] for one in fields(cls) if one.name in values}
         ropes = values["rope_parameters"].items()
@@ -79,7 +79,7 @@ class Gemma3Config:
         return replace(build(cls, numbers, where="the text encoder's config.json"), source=values)
 
 
-def _is_computed(values: Mapping[str, Any]) -> bool:
+def _is_implemented(values: Mapping[str, Any]) -> bool:
     ropes, layers = values.get("rope_parameters"), values.get("layer_types")
     if values.get("model_type") != MODEL_TYPE or not isinstance(layers, list):
         return False

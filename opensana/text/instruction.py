@@ -1,7 +1,6 @@
-"""The Complex Human Instruction (paper 2.3): what the language model reads before the prompt.
+"""The Complex Human Instruction (CHI, paper 2.3), which the language model reads before the prompt.
 
-Both published spellings are kept, because a quote mark changes the tokens that the published
-weights saw.
+Both published spellings are kept: a quote mark changes the tokens that the weights were trained on.
 """
 
 from typing import Literal, get_args
@@ -11,7 +10,7 @@ from opensana.errors import ConfigError, near
 InstructionName = Literal["diffusers", "official", "none"]
 
 KEPT_TOKENS = 300
-"""Text tokens that reach the transformer: the first one and the last 299."""
+"""Text tokens that the transformer gets: the first one and the last 299."""
 
 OFFICIAL_INSTRUCTION = "\n".join(
     [

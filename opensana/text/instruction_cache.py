@@ -1,4 +1,4 @@
-"""What a decoder has made of the instruction: kept, so that prompts go on from it."""
+"""The KV cache of the instruction, computed once and continued by every prompt."""
 
 # P tokens of the prefix, D hidden size, K key-value heads, E head size
 
@@ -14,12 +14,12 @@ from opensana.text.gemma3_config import Gemma3Config
 from opensana.weights.safetensors import read_safetensors, write_safetensors
 
 FILE = "instruction"
-"""The file in a text encoder's folder in which a prefix may lie, without its suffix."""
+"""The name of the stored prefix in a text encoder's folder, without its suffix."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The instruction's tokens but the last, which may merge with the prompt's first."""
+    """The instruction's tokens without the last, which may merge with the prompt's first."""
 
     tokens: list[int]
     first_state: Tensor  # [1, 1, D]
@@ -30,7 +30,7 @@ class Prefix:
         return [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers]
 
     def to(self, like: Tensor) -> "Prefix":
-        """The prefix on the device and in the number format of a tensor."""
+        """The prefix on the device and in the dtype of a tensor."""
         layers = [(keys.to(like), values.to(like)) for keys, values in self.layers]
         return Prefix(self.tokens, self.first_state.to(like), layers)
 
@@ -45,7 +45,7 @@ class Prefix:
 
 
 def stored_prefix(folder: Path, tokens: list[int], config: Gemma3Config) -> Prefix | None:
-    """The prefix in the folder of a text encoder, None if there is none for these tokens."""
+    """The prefix stored in a text encoder's folder; None if there is none for these tokens."""
     file = folder / f"{FILE}.safetensors"
     if not file.is_file():
         return None

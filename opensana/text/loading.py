@@ -1,7 +1,7 @@
-"""Reading a text encoder and its tokenizer from a folder.
+"""Load a text encoder and its tokenizer from a folder.
 
-Gemma 3 and plain tokenizers are read here, all others through transformers. Local files and
-safetensors only; code that comes with a model is never run.
+Gemma 3 and plain tokenizers are read here, all others by transformers. Local files and safetensors
+only; a model's own code is never run.
 """
 
 import re
@@ -21,10 +21,10 @@ from opensana.text.tokenizer import PreTrainedTokenizerFast
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
 PLAIN_KEYS = SPECIAL_TOKENS | {"backend", "model_max_length", "tokenizer_class"}
-# Decoders whose attention is the softmax of scaled products, under a causal mask and a window.
+# Decoders with plain scaled dot-product attention, under a causal or sliding-window mask.
 PLAIN_ATTENTION = ("gemma", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3")
 SOFTCAP = "attn_logit_softcapping"
-# A config file may come from anyone: sizes are bounded before anything is allocated.
+# Config files are not trusted: sizes are bounded before anything is allocated.
 LARGEST = {
     "head_dim": 4096,
     "hidden_size": 65536,
@@ -38,7 +38,7 @@ LARGEST = {
 
 
 def part_of(folder: Path | str, name: str) -> Path:
-    """The subfolder of a part, or the folder itself where the parts lie together."""
+    """The subfolder of a part, or the folder itself if it holds all parts."""
     folder = Path(folder)
     return folder / name if (folder / name).is_dir() else folder
 
@@ -53,10 +53,10 @@ def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
 
 
 def attention_kernel(config: Mapping[str, Any]) -> str:
-    """The kernel of transformers that computes all that a decoder's config.json asks for.
+    """The attention implementation of transformers that honours a decoder's whole config.json.
 
-    torch's fused one (sdpa) knows masks and scales alone: some versions drop a softcap there
-    without a word. Any model that is not known to need no more gets its own formula (eager).
+    torch's fused kernel (sdpa) has no logit softcap, and some versions of transformers silently
+    drop it. Models that are not known to be plain get their own formula (eager).
     """
     plain = config.get("model_type") in PLAIN_ATTENTION and config.get(SOFTCAP) is None
     return "sdpa" if plain else "eager"
@@ -79,7 +79,7 @@ def _load_by_library(
                 use_safetensors=True,
                 output_loading_info=True,
             )
-    except Exception as error:  # what strict configurations and the Rust side raise
+    except Exception as error:  # strict configs and the Rust side raise anything
         raise WeightsError(f"cannot read the text encoder in {folder}: {error}") from error
     model, report = loaded
     if report["missing_keys"]:
@@ -90,7 +90,7 @@ def _load_by_library(
 
 
 def check_config(folder: Path) -> dict[str, Any]:
-    """The config.json; WeightsError where there is none, or one of a monstrous model."""
+    """Read config.json; WeightsError if it is missing or its sizes are out of bounds."""
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
@@ -107,7 +107,7 @@ def check_config(folder: Path) -> dict[str, Any]:
 
 
 def _variant(folder: Path) -> str | None:
-    """The word in the weight files' names ("fp16"), or None if a plainly named set is there."""
+    """The variant in the weight files' names ("fp16"), or None if there are files without one."""
     if not any(folder.glob("*.safetensors")):
         raise WeightsError(f"no text encoder weights in {folder}: expected *.safetensors")
     plain = ("model.safetensors", "model.safetensors.index.json")
@@ -123,7 +123,7 @@ def _variant(folder: Path) -> str | None:
 
 @contextmanager
 def without_progress() -> Iterator[None]:
-    """A load that takes a fraction of a second needs no bar on stderr."""
+    """Without transformers' progress bars."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -147,14 +147,14 @@ def load_tokenizer(folder: Path) -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # what the Rust side raises has no narrower class
+    except Exception as error:  # the Rust side raises bare exceptions
         raise WeightsError(f"cannot read the tokenizer in {folder}: {error}") from error
 
 
 def _plain_tokens(folder: Path) -> dict[str, str] | None:
-    """The special tokens of a folder whose config holds nothing else of any effect, or None.
+    """The special tokens if tokenizer_config.json says nothing else that matters, else None.
 
-    Such a tokenizer is its file; AutoTokenizer would read that file twice.
+    tokenizer.json is then all there is; AutoTokenizer would parse it twice.
     """
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}

@@ -1,7 +1,7 @@
-"""A tokenizer that is its tokenizer.json, read by the library that transformers reads it with.
+"""A tokenizer that is nothing but its tokenizer.json, read by the library `tokenizers`.
 
-Byte-pair merges join what is there: of a text in ASCII, no merge of other characters can come to
-pass. So a file without those gives the same tokens, and is read in half the time.
+ASCII text can only trigger byte-pair merges of ASCII pieces, so a reduced vocabulary file gives the
+same tokens in half the load time.
 """
 
 import json
@@ -17,12 +17,12 @@ SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 class PreTrainedTokenizerFast:
-    """Texts to token ids: the name, the call and the files of transformers' class."""
+    """Texts to token ids, with the name, call and files of transformers' class."""
 
     def __init__(self, file: Path, special: dict[str, str]) -> None:
         """`special` names the special tokens: {"pad_token": "<pad>", ...}."""
         self.file, self.special = file, special
-        # One of the two is read now, so that a damaged file is known at once.
+        # Read one of the two now, so that a damaged file fails at once.
         small = ascii_file(file)
         self._ascii = _read(small) if small.is_file() else self._any
 
@@ -78,24 +78,21 @@ def _read(file: Path) -> Tokenizer:
 
 
 def ascii_file(file: Path) -> Path:
-    """Where the tokenizer of ASCII texts lies that belongs to a tokenizer.json."""
+    """The path of a tokenizer.json's reduced file for ASCII texts."""
     return file.with_name("tokenizer-ascii.json")
 
 
 def write_ascii(file: Path) -> None:
-    """Write what a byte-pair tokenizer.json of SentencePiece needs for texts in ASCII.
+    """Write the part of a SentencePiece BPE tokenizer.json that ASCII texts need.
 
-    Each merge is one string, the older form, which is read faster than a pair.
+    Each merge is one string, the older form, which parses faster than a pair.
     """
     content = json.loads(file.read_text("utf-8"))
     model = content["model"]
     assert model["type"] == "BPE"
-    vocabulary = {word: number for word, number in model["vocab"].items() if _reachable(word)}
+    words = model["vocab"].items()
+    vocabulary = {word: id for word, id in words if word.replace(SPACE, "").isascii()}
     merges = (pair for pair in model["merges"] if all(word in vocabulary for word in pair))
     model |= {"vocab": vocabulary, "merges": [" ".join(pair) for pair in merges]}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     ascii_file(file).write_text(text, "utf-8")
-
-
-def _reachable(word: str) -> bool:
-    return word.replace(SPACE, "").isascii()

@@ -1,4 +1,4 @@
-"""Language models of transformers behind the one call that text states need."""
+"""Language models of transformers, called like Gemma3TextModel."""
 
 # B batch, L new tokens, P past tokens, D hidden size, K key-value heads, E head size
 
@@ -29,10 +29,7 @@ class LibraryDecoder:
 
     @property
     def can_continue(self) -> bool:
-        """Whether keys and values are all that the model knows of the tokens before.
-
-        Recurrent layers have other state.
-        """
+        """Whether a KV cache is all of the model's state; recurrent layers have more."""
         layers = set(getattr(self.config, "layer_types", None) or ())
         return self._cache_name is not None and layers <= CACHEABLE
 
@@ -42,30 +39,20 @@ class LibraryDecoder:
         """States [B, L, D] of tokens [B, L], and each layer's keys and values [B, K, P + L, E]."""
         if self._cache_name is None or not self.can_continue:
             return self.model(input_ids=tokens, use_cache=False)[0], []
-        cache = _cache(past, len(tokens))
+        from transformers import DynamicCache
+
+        # Not a cache that knows of sliding windows: it would drop keys that a shorter prefix still
+        # needs. The attention mask applies the window anyway. Appending copies, so `past` is kept.
+        batch = len(tokens)
+        layers: Any = [
+            tuple(part.expand(batch, -1, -1, -1) for part in layer) for layer in past or ()
+        ]
+        cache: Any = DynamicCache(layers) if past is not None else DynamicCache()
         states = self.model(input_ids=tokens, use_cache=True, **{self._cache_name: cache})[0]
         return states, [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _cache_name(model: Any) -> str | None:
-    """What the model calls its key-value cache: `cache` from transformers 5.24 on, None if it
-    takes none.
-    """
+    """The model's argument for its KV cache (`cache` from transformers 5.24 on), or None."""
     known = inspect.signature(model.forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in known), None)
-
-
-def _cache(past: Sequence[Past] | None, batch: int) -> Any:
-    """A new key-value cache.
-
-    A plain DynamicCache: one that knows of sliding windows would drop keys that a shorter prefix
-    still needs. The window is applied by the attention mask all the same. Growing it copies, so
-    `past` stays as it is.
-    """
-    from transformers import DynamicCache
-
-    if past is None:
-        return DynamicCache()
-    return DynamicCache(
-        [tuple(part.expand(batch, -1, -1, -1) for part in layer) for layer in past]  # pyright: ignore[reportArgumentType]
-    )
