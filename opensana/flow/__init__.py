@@ -1,1 +1,1 @@
-"""Flow matching (section 2.2 of the paper): the formulas that training and sampling share."""
+"""Flow matching (paper 3.2): the formulas that training and sampling share."""

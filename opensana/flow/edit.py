@@ -1,7 +1,7 @@
-"""Starting from a picture instead of noise, and keeping a part of it.
+"""img2img (SDEdit, arXiv 2108.01073, section 3) and inpainting.
 
-Both change only what a solver is given: fewer levels, a latent between the picture and the noise,
-and a velocity that leads kept cells back to the picture.
+Both change only a solver's inputs: fewer noise levels, a partly noised latent of the picture, and a
+velocity that returns the kept cells to the picture.
 """
 
 import math
@@ -17,22 +17,22 @@ from opensana.flow.path import interpolate, velocity_target
 
 @dataclass(frozen=True)
 class Start:
-    """Where an edit starts; B is the batch of the noise, or 1 for all of it."""
+    """The start of an edit; B is the batch of the noise, or 1 for all of it."""
 
     x0: Tensor
     """Scaled latent of the picture [B, C, h, w]."""
     strength: float
-    """The share of the steps that is run, above 0 and at most 1."""
+    """The fraction of the steps that is run, above 0 and at most 1."""
     redrawn: Tensor | None = None
-    """Which cells are drawn anew, bool [h, w]; None for all."""
+    """The mask of inpainting, bool [h, w], true at cells to redraw; None for all."""
 
 
 def from_picture(
     start: Start, velocity: Velocity, noise: Tensor, sigmas: Sequence[float]
 ) -> tuple[Velocity, Tensor, Sequence[float]]:
-    """What a solver is given instead of (velocity, noise, sigmas).
+    """A solver's (velocity, noise, sigmas) for an edit.
 
-    A strength of 1 starts from the noise itself, as drawing without a picture does.
+    A strength of 1 starts from pure noise, as without a picture.
     """
     sigmas = last_steps(sigmas, start.strength)
     x = noise if start.strength == 1 else interpolate(start.x0, noise, sigmas[0])
@@ -42,17 +42,17 @@ def from_picture(
 
 
 def last_steps(sigmas: Sequence[float], strength: float) -> Sequence[float]:
-    """The levels of the last `strength` of the steps; a begun step counts as a whole one."""
+    """The noise levels of the last `strength` of the steps, rounded up."""
     steps = len(sigmas) - 1
     run = max(1, math.ceil(steps * strength - 1e-9))  # 20 x 0.55 is 11 steps, not 11.000000000002
     return sigmas[steps - run :]
 
 
 def keeping(velocity: Velocity, x0: Tensor, noise: Tensor, redrawn: Tensor) -> Velocity:
-    """A velocity that leads the other cells from the noise straight back to x0.
+    """A velocity that takes the cells outside `redrawn` straight back to x0.
 
-    On the straight path every solver is exact, so after each step these cells are the picture at
-    the current noise level, always with the same noise.
+    Every solver is exact on the straight path, so after each step these cells are the picture at
+    the current noise level.
     """
     back = velocity_target(x0, noise)
 

@@ -1,7 +1,7 @@
-"""The seam of the system, and classifier-free guidance as a wrapper around it.
+"""Velocity, the interface between networks and solvers, and classifier-free guidance on top of it.
 
-A velocity takes the latent [B, C, H, W] and the timestep (a scalar: 1000 sigma, for Sprint models
-sigma itself) and says where the latent is heading.
+A velocity maps a latent [B, C, H, W] and a timestep (a scalar: 1000 sigma, for Sprint models sigma
+itself) to dx/dsigma [B, C, H, W].
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,10 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velocity:
-    """v = v_uncond + scale (v_cond - v_uncond); at scale 1 only the conditional is called."""
+    """v = v_uncond + scale (v_cond - v_uncond); at scale 1 only the conditional is called.
+
+    Classifier-free guidance (arXiv 2207.12598, equation 6, with scale = 1 + w).
+    """
     if scale == 1.0:
         return conditional
 
@@ -24,7 +27,7 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velo
 
 
 def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:
-    """One velocity, or the conditional and the unconditional one guided."""
+    """The only velocity, or classifier-free guidance of the conditional and unconditional one."""
     if len(velocities) == 1:
         return velocities[0]
     conditional, unconditional = velocities

@@ -1,4 +1,4 @@
-"""The flow matching objective: plain mean squared error of the velocity, without weights."""
+"""The flow-matching loss (paper 3.2): unweighted mean squared error of the velocity."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Noise of pictures. A seed belongs to an image: the same picture at any batch size and device."""
+"""Initial noise. Each picture has its own seed, so it is the same at any batch size and device."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ def noise_for(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Standard normal latents [B, C, H, W], one a seed; drawn on the CPU in float32."""
+    """Standard normal latents [B, C, H, W], one per seed, drawn on the CPU in float32."""
     return next(noises_for(seeds, shape, device, dtype))
 
 
@@ -22,11 +22,10 @@ def noises_for(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
-    """`noise_for` and then fresh ones without end: every seed keeps its own generator.
+    """`noise_for`, then fresh noise without end; every seed keeps its own generator.
 
-    diffusers draws the same numbers when it is given a list with one CPU generator a seed. With a
-    single generator, its usual form, it fills the whole batch from one stream, so that a picture
-    depends on how many are drawn with it.
+    diffusers draws the same numbers from a list of CPU generators, one per seed. With a single
+    generator it fills the batch from one stream: a picture then depends on the batch size.
     """
     generators = [Generator().manual_seed(seed) for seed in seeds]
     while True:

@@ -1,11 +1,11 @@
-"""The sampler of SANA-Sprint (arXiv 2503.09641): guess the data, add fresh noise, guess again.
+"""The multistep consistency sampler of SANA-Sprint (arXiv 2503.09641, section 3).
 
-Sprint is distilled on TrigFlow's circle, x = cos(angle) x0 + sin(angle) noise, where a network F
-answers x0 = cos(angle) x - sin(angle) F. Divided by cos + sin, the circle is the straight path of
-`path.py` at sigma = sin / (cos + sin), and F as published is made from a velocity v so that the
-answer is x - sigma v there. The published code goes to the circle and back in every step; here
-everything stays on the straight path. Its sigma_data, by which it multiplies every noise and
-divides every input and result, cancels.
+Predict x0, add fresh noise, predict again. Sprint is distilled in TrigFlow (arXiv 2410.11081,
+section 3), x = cos(angle) x0 + sin(angle) noise, where a network F predicts
+x0 = cos(angle) x - sin(angle) F. Divided by cos + sin, this is the straight path of `path.py` at
+sigma = sin / (cos + sin), and the published F is such that the prediction is x - sigma v there. The
+published code converts to TrigFlow and back in every step; here everything stays on the straight
+path. Its sigma_data scales noise, inputs and results, and cancels.
 """
 
 import math
@@ -19,12 +19,12 @@ from opensana.flow.guidance import Velocity
 from opensana.flow.path import interpolate, to_x0
 from opensana.flow.solvers import OnStep, finish_step
 
-FIRST_ANGLE = 1.57080  # a quarter turn, pure noise, rounded as published
+FIRST_ANGLE = 1.57080  # pi / 2, pure noise, rounded as published
 SECOND_OF_TWO = 1.3
 
 
 def scm_sigmas(steps: int) -> tuple[float, ...]:
-    """steps + 1 levels that end in 0: equal angles, but of two steps the second is at 1.3."""
+    """steps + 1 levels that end in 0: equal angles, except 1.3 for the second of two steps."""
     angles = [FIRST_ANGLE * (steps - index) / steps for index in range(steps + 1)]
     if steps == 2:
         angles[1] = SECOND_OF_TWO
@@ -37,10 +37,10 @@ def scm(
     sigmas: Sequence[float],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """The last guess of x0 [B, C, H, W]; every level before the last takes a noise of its own.
+    """The last prediction of x0 [B, C, H, W]; every step draws fresh noise.
 
-    `noises` gives at least len(sigmas) - 1 latents in float32. The velocity's timestep is sigma
-    itself, not 1000 sigma. `on_step` sees the guess.
+    `noises` yields at least len(sigmas) - 1 latents in float32. The velocity's timestep is sigma
+    itself, not 1000 sigma. `on_step` gets the prediction.
     """
     total = len(sigmas) - 1
     x0 = torch.zeros(())

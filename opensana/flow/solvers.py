@@ -1,7 +1,8 @@
-"""Solvers: plain functions that follow a velocity from noise (sigma near 1) to data (sigma 0).
+"""ODE solvers: functions that follow a velocity from noise (sigma near 1) to data (sigma 0).
 
-flow_dpm is the paper's Flow-DPM-Solver, DPM-Solver++ 2M in flow variables; euler is the baseline.
-The state keeps the dtype of the noise: give float32 noise; the velocity casts for its network.
+flow_dpm is the paper's Flow-DPM-Solver (Algorithm 1), that is DPM-Solver++(2M) (arXiv 2211.01095,
+Algorithm 2) in flow variables; euler is the baseline. The state keeps the dtype of the noise: pass
+float32; the velocity casts for its network.
 """
 
 import math
@@ -17,12 +18,12 @@ from opensana.flow.path import to_x0
 from opensana.flow.timesteps import euler_sigmas, flow_dpm_sigmas, network_timestep
 
 OnStep = Callable[[int, int, Tensor], None]
-"""Called after every step with the step's index, the number of steps and the latent."""
+"""Called after every step with its index, the number of steps and the latent."""
 
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver and the noise levels it was published with."""
+    """A solver and its published schedule of noise levels."""
 
     sigmas: Callable[[int, float], tuple[float, ...]]
     """(steps, shift) to steps + 1 descending levels that end in 0."""
@@ -33,7 +34,7 @@ class Solver:
 def flow_dpm(
     velocity: Velocity, noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None
 ) -> Tensor:
-    """Second-order multistep solver; the first and the last step are first order.
+    """Flow-DPM-Solver, second-order multistep; the first and the last step are first order.
 
     x_t = (sigma_t / sigma_s) x_s + alpha_t (1 - exp(-h)) D, where alpha = 1 - sigma,
     lambda = ln(alpha / sigma) is half the log-SNR, h = lambda_t - lambda_s, and D is the predicted
@@ -46,9 +47,12 @@ def flow_dpm(
         now, after = sigmas[step], sigmas[step + 1]
         x0 = to_x0(x, velocity(x, _timestep(now, x, truncated=True)), now)
         first_order = step in (0, total - 1)
-        weight = 0.0 if first_order else _extrapolation(sigmas[step - 1], now, after)
+        weight = 0.0  # 1 / (2 r) = h / (2 h_previous)
+        if not first_order:
+            h_previous = _half_log_snr(now) - _half_log_snr(sigmas[step - 1])
+            weight = (_half_log_snr(after) - _half_log_snr(now)) / (2 * h_previous)
         data = x0 + weight * (x0 - previous)
-        # alpha_t (1 - exp(-h)) without its logarithms, which are infinite at sigma 0 and 1.
+        # alpha_t (1 - exp(-h)) without the logarithms, which are infinite at sigma 0 and 1.
         x = (after / now) * x + ((1 - after) - (1 - now) * after / now) * data
         previous = x0
         finish_step(step, total, x, on_step)
@@ -74,14 +78,14 @@ SOLVERS = {
 
 
 def finish_step(step: int, total: int, x: Tensor, on_step: OnStep | None) -> None:
-    """After every step: the latent must be finite, and whoever watches is told."""
+    """Check that the latent is finite, then call `on_step`."""
     require_finite(x, step)
     if on_step is not None:
         on_step(step, total, x)
 
 
 def require_finite(latent: Tensor, step: int) -> None:
-    """Raise NumericsError when a latent holds NaN or infinity: never decode a black picture."""
+    """NumericsError if a latent holds NaN or infinity; it would decode to a black picture."""
     if not torch.isfinite(latent).all():
         bad = (~torch.isfinite(latent)).flatten(1).any(1).nonzero().flatten().tolist()
         raise NumericsError(
@@ -91,15 +95,9 @@ def require_finite(latent: Tensor, step: int) -> None:
 
 
 def _timestep(sigma: float, x: Tensor, *, truncated: bool) -> Tensor:
-    """A scalar on the latent's device; computed on the CPU, where float64 always exists."""
+    """A scalar on the latent's device, computed on the CPU: some devices lack float64."""
     exact = torch.tensor(sigma, dtype=torch.float64)
     return network_timestep(exact, truncated=truncated).to(x.device)
-
-
-def _extrapolation(before: float, now: float, after: float) -> float:
-    """1 / (2 r) = h / (2 h_previous)."""
-    h_previous = _half_log_snr(now) - _half_log_snr(before)
-    return (_half_log_snr(after) - _half_log_snr(now)) / (2 * h_previous)
 
 
 def _half_log_snr(sigma: float) -> float:

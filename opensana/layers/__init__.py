@@ -1,4 +1,4 @@
-"""The layers that the autoencoder and the transformer share (paper 2.1 and 2.2)."""
+"""Layers shared by the autoencoder and the transformer (paper 2.1 and 2.2)."""
 
 from opensana.layers.convolution import Conv3x3
 from opensana.layers.linear_attention import (

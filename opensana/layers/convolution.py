@@ -1,4 +1,4 @@
-"""3x3 convolutions by fewer products than their definition, exact up to rounding.
+"""3x3 convolutions with fewer multiplications than the definition, exact up to rounding.
 
 B batch, C channels in, O out, H W size.
 """
@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from opensana.layers.winograd import winograd_conv3x3
 
 WIDE = 256
-"""Channels from which Winograd's transforms cost less than the products they save."""
+"""Channels from which Winograd's transforms cost less than they save."""
 LARGE = 1024
 """Positions from which transforming the weights costs less than it saves."""
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with zero padding; for inference on a CPU Winograd's if it is wide."""
+    """3x3 convolution with zero padding; in CPU inference by Winograd's algorithm if it is wide."""
 
     def __init__(self, channels: int, out: int, *, bias: bool = True) -> None:
         super().__init__(channels, out, 3, padding=1, bias=bias)
@@ -29,28 +29,27 @@ class Conv3x3(nn.Conv2d):
         return super().forward(input)
 
     def doubled(self, x: Tensor) -> Tensor:
-        """The convolution of x enlarged to twice its size: [B, C, H, W] to [B, O, 2H, 2W]."""
+        """Nearest upsampling by 2, then the convolution: [B, C, H, W] to [B, O, 2H, 2W]."""
         if saves_products(x):
             return conv_of_doubled(x, self.weight, self.bias)
         return self(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
 def saves_products(x: Tensor) -> bool:
-    """Whether fewer products are less time: not on accelerators, nor where gradients are needed."""
+    """Whether fewer multiplications save time: only in float32 CPU inference."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
 
 
 def conv_of_doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Nearest doubling and a 3x3 convolution as one of 2x2 at the low resolution.
+    """Nearest upsampling by 2 and a 3x3 convolution as 2x2 convolutions at the low resolution.
 
-    Of the three rows under a kernel two are the same row of x, so their taps add up: an even row of
-    the output sees (w0, w1 + w2), an odd one (w0 + w1, w2); likewise for columns. That makes four
-    kernels of 2 x 2, which together need 4/9 of the products.
+    Two of the three rows under the kernel are the same row of x, so their taps add up: an even
+    output row sees (w0, w1 + w2), an odd one (w0 + w1, w2); likewise for columns. The four 2 x 2
+    kernels need 4/9 of the multiplications.
     """
     out, (height, width) = len(weight), x.shape[2:]
-    folded = _fold(
-        _fold(weight, 2), 4
-    )  # [O, C, 2, 2, 2, 2]: row parity, row, column parity, column
+    # [O, C, 2, 2, 2, 2]: row parity, row, column parity, column
+    folded = _fold(_fold(weight, 2), 4)
     kernels = folded.permute(2, 4, 0, 1, 3, 5).reshape(4 * out, -1, 2, 2)
     made = F.conv2d(F.pad(x, (1, 1, 1, 1)), kernels).unflatten(1, (2, 2, out))
     result = x.new_empty(len(x), out, height, 2, width, 2)
@@ -63,7 +62,7 @@ def conv_of_doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _fold(weight: Tensor, dim: int) -> Tensor:
-    """Three taps in `dim` to [2, 2] there: parity, tap."""
+    """Three taps in `dim` to [2, 2]: parity, tap."""
     first, middle, last = weight.unbind(dim)
     even, odd = (first, middle + last), (first + middle, last)
     return torch.stack([torch.stack(even, dim), torch.stack(odd, dim)], dim)

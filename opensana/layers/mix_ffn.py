@@ -1,7 +1,7 @@
-"""Mix-FFN: a gated feed-forward with a 3x3 depthwise convolution (paper 2.2, GLUMBConv).
+"""Mix-FFN (GLUMBConv): a GLU with a 3x3 depthwise convolution (paper 2.2, arXiv 2002.05202).
 
-The depthwise convolution brings back the locality that linear attention lacks, and tells
-tokens where they are, so that no positional encoding is needed.
+The depthwise convolution adds the locality that linear attention lacks, and position, so that no
+positional encoding is needed (NoPE).
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from opensana.layers.norm import RMSNorm2d, add_normed
 
 
 class MixFFN(nn.Module):
-    """1x1 to twice `hidden`, SiLU, 3x3 depthwise, x * SiLU(gate), 1x1 back.
+    """1x1 to 2 * `hidden` channels, SiLU, 3x3 depthwise, GLU x * SiLU(gate), 1x1 back.
 
     [B, C, H, W] in and out. The autoencoder adds a norm and a residual, the transformer neither.
     """
@@ -39,17 +39,17 @@ class MixFFN(nn.Module):
 
 
 def gated(x: Tensor) -> Tensor:
-    """The first half of the channels of [B, 2 C, H, W], times SiLU of the second."""
-    # torch.compile fuses the plain form by itself, and stops at a function with a jvp of its own.
+    """GLU: the first half of the channels of [B, 2 C, H, W] times SiLU of the second half."""
+    # torch.compile fuses the plain form, and cannot trace a Function with its own jvp.
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return Gated.forward(x)
     return Gated.apply(x)
 
 
 class Gated(torch.autograd.Function):
-    """`gated`, whose backward pass writes both halves of the gradient where they belong.
+    """`gated` with a leaner backward pass, which writes both halves of the gradient in place.
 
-    Autograd would keep SiLU of the gate as well, make the halves apart and put them together.
+    Autograd would also store SiLU(gate), and concatenate the halves.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Root-mean-square norms: no mean is subtracted (Zhang and Sennrich, arXiv 1910.07467)."""
+"""RMSNorm (Zhang and Sennrich, arXiv 1910.07467, equation 4): no mean is subtracted."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ BAND_BYTES = 2**20
 
 
 class RMSNorm(nn.Module):
-    """RMS norm over the last dimension of tokens [B, N, C], with a weight and no bias."""
+    """RMSNorm over the channels of tokens [B, N, C], with a weight and no bias."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -15,13 +15,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # With weights in float32 nothing is rounded: what autocast made narrow is widened here.
+        # Float32 weights give a float32 result, also for the half-precision input of autocast.
         wide = torch.promote_types(x.dtype, self.weight.dtype)
         return _normalise(x, dim=-1, eps=self.eps).to(wide) * self.weight
 
 
 class RMSNorm2d(nn.Module):
-    """RMS norm over the channels of a feature map [B, C, H, W], with weight and bias."""
+    """RMSNorm over the channels of a feature map [B, C, H, W], with weight and bias."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -35,10 +35,10 @@ class RMSNorm2d(nn.Module):
 
 
 def add_normed(x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
-    """x + norm(branch), all [B, C, H, W]; without gradients in the memory of `branch`.
+    """x + norm(branch), all [B, C, H, W]; without gradients it overwrites `branch`.
 
-    Then a band of rows goes through all of it while it is in the cache: a map of the decoder's last
-    stage is larger than any.
+    It then works in bands of rows that fit the CPU cache, which no map of the decoder's last stage
+    does.
     """
     if not isinstance(norm, RMSNorm2d) or torch.is_grad_enabled() or x.device.type != "cpu":
         return x + norm(branch)

@@ -1,13 +1,14 @@
-"""3x3 convolution by Winograd's F(4x4, 3x3): a quarter of the products (Lavin and Gray 2015).
+"""3x3 convolution by Winograd's F(4x4, 3x3) (Lavin and Gray, arXiv 1509.09308, section 4).
 
 Each 4 x 4 tile of the output comes from a 6 x 6 tile of the input:
 
     Y = A^T [ (G w G^T) * (B^T d B) ] A
 
-where * becomes, over channels, one matrix product at each of the 36 places. The largest error in
-float32 is about 1e-5 of the output's size. Tiles are worked on in bands that fit in the cache.
+where * becomes, over channels, one matrix product at each of the 36 positions: a quarter of the
+multiplications. The largest error in float32 is about 1e-5 of the output's size. Tiles are
+processed in bands that fit in the cache.
 
-B batch, C channels in, O out, H W size; a band has T tiles.
+B batch, C channels in, O out, H W size.
 """
 
 import torch
@@ -68,20 +69,20 @@ def transformed(weight: Tensor) -> Tensor:
 def _band(wide: Tensor, kernel: Tensor, columns: int) -> Tensor:
     """Padded rows [4 R + 2, 4 columns + 2, C] to the output [4 R, 4 columns, O]."""
     rows, (_, channels, out) = len(wide) // TILE, kernel.shape
-    places = torch.stack(
+    positions = torch.stack(
         [
             wide[i : i + TILE * rows : TILE, j : j + TILE * columns : TILE]
             for i in range(REACH)
             for j in range(REACH)
         ]
     ).view(REACH**2, -1)
-    inputs = (_pair(_B, places) @ places).view(REACH**2, rows * columns, channels)
+    inputs = (_pair(_B, positions) @ positions).view(REACH**2, rows * columns, channels)
     products = torch.bmm(inputs, kernel).view(REACH**2, -1)
-    tiles = (_pair(_A, places) @ products).view(TILE, TILE, rows, columns, out)
+    tiles = (_pair(_A, positions) @ products).view(TILE, TILE, rows, columns, out)
     return tiles.permute(2, 0, 3, 1, 4).reshape(rows * TILE, columns * TILE, out)
 
 
 def _pair(matrix: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    """The matrix applied to rows and to columns of a tile, as one matrix."""
+    """The Kronecker product: the matrix applied to the rows and the columns of a flat tile."""
     values = torch.tensor(matrix, dtype=torch.float64)
     return torch.kron(values, values).to(like)
