@@ -148,7 +148,7 @@ def planned(options: argparse.Namespace) -> dict[str, Any]:
     plan = chain.plan(parse_bytes(options.memory))
     return {
         "least": chain.least_memory,
-        "whole": chain.whole_memory,
+        "whole": chain.one_band_memory,
         "bands": plan.memory,
         "rows": plan.rows[-1],
     }

@@ -465,7 +465,7 @@ def test_describe_reads_headers_only(sana: Sana, folder: Path) -> None:
     assert (found["native_size"], found["shift"], found["dtype"]) == (64, 3.0, "F32")
     memory = found["memory"]
     plan = decoder_chain(sana.autoencoder, 1, 2, 2)
-    assert memory["decoding"] == plan.whole_memory > memory["decoding_in_bands"] > 0
+    assert memory["decoding"] == plan.one_band_memory > memory["decoding_in_bands"] > 0
     total = sum(part["parameters"] for part in found["parts"].values())
     assert memory["weights"] == 4 * total
     assert memory["total"] == memory["weights"] + max(memory["decoding"], memory["denoising"])

@@ -1,12 +1,12 @@
-"""A feature map in bands of rows through layers that see only a few rows around each row.
+"""Run local layers on a feature map in bands of rows.
 
-The last layer is asked for its next rows and asks the one before it for those it lacks, up to the
-map that is stored. Each layer keeps the few rows that its next band looks at again, so that
-no map between two layers is ever there whole.
+Rows are pulled: the last layer is asked for its next rows and asks the one before for its input, up
+to the stored map. Each layer keeps the few rows that its next band needs again, so no map between
+two layers is ever complete in memory.
 
-A layer runs on its band and `halo` rows on either side, and the halo's output is cut off: only
-there does the zero padding at the ends of the run reach, unless the end is the picture's own.
-So a layer computes 2 * halo rows a band twice, and nothing else is: 4 rows for a ResBlock.
+A layer runs on a band plus `halo` rows on either side, and the output of the halo is cut off, since
+the zero padding at the ends of a band has spoilt it. So a layer computes 2 * halo rows per band
+twice: 4 rows for a ResBlock.
 
 B batch, C channels, H W height and width.
 """
@@ -23,14 +23,14 @@ from torch import Tensor
 class Layer:
     """One step of the network, from rows [B, C, n, W] to rows [B, C', n * up / down, W'].
 
-    An output row depends on the input rows at its place and on `halo` more above and below.
+    An output row depends on the input rows at its position and on `halo` more above and below.
     """
 
     run: Callable[[Tensor], Tensor]
     channels: int
     halo: int
     working: int
-    """Numbers alive at the peak of `run` for each input position, input and output included."""
+    """Peak number of values alive in `run` per input position, with input and output."""
     up: int = 1
     down: int = 1
 
@@ -39,7 +39,7 @@ class Layer:
         return side * self.up // self.down
 
     def first(self, row: int) -> int:
-        """The first input row that output row `row` depends on, above the border or not."""
+        """The first input row that output row `row` depends on; may be negative."""
         return row * self.down // self.up - self.halo
 
     def end(self, row: int) -> int:
@@ -48,7 +48,7 @@ class Layer:
 
 
 class Rows(Protocol):
-    """A map of `height` rows, of which the ones before `done` have been taken."""
+    """A map of `height` rows, of which the first `done` have been taken."""
 
     height: int
     done: int
@@ -59,7 +59,7 @@ class Rows(Protocol):
 
 
 class Stored:
-    """The rows of a map [B, C, H, W] that is there whole."""
+    """The rows of a map [B, C, H, W] in memory."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -72,7 +72,7 @@ class Stored:
 
 
 class Layered:
-    """The rows that a layer makes of the rows of a source."""
+    """The rows that a layer computes from the rows of a source."""
 
     def __init__(self, layer: Layer, source: Rows) -> None:
         self.layer = layer
@@ -83,19 +83,15 @@ class Layered:
         self.held: Tensor | None = None  # the source's rows from `start` to `source.done`
 
     def take(self, rows: int) -> Tensor:
-        held = self._until(min(self.layer.end(self.done + rows), self.source.height))
-        made, offset = self.layer.run(held), self.layer.size(self.start)
-        self.done += rows
-        start = max(self.layer.first(self.done), 0)
-        self.held = held[:, :, start - self.start :].clone()  # a view would keep the whole band
-        self.start = start
-        return made[:, :, self.done - rows - offset : self.done - offset]
-
-    def _until(self, end: int) -> Tensor:
-        """The rows from `start` to `end`."""
-        lacking = end - self.source.done
+        lacking = min(self.layer.end(self.done + rows), self.source.height) - self.source.done
         if self.held is None:
             self.held = self.source.take(lacking)
         elif lacking:
             self.held = torch.cat([self.held, self.source.take(lacking)], dim=2)
-        return self.held
+        held = self.held
+        made, offset = self.layer.run(held), self.layer.size(self.start)
+        self.done += rows
+        start = max(self.layer.first(self.done), 0)
+        self.held = held[:, :, start - self.start :].clone()  # a view would keep the band alive
+        self.start = start
+        return made[:, :, self.done - rows - offset : self.done - offset]

@@ -1,4 +1,4 @@
-"""The two blocks of DC-AE: residual convolutions, and EfficientViT's linear attention.
+"""The two blocks of DC-AE: ResBlock, and EfficientViT's block with linear attention.
 
 B batch, C channels, H W height and width, N = H * W positions, D channels a head.
 """
@@ -16,7 +16,7 @@ FFN_RATIO = 4
 
 
 class ResBlock(nn.Module):
-    """Two 3x3 convolutions and a norm beside the identity; [B, C, H, W] in and out."""
+    """Two 3x3 convolutions and a norm, with a residual; [B, C, H, W] in and out."""
 
     def __init__(self, channels: int, *, norm: str, activation: str) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ResBlock(nn.Module):
 
 
 class MultiscaleProjection(nn.Module):
-    """Queries, keys and values of one more scale: a depthwise, then a grouped 1x1 convolution."""
+    """Queries, keys and values of another scale: a depthwise, then a grouped 1x1 convolution."""
 
     def __init__(self, channels: int, *, heads: int, kernel: int) -> None:
         super().__init__()
@@ -44,10 +44,10 @@ class MultiscaleProjection(nn.Module):
 
 
 class MultiscaleLinearAttention(nn.Module):
-    """EfficientViT's multi-scale ReLU linear attention with residual; [B, C, H, W] in and out.
+    """Multi-scale ReLU linear attention (EfficientViT, arXiv 2205.14756, section 3.1), residual.
 
-    `to_q`, `to_k` and `to_v` are the thirds of one fused projection: heads are cut from their
-    concatenation in runs of 3D channels, so that a head's queries may come from any of them.
+    [B, C, H, W] in and out. `to_q`, `to_k` and `to_v` are the thirds of one fused projection. Each
+    head takes 3D consecutive channels of it, so its queries may come from any of the three.
     """
 
     def __init__(self, channels: int, *, head: int, kernels: Sequence[int], norm: str) -> None:
@@ -78,14 +78,14 @@ class MultiscaleLinearAttention(nn.Module):
         return query, key, value
 
     def merge(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The input [B, C, H, W] and what its positions read, [B, heads, N, D]."""
+        """x [B, C, H, W] plus the normed projection of the attention's output [B, heads, N, D]."""
         attended = attended.transpose(-1, -2).reshape(x.shape[0], -1, *x.shape[2:])
         out = self.to_out(attended.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return add_normed(x, out, self.norm_out)
 
 
 class EfficientViTBlock(nn.Module):
-    """Linear attention, then Mix-FFN, each with its residual; [B, C, H, W] in and out."""
+    """Linear attention, then Mix-FFN, each with a residual; [B, C, H, W] in and out."""
 
     def __init__(self, channels: int, *, head: int, kernels: Sequence[int], norm: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What an autoencoder is made of: the fields of the published `vae/config.json`."""
+"""An autoencoder's configuration: the fields of the published `vae/config.json`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ MAX_STAGES = 10
 MAX_LAYERS = 64
 MAX_WIDTH = 16384
 MAX_KERNEL = 31
-# A config file may come from anyone: numbers are bounded before anything is allocated.
+# Config files are not trusted: numbers are bounded before anything is allocated.
 BOUNDS: dict[str, tuple[float, float]] = {
     "in_channels": (1, 4096),
     "latent_channels": (1, MAX_WIDTH),
@@ -32,7 +32,7 @@ SANA_SCALES: tuple[tuple[int, ...], ...] = ((), (), (), (5,), (5,), (5,))
 class AutoencoderConfig:
     """Field names are those of the published files; the defaults are `dc-ae-f32c32-sana-1.0`.
 
-    A stage is one resolution, finest first. Where the first stage has no layers, the stem is a
+    A stage is one resolution, finest first. If the first stage has no layers, the stem is a
     downsampling to the second stage's width. `scaling_factor` brings latents to unit variance.
     """
 
@@ -66,9 +66,6 @@ class AutoencoderConfig:
                     f"{name} needs one entry for each of the {stages} stages, "
                     f"got {len(getattr(self, name))}"
                 )
-        self._check_sizes()
-
-    def _check_sizes(self) -> None:
         check_bounds(self, BOUNDS)
         widths = self.encoder_block_out_channels + self.decoder_block_out_channels
         layers = self.encoder_layers_per_block + self.decoder_layers_per_block
@@ -85,12 +82,12 @@ class AutoencoderConfig:
 
     @property
     def compression(self) -> int:
-        """How many pixels one latent spans a side: 32 for F32."""
+        """Pixels per latent position along a side: 32 for F32."""
         return 2 ** (len(self.encoder_block_out_channels) - 1)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AutoencoderConfig":
-        """Read a published `config.json`; an unknown or ill-typed entry is a ConfigError."""
+        """From a published `config.json`; ConfigError for an unknown key or a wrong type."""
         given = {k: v for k, v in values.items() if not k.startswith("_")}
         known = {field.name for field in fields(cls)}
         for name in given:
@@ -119,7 +116,7 @@ STAGE_FIELDS = tuple(
     and not field.name.endswith(("shortcut", "conv_act_fn"))
 )
 
-# What the published format means where a key is absent: not always our own default.
+# The published format's defaults for absent keys; some differ from ours.
 PUBLISHED_DEFAULTS: dict[str, Any] = {
     **asdict(AutoencoderConfig()),
     "encoder_block_types": "ResBlock",

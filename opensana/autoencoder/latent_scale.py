@@ -1,10 +1,10 @@
-"""Give each latent channel a scale of its own, exactly, by moving it into the weights.
+"""Scale each latent channel, exactly, by a change of the weights.
 
-Flow matching weighs all channels alike, pictures do not: a channel that moves many pixels should
-be large, so that the noise hides it last and its error counts most. The published format has one
-scale for all channels; here the encoder's last convolution multiplies by it and the decoder's
-first divides, and both parameter-free shortcuts are corrected in the convolutions' centres. The
-function of the whole autoencoder stays the same.
+Flow matching weights all channels equally, but they matter differently to the picture: a channel
+that moves many pixels should be large, so that noise hides it last and its error counts most. The
+published format has one scale for all channels. Here the encoder's last convolution multiplies by
+a scale per channel, the decoder's first divides by it, and the centres of both convolutions correct
+the parameter-free shortcuts. The reconstruction does not change.
 
 K latent channels.
 """
@@ -18,7 +18,7 @@ from opensana.autoencoder.resample import average_channels, repeat_channels
 
 @torch.no_grad()
 def channel_gains(model: Autoencoder, pixels: Tensor, *, step: float = 0.5) -> Tensor:
-    """How far the picture moves when a channel moves by its deviation: root mean square, [K]."""
+    """Root mean square change of the picture when a channel changes by its std, [K]."""
     latent = model.encoder(pixels)
     plain = model.decoder(latent)
     deviations = latent.std(dim=(0, 2, 3))

@@ -1,6 +1,6 @@
-"""DC-AE: pictures to latents with 32 times fewer rows and columns, and back (paper 2.1).
+"""DC-AE: images to latents with 32 times fewer rows and columns, and back (paper 2.1).
 
-The module tree gives the state-dict keys of the published diffusers files.
+The module names are the state-dict keys of the published diffusers files.
 
 B batch, C channels, H W picture size, h w latent size (H = compression * h).
 """
@@ -20,7 +20,7 @@ from opensana.layers import RMSNorm2d
 
 
 class Autoencoder(nn.Module):
-    """Deterministic encoder and decoder; the latent scale is applied here and nowhere else."""
+    """Deterministic encoder and decoder; only here is the latent scale applied."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
 
 
 def encoder_blocks(config: AutoencoderConfig, stage: int) -> list[nn.Module]:
-    """The blocks of one encoder stage, without its resampling."""
+    """The blocks of an encoder stage, without its downsampling."""
     width = config.encoder_block_out_channels[stage]
     count = config.encoder_layers_per_block[stage]
     if config.encoder_block_types[stage] == "ResBlock":
@@ -142,7 +142,7 @@ def encoder_blocks(config: AutoencoderConfig, stage: int) -> list[nn.Module]:
 
 
 def decoder_blocks(config: AutoencoderConfig, stage: int) -> list[nn.Module]:
-    """The blocks of one decoder stage, without its resampling."""
+    """The blocks of a decoder stage, without its upsampling."""
     width = config.decoder_block_out_channels[stage]
     count = config.decoder_layers_per_block[stage]
     norm = config.decoder_norm_types[stage]

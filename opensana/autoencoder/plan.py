@@ -1,12 +1,12 @@
-"""How many rows at a time the encoder or the decoder can run in a given memory.
+"""How high a band of rows can be for the encoder or decoder to run in a given memory.
 
 The network is cut into passes. A pass reads a stored map, runs its layers in bands of rows and
-stores their output. Cuts are at linear attention alone, which sums over the whole map before it
-gives its first row; all convolutions between two attention blocks are one pass.
+stores the output. Cuts are only at linear attention, which sums over the whole map before its first
+output row; all convolutions between two attention blocks are one pass.
 
-The memory of a pass is that of the stored maps it reads and writes, the rows that its layers keep
-from band to band, and the working set of its hungriest layer. Weights, the result and a convolution
-library's scratch space are not counted.
+A pass needs memory for the maps it reads and writes, the rows that its layers keep between bands,
+and the largest working set of a layer. Weights, the final result and a convolution library's
+workspace are not counted.
 """
 
 import math
@@ -29,12 +29,12 @@ from opensana.autoencoder.resample import FACTOR, Downsample, Upsample
 from opensana.device import format_bytes
 from opensana.errors import RequestError
 
-# Norms and attention sum in float32: in half precision the mean number of a working set is larger.
+# Norms and attention work in float32, so a half-precision working set averages 3 bytes a value.
 WORKING_BYTES = 3
 
 
 def size_after(layers: Iterable[Layer], side: int) -> int:
-    """Rows (or columns) that layers make of `side`."""
+    """Rows (or columns) after the layers, from `side` before them."""
     for layer in layers:
         side = layer.size(side)
     return side
@@ -42,7 +42,7 @@ def size_after(layers: Iterable[Layer], side: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """A stack of maps of `itemsize` bytes a number; layers know their own channels."""
+    """The shape of a batch of maps without channels, and the bytes per value."""
 
     batch: int
     height: int
@@ -64,11 +64,11 @@ class Pass:
 
     layers: tuple[Layer, ...]
     channels: int
-    """Of the map that is stored; 0 for the last pass, whose bands are given away."""
+    """Channels of the stored output; 0 for the last pass, whose bands are yielded."""
 
     @property
     def attention(self) -> MultiscaleLinearAttention | None:
-        """The attention that the pass begins with."""
+        """The attention at the start of the pass, or None."""
         first = self.layers[0].run
         return first if isinstance(first, MultiscaleLinearAttention) else None
 
@@ -77,7 +77,7 @@ class Pass:
         return size_after(self.layers, side)
 
     def memory(self, shape: Shape, rows: int) -> int:
-        """Peak bytes when the input is of `shape` and each band has `rows` output rows."""
+        """Peak bytes for an input of `shape` and bands of `rows` output rows."""
         kept, working = 0, 0
         for index in reversed(range(len(self.layers))):
             layer, inside = self.layers[index], shape.after(self.layers[:index])
@@ -86,19 +86,15 @@ class Pass:
             working = max(working, run * max(shape.itemsize, WORKING_BYTES) // shape.itemsize)
             kept += inside.bytes(layer.channels, 2 * layer.halo)
             rows = asked
-        return self._stored(shape) + kept + working
-
-    def _stored(self, shape: Shape) -> int:
-        """Attention passes write over what they read."""
-        read = shape.bytes(self.layers[0].channels)
-        if self.attention is not None:
-            return read
-        return read + shape.after(self.layers).bytes(self.channels)
+        stored = shape.bytes(self.layers[0].channels)
+        if self.attention is None:  # attention overwrites its input
+            stored += shape.after(self.layers).bytes(self.channels)
+        return stored + kept + working
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Output rows of a band in each pass, and the peak bytes that this should take."""
+    """The height of an output band in each pass, and the expected peak bytes."""
 
     rows: tuple[int, ...]
     memory: int
@@ -106,7 +102,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Chain:
-    """The passes of a network, and the shape of the input that it is to run on."""
+    """The passes of a network, and the shape of its input."""
 
     passes: tuple[Pass, ...]
     shape: Shape
@@ -117,24 +113,26 @@ class Chain:
         return max(step.memory(shape, 1) for step, shape in self._shaped())
 
     @property
-    def whole_memory(self) -> int:
-        """Peak bytes with one band in each pass, which is the plain forward."""
+    def one_band_memory(self) -> int:
+        """Peak bytes with one band per pass, which is the plain forward."""
         return max(step.memory(shape, step.size(shape.height)) for step, shape in self._shaped())
 
     def plan(self, memory: int) -> Plan:
-        """The highest bands that fit; RequestError where even single rows do not."""
+        """The highest bands that fit; RequestError if not even single rows do."""
         if memory < self.least_memory:
             raise RequestError(
                 f"{format_bytes(memory)} of memory cannot hold the feature maps of this picture, "
                 f"which take at least {format_bytes(self.least_memory)} beside the weights; "
                 "try more memory or a smaller picture"
             )
-        rows = tuple(_rows(step, shape, memory) for step, shape in self._shaped())
-        peaks = (
-            step.memory(shape, high)
-            for high, (step, shape) in zip(rows, self._shaped(), strict=True)
-        )
-        return Plan(rows, max(peaks))
+        rows, peak = [], 0
+        for step, shape in self._shaped():
+            height = step.size(shape.height)
+            highest = bisect_right(range(1, height + 1), memory, key=partial(step.memory, shape))
+            bands = math.ceil(height / highest)  # as few as fit, of about equal height
+            rows.append(math.ceil(height / bands))
+            peak = max(peak, step.memory(shape, rows[-1]))
+        return Plan(tuple(rows), peak)
 
     def _shaped(self) -> Iterator[tuple[Pass, Shape]]:
         """Each pass and the shape of its input."""
@@ -142,14 +140,6 @@ class Chain:
         for step in self.passes:
             yield step, shape
             shape = shape.after(step.layers)
-
-
-def _rows(step: Pass, shape: Shape, memory: int) -> int:
-    """The rows of the fewest bands of about equal height."""
-    height = step.size(shape.height)
-    highest = bisect_right(range(1, height + 1), memory, key=partial(step.memory, shape))
-    bands = math.ceil(height / highest)
-    return math.ceil(height / bands)
 
 
 # ------------------------------------------------------------------ the networks
@@ -198,7 +188,7 @@ def _passes(first: Layer, blocks: Iterable[nn.Module], last: Layer) -> tuple[Pas
 
 
 def attention_layer(module: MultiscaleLinearAttention) -> Layer:
-    """Queries, keys and values of each scale, twice while they are joined, rectified or divided."""
+    """Working set: queries, keys and values of each scale, twice during cat, ReLU and division."""
     channels = module.to_q.in_features
     scales = module.to_qkv_multiscale
     kernels = [conv.kernel_size[0] for conv in scales.modules() if isinstance(conv, nn.Conv2d)]
@@ -207,15 +197,15 @@ def attention_layer(module: MultiscaleLinearAttention) -> Layer:
 
 
 def feed_forward_layer(block: EfficientViTBlock) -> Layer:
-    """Both halves before and after the depthwise convolution, and once as it reorders them."""
+    """Working set: both halves before, after and reordered for the depthwise convolution."""
     channels = block.conv_out.conv_inverted.in_channels
     return Layer(block.conv_out, channels, 1, (1 + 6 * FFN_RATIO) * channels)
 
 
 def layer_of(module: nn.Module) -> Layer:
-    """A ResBlock or a resampling as a layer.
+    """A ResBlock, Upsample or Downsample as a layer.
 
-    Working sets count a convolution's input and output twice where it reorders them.
+    Working sets count a convolution's input and output twice if it reorders them.
     """
     if isinstance(module, ResBlock):
         channels = module.conv1.in_channels
@@ -227,5 +217,5 @@ def layer_of(module: nn.Module) -> Layer:
         return Layer(module, channels, 1, working, up=FACTOR)
     assert isinstance(module, Downsample)
     channels = module.conv.in_channels
-    # Its halo is 1, but bands must begin where a pair of rows does.
+    # The halo is 1, but bands must start at even rows.
     return Layer(module, channels, FACTOR, 2 * channels + module.out, down=FACTOR)

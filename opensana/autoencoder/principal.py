@@ -1,10 +1,10 @@
-"""Start an autoencoder as the best linear code of its patches, level by level.
+"""Initialise an autoencoder as a principal component analysis (PCA) of patches, level by level.
 
-Random weights start as a plain average, a poor code, and take hours to reach what principal
-components give at once. A DC-AE with free resampling (stride-2 convolutions down, pixel shuffle
-up) can hold that code: each level carries the coordinates of its patch in the span of the basis
-pictures' own patches, every convolution only looks at its own position, the shortcuts are
-subtracted, and all residual blocks start at zero. Training then goes on from the linear optimum.
+Random weights start as a plain average and take hours to reach the error of PCA. A DC-AE with
+stride-2 convolutions down and pixel shuffle up can represent PCA exactly: each level holds the
+coordinates of its patch in the span of the components' own patches, convolutions use only their
+own position, the shortcuts are subtracted, and all residual blocks start at zero. Training
+continues from this linear optimum.
 
 P patch size (the compression), K latent channels, S stages, C channels.
 """
@@ -21,7 +21,7 @@ from opensana.errors import ConfigError
 from opensana.layers import RMSNorm2d
 
 # A constant channel much larger than the others keeps the head's norm nearly linear, and a
-# positive bias keeps its ReLU open; the head's convolution takes both away again.
+# positive bias keeps its ReLU active; the head's convolution subtracts both again.
 HEAD_CONSTANT = 24.0
 HEAD_BIAS = 3.0
 
@@ -36,7 +36,7 @@ class PrincipalCode:
 
 
 def principal_code(patches: Tensor, channels: int) -> PrincipalCode:
-    """The `channels` principal components of patches [N, 3, P, P]."""
+    """The first `channels` principal components of patches [N, 3, P, P]."""
     flat = patches.flatten(1).double()
     mean = flat.mean(dim=0)
     covariance = (flat - mean).T @ (flat - mean) / len(flat)
@@ -53,7 +53,7 @@ def principal_code(patches: Tensor, channels: int) -> PrincipalCode:
 def start_from(model: Autoencoder, code: PrincipalCode) -> None:
     """Overwrite the weights of `model` so that it computes `code`, with latents of unit variance.
 
-    Raises ConfigError for a model whose resampling cannot hold a linear code.
+    ConfigError if the model's resampling cannot represent a linear code.
     """
     config = model.config
     holds = config.upsample_block_type == "pixel_shuffle" and config.downsample_block_type == "Conv"
@@ -63,7 +63,13 @@ def start_from(model: Autoencoder, code: PrincipalCode) -> None:
             "a principal-component start needs Conv down, pixel_shuffle up, both latent "
             "shortcuts, and no layers in the first stage"
         )
-    _silence_blocks(model)
+    for module in model.modules():  # zero the residual blocks
+        if isinstance(module, ResBlock):
+            nn.init.zeros_(module.norm.weight)  # pyright: ignore[reportArgumentType]
+        elif isinstance(module, EfficientViTBlock):
+            for norm in (module.attn.norm_out, module.conv_out.norm):
+                assert isinstance(norm, RMSNorm2d)
+                nn.init.zeros_(norm.weight)
     bases = [
         _level_basis(code.basis, stage, width)
         for stage, width in enumerate(config.encoder_block_out_channels)
@@ -74,16 +80,6 @@ def start_from(model: Autoencoder, code: PrincipalCode) -> None:
         for stage, width in enumerate(config.decoder_block_out_channels)
     ]
     _fill_decoder(model, code, bases)
-
-
-def _silence_blocks(model: Autoencoder) -> None:
-    for module in model.modules():
-        if isinstance(module, ResBlock):
-            nn.init.zeros_(module.norm.weight)  # pyright: ignore[reportArgumentType]
-        elif isinstance(module, EfficientViTBlock):
-            for norm in (module.attn.norm_out, module.conv_out.norm):
-                assert isinstance(norm, RMSNorm2d)
-                nn.init.zeros_(norm.weight)
 
 
 def _patches(pictures: Tensor, size: int) -> Tensor:
@@ -104,7 +100,7 @@ def _level_basis(basis: Tensor, stage: int, width: int) -> Tensor:
 
 
 def _children(size: int) -> Tensor:
-    """[4, child, parent]: where each pixel of the four half-size patches lies in its parent."""
+    """[4, child, parent]: one-hot positions of the four half-size patches' pixels in the parent."""
     parent = torch.eye(3 * size * size).view(-1, 3, size, size)
     return _patches(parent, size // FACTOR).flatten(1, 2).permute(1, 2, 0).contiguous()
 
@@ -137,16 +133,13 @@ def _fill_down(block: Downsample, below: Tensor, above: Tensor, size: int) -> No
         tap = conv.weight[:, :, 1 + row, 1 + column]
         tap[: above.shape[1], : below.shape[1]] = above.T @ select.T @ below
         if block.shortcut:
-            tap -= _down_shortcut(tap.shape[0], tap.shape[1], position)
-
-
-def _down_shortcut(out: int, channels: int, position: int) -> Tensor:
-    """What the averaging shortcut adds to each output, for one of the four input positions."""
-    unshuffled = torch.arange(channels) * FACTOR**2 + position
-    group = channels * FACTOR**2 // out
-    shortcut = torch.zeros(out, channels)
-    shortcut[unshuffled // group, torch.arange(channels)] = 1 / group
-    return shortcut
+            # Subtract what the averaging shortcut adds at this position.
+            out, channels = tap.shape
+            unshuffled = torch.arange(channels) * FACTOR**2 + position
+            group = channels * FACTOR**2 // out
+            shortcut = torch.zeros(out, channels)
+            shortcut[unshuffled // group, torch.arange(channels)] = 1 / group
+            tap -= shortcut
 
 
 def _fill_decoder(model: Autoencoder, code: PrincipalCode, bases: list[Tensor]) -> None:
@@ -183,7 +176,7 @@ def _fill_up(block: Upsample, below: Tensor, above: Tensor, offset: Tensor, size
 
 
 def _fill_head(decoder: nn.Module, last_up: Upsample, pixels: Tensor) -> None:
-    """Make norm, ReLU and the last convolution pass on the pixels of each 2 x 2 block."""
+    """Make norm, ReLU and the last convolution pass the pixels of each 2 x 2 block through."""
     used = pixels.shape[1]
     norm, head = decoder.norm_out, decoder.conv_out
     assert isinstance(norm, RMSNorm2d) and isinstance(head, Upsample)

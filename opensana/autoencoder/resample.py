@@ -1,7 +1,7 @@
-"""Residual autoencoding: resampling blocks with parameter-free shortcuts (DC-AE paper 3.2).
+"""Residual autoencoding: resampling with parameter-free shortcuts (DC-AE, arXiv 2410.10733, 3.2).
 
-A shortcut moves space to channels (or back) and averages (or repeats) neighbouring channels, so
-that the convolution beside it only has to learn what this loses.
+A shortcut moves space to channels (or back) and averages (or duplicates) neighbouring channels; the
+convolution learns only the residual.
 
 B batch, C channels, H W height and width.
 """
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from opensana.layers import Conv3x3
 
 FACTOR = 2
-# Times that a channel is repeated -> rows and columns of a 2 x 2 square that differ.
+# Repeats of a channel -> rows and columns of distinct values in a 2 x 2 square.
 SHARES = {1: (2, 2), 2: (2, 1), 4: (1, 1)}
 
 Down = Literal["Conv", "pixel_unshuffle"]
@@ -32,18 +32,18 @@ def repeat_channels(x: Tensor, channels: int) -> Tensor:
 
 
 def add_repeated(main: Tensor, x: Tensor) -> Tensor:
-    """main [B, out, 2H, 2W] plus x [B, C, H, W], channels repeated and shuffled into space.
+    """main [B, out, 2H, 2W] + pixel_shuffle of x [B, C, H, W] with repeated channels, no copies.
 
-    Each channel of x stands 4 out / C times in a row among the 4 out that make 2 x 2 positions: so
-    it adds to a position, to a row of two, or to all four of one channel, and no copy is needed.
+    Each channel of x is repeated 4 out / C times among the 4 out channels that pixel shuffle moves
+    to 2 x 2 squares: it is added to one position, to a row of two or to all four.
     """
     repeats = FACTOR**2 * main.shape[1] // x.shape[1]
     if repeats not in SHARES:
         return main + F.pixel_shuffle(repeat_channels(x, repeats * x.shape[1]), FACTOR)
     rows, columns = SHARES[repeats]
     shares = x.unflatten(1, (main.shape[1], rows, columns)).permute(0, 1, 4, 2, 5, 3)
-    places = main.unflatten(3, (-1, FACTOR)).unflatten(2, (-1, FACTOR))
-    return (places + shares).flatten(4).flatten(2, 3)
+    squares = main.unflatten(3, (-1, FACTOR)).unflatten(2, (-1, FACTOR))
+    return (squares + shares).flatten(4).flatten(2, 3)
 
 
 class Downsample(nn.Module):

@@ -1,14 +1,14 @@
-"""Encode and decode pictures in bands of rows, in bounded memory, to the same pixels.
+"""Encode and decode in bands of rows, in bounded memory, without seams.
 
-The published way to decode large pictures is tiles blended at their seams. That is another
-function: linear attention looks at the whole picture, a tile sees only itself. But its only look
-at the whole is one small matrix a head (paper 2.2, equation 2). So every attention block runs over
-its map twice in bands: one pass sums the matrix, one applies it. Convolutions need a few rows of
-their neighbours (bands.py), everything else is per position. The result is that of the whole
-network up to the order of float sums: no seams, nothing to blend.
+The published way for large pictures is tiling with blended seams. It changes the result: linear
+attention sees the whole picture, a tile only itself. But all that attention needs of the whole
+picture is one small matrix per head (paper 2.2; layers/linear_attention.py). So each attention
+block runs over its map twice in bands: one pass sums the matrix, one applies it. Convolutions need
+a few neighbouring rows (bands.py), everything else works per position. The result equals that of
+the plain forward up to the order of float sums.
 
-Small maps take one band, which is the plain forward. Where there are more, queries, keys and
-values are computed once more for the sum, and each layer runs 2 * halo rows a band twice.
+Small maps run in one band, which is the plain forward. With more bands, queries, keys and values
+are computed twice, and each layer computes 2 * halo rows per band twice.
 
 B batch, C channels, H W picture size, h w latent size.
 """
@@ -32,8 +32,8 @@ from opensana.layers import AttentionState, attend, attention_state
 def decode(autoencoder: Autoencoder, latent: Tensor, *, memory: int) -> Tensor:
     """Scaled latents [B, C, h, w] to pixels [B, 3, H, W], as `Autoencoder.decode`.
 
-    Pictures are decoded one at a time, with at most about `memory` bytes beside the weights and
-    the result; RequestError where even bands of one row need more.
+    Pictures are decoded one at a time, in at most about `memory` bytes beside the weights and the
+    result; RequestError if even bands of one row need more.
     """
     size = autoencoder.compression
     batch, _, height, width = latent.shape
@@ -46,7 +46,7 @@ def decode(autoencoder: Autoencoder, latent: Tensor, *, memory: int) -> Tensor:
 
 @torch.no_grad()
 def decode_bands(autoencoder: Autoencoder, latent: Tensor, *, memory: int) -> Iterator[Tensor]:
-    """The pixels of one `decode` as bands [B, 3, n, W] from top to bottom, all pictures at once."""
+    """As `decode`, yielded as bands [B, 3, n, W] from top to bottom, all pictures at once."""
     _check_mode(autoencoder)
     batch, _, height, width = latent.shape
     chain = decoder_chain(autoencoder, batch, height, width)
@@ -84,24 +84,21 @@ def _check_mode(autoencoder: Autoencoder) -> None:
 
 
 def run(chain: Chain, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
-    """The output of the last pass in bands; `rows` is the height of a band's output in each pass.
+    """The output of the last pass in bands; `rows` is the height of an output band in each pass.
 
-    What the other passes make is stored.
+    The outputs of the other passes are stored; attention overwrites its input, band by band.
     """
     *inner, last = zip(chain.passes, rows, strict=True)
     for step, high in inner:
-        x = _stored(step, high, x)
+        shape = (len(x), step.channels, *(step.size(side) for side in x.shape[2:]))
+        bands = _bands(step, high, x)
+        if high >= shape[2]:
+            x = next(bands)
+        else:
+            out = x.new_empty(shape) if step.attention is None else x
+            _fill(out, bands)
+            x = out
     yield from _bands(*last, x)
-
-
-def _stored(step: Pass, rows: int, x: Tensor) -> Tensor:
-    """The whole output of a pass. Attention's takes the place of its input, band by band."""
-    shape = (len(x), step.channels, *(step.size(side) for side in x.shape[2:]))
-    if rows >= shape[2]:
-        return next(_bands(step, rows, x))
-    out = x.new_empty(shape) if step.attention is None else x
-    _fill(out, _bands(step, rows, x))
-    return out
 
 
 def _fill(out: Tensor, bands: Iterable[Tensor]) -> None:
@@ -127,7 +124,7 @@ def _bands(step: Pass, rows: int, x: Tensor) -> Iterator[Tensor]:
 def _state(
     attention: MultiscaleLinearAttention, x: Tensor, rows: int, *, halo: int
 ) -> AttentionState:
-    """The sums over all positions of a map, in bands of `rows` rows."""
+    """The attention state of a whole map, summed in bands of `rows` rows."""
     height, width = x.shape[2:]
     total: AttentionState | None = None
     for first in range(0, height, rows):
@@ -141,6 +138,6 @@ def _state(
 
 
 def _attend(attention: MultiscaleLinearAttention, state: AttentionState, x: Tensor) -> Tensor:
-    """The attention block of a band, given the state of the whole map."""
+    """Attention on a band, given the state of the whole map."""
     query, _, value = attention.project(x)
     return attention.merge(x, attend(query, state).to(value.dtype))

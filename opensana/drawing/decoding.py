@@ -34,7 +34,7 @@ def band_memory(
     """
     batch, height, width = size
     one = decoder_chain(autoencoder, 1, height, width)
-    whole = decoder_chain(autoencoder, batch, height, width).whole_memory
+    whole = decoder_chain(autoencoder, batch, height, width).one_band_memory
     if memory is None:
         memory = max(_free_memory(autoencoder.device), one.least_memory)
     if whole <= memory:

@@ -62,7 +62,7 @@ class Encoders:
     def at_once(self, height: int, width: int, *, most: int, memory: int) -> int:
         """How many pictures fit into `memory` bytes together; 0 where one needs bands of rows."""
         chains = {n: encoder_chain(self.autoencoder, n, height, width) for n in range(1, most + 1)}
-        return max((n for n, chain in chains.items() if chain.whole_memory <= memory), default=0)
+        return max((n for n, chain in chains.items() if chain.one_band_memory <= memory), default=0)
 
     def latents(self, pixels: np.ndarray, *, memory: int | None = None) -> np.ndarray:
         """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3].

@@ -49,7 +49,7 @@ def memory_needed(
         network = Autoencoder(autoencoder).to(others)
     decoding = decoder_chain(network, 1, transformer.sample_size, transformer.sample_size)
     return Memory(
-        weights, _step_memory(transformer, main), decoding.whole_memory, decoding.least_memory
+        weights, _step_memory(transformer, main), decoding.one_band_memory, decoding.least_memory
     )
 
 

@@ -1,4 +1,4 @@
-"""The Linear DiT: from a noisy latent, a time and a text to a velocity (paper 2.2)."""
+"""The Linear DiT: noisy latent, timestep and prompt embeddings to a velocity (paper 2.2)."""
 
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.initialisation import initialise

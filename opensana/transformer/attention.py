@@ -1,4 +1,4 @@
-"""The two attentions of a block: linear among image tokens, softmax towards the text (paper 2.2).
+"""Linear self-attention and softmax cross-attention of a block (paper 2.2).
 
 Shapes: B batch, N image tokens, M text tokens, C channels, [B, N, C] at boundaries.
 """
@@ -16,14 +16,14 @@ FLOAT16_LIMIT = 65504.0
 
 
 class KeysValues(NamedTuple):
-    """A text as one cross-attention sees it: keys and values [B, heads, M, D]."""
+    """A text's keys and values [B, heads, M, D] in one cross-attention."""
 
     keys: Tensor
     values: Tensor
 
 
 class FoldedText(NamedTuple):
-    """A short text with the projections around its attention folded in: `CrossAttention.fold`."""
+    """A short text with the query and output projections folded in: `CrossAttention.fold`."""
 
     keys: Tensor  # [B, C, heads * M]
     bias: Tensor  # [B, 1, heads * M]
@@ -31,9 +31,9 @@ class FoldedText(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """ReLU linear attention among the image tokens, [B, N, C] in and out.
+    """ReLU linear self-attention of image tokens, [B, N, C] in and out.
 
-    Where queries and keys are normed (SANA-1.5), the norm spans all heads.
+    QK normalisation (SANA-1.5) is an RMSNorm over all heads.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Softmax attention from image tokens [B, N, C] to text tokens [B, M, C].
 
-    The text is either projected captions or the keys and values already made from them, which
-    do not depend on the time: a sampler makes them once for a prompt.
+    The text is projected captions, or the keys and values made of them: these do not depend on the
+    timestep, so a sampler computes them once per prompt.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class CrossAttention(nn.Module):
         )
 
     def fold(self, text: KeysValues) -> "KeysValues | FoldedText":
-        """The text with `to_q` and `to_out` multiplied into it, if that makes attending cheaper.
+        """Multiply `to_q` and `to_out` into the text, if that makes attention cheaper.
 
         x Wq^T K^T = x (K Wq)^T: with fewer columns (heads * M) than channels, two narrow products
-        replace two square ones. Half precision would round once more, and a norm of the queries
-        stands between: such texts stay as they are.
+        replace two square ones. Not in half precision, which would round once more, nor with QK
+        normalisation, which stands between.
         """
         keys, values = text
         normed = not isinstance(self.norm_q, nn.Identity)
@@ -104,13 +104,13 @@ class CrossAttention(nn.Module):
         if normed or not cheaper or keys.dtype != torch.float32:
             return text
         keys = keys * keys.shape[-1] ** -0.5
-        towards = self.to_q.weight.unflatten(0, (self.heads, -1))
-        back = self.output.weight.unflatten(1, (self.heads, -1))
+        query = self.to_q.weight.unflatten(0, (self.heads, -1))
+        output = self.output.weight.unflatten(1, (self.heads, -1))
         bias = self.to_q.bias.unflatten(0, (self.heads, -1))
         return FoldedText(
-            torch.einsum("bhmd,hdc->bchm", keys, towards).flatten(2),
+            torch.einsum("bhmd,hdc->bchm", keys, query).flatten(2),
             torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None],
-            torch.einsum("bhmd,chd->bhmc", values, back).flatten(1, 2),
+            torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2),
         )
 
     def forward(
@@ -118,10 +118,13 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
         if isinstance(text, FoldedText):
-            return self._attend_folded(tokens, text, mask)
+            scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
+            if mask is not None:
+                scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+            return scores.softmax(-1).flatten(2) @ text.values + self.output.bias
         keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
         queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
-        batch = (len(tokens), -1, -1, -1)  # one prompt serves a whole batch of images
+        batch = (len(tokens), -1, -1, -1)  # one prompt may serve a batch of images
         allowed = None if mask is None else mask[:, None, None, :]
         out = F.scaled_dot_product_attention(
             queries, keys.expand(batch), values.expand(batch), attn_mask=allowed
@@ -130,12 +133,6 @@ class CrossAttention(nn.Module):
         for layer in self.to_out:
             out = layer(out)
         return out
-
-    def _attend_folded(self, tokens: Tensor, text: FoldedText, mask: Tensor | None) -> Tensor:
-        scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
-        return scores.softmax(-1).flatten(2) @ text.values + self.output.bias
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:

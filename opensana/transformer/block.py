@@ -15,8 +15,8 @@ from opensana.transformer.config import TransformerConfig
 class Block(nn.Module):
     """Tokens [B, N, C] in and out.
 
-    The time modulates (shift and scale after the norm, gate before the addition) the
-    self-attention and the Mix-FFN; the cross-attention has no norm, no modulation and no gate.
+    adaLN-single (PixArt-alpha, arXiv 2310.00426, section 2.3) modulates self-attention and Mix-FFN:
+    shift and scale after the norm, gate before the addition. Cross-attention has none of these.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -51,7 +51,7 @@ class Block(nn.Module):
         mask: Tensor | None,
         grid: tuple[int, int],
     ) -> Tensor:
-        """`modulation` [B, 6, C] from the time; `text` and `mask` as in CrossAttention."""
+        """`modulation` [B, 6, C] from the timestep; `text` and `mask` as in CrossAttention."""
         table = self.scale_shift_table + modulation
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table.chunk(6, dim=1)
         attended = self.attn1(modulate(self.norm1(tokens), shift_a, scale_a))
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 class OutputNorm(nn.Module):
-    """Layer norm of the last tokens [B, N, C], modulated by the time embedding [B, C]."""
+    """The final layer norm of tokens [B, N, C], modulated by the time embedding [B, C]."""
 
     def forward(self, tokens: Tensor, embedding: Tensor, table: Tensor) -> Tensor:
         shift, scale = (table + embedding[:, None]).chunk(2, dim=1)
@@ -79,7 +79,7 @@ def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def add_product(base: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """base + one * other, in one pass; with gradients in two, as addcmul's cost a product more."""
+    """base + one * other, fused by addcmul; not in training, where its backward costs more."""
     if torch.is_grad_enabled():
         return base + one * other
     return torch.addcmul(base, one, other)

@@ -1,6 +1,6 @@
-"""What the blocks are told: the time, the guidance, the caption and, at 2K and 4K, the place.
+"""Conditioning of the blocks: timestep, guidance, caption and, at 2K and 4K, position (paper 2.2).
 
-Paper 2.2. Shapes: B batch, N tokens of the image, M of the text, C channels.
+Shapes: B batch, N tokens of the image, M of the text, C channels.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch.nn import functional as F
 FREQUENCIES = 128
 LONGEST_PERIOD = 10000.0
 KEPT_GRIDS = 2
-"""A picture needs one, in all of its steps; of a 4K picture it has 150 MB."""
+"""All steps of a picture share one grid, which takes 150 MB at 4K."""
 CPU = torch.device("cpu")
 
 
 def sinusoid(positions: Tensor) -> Tensor:
-    """Cosines, then sines, of scalars [B] at 128 geometric frequencies: [B, 256], float32.
+    """Sinusoidal embedding of scalars [B]: cosines, then sines, at 128 frequencies, [B, 256].
 
-    Always float32: at 1000, bfloat16 would tell only every fourth timestep apart.
+    Always float32: near 1000, bfloat16 has only every fourth timestep.
     """
     steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=positions.device)
     frequencies = torch.exp(-math.log(LONGEST_PERIOD) * steps / FREQUENCIES)
@@ -31,7 +31,7 @@ def sinusoid(positions: Tensor) -> Tensor:
 
 
 class ScalarEmbedder(nn.Module):
-    """A scalar a sample [B] -> [B, C]: sinusoid, Linear, SiLU, Linear."""
+    """One scalar per sample [B] -> [B, C]: sinusoid, Linear, SiLU, Linear."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class ScalarEmbedder(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Timestep [B] -> embedding [B, C] and the modulation of all blocks [B, 6, C]."""
+    """Timestep [B] -> embedding [B, C] and all blocks' modulation [B, 6, C] (adaLN-single)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class TimeEmbedding(nn.Module):
 
     @property
     def timestep_embedder(self) -> ScalarEmbedder:
-        """Its published name lies one level deeper than in the model with guidance."""
+        """Its published name is one level deeper than in the model with guidance."""
         return cast(ScalarEmbedder, self.emb["timestep_embedder"])
 
     def forward(
@@ -63,7 +63,7 @@ class TimeEmbedding(nn.Module):
 
 
 class TimeGuidanceEmbedding(nn.Module):
-    """The same with the guidance scale [B] embedded beside the time (SANA-Sprint)."""
+    """As `TimeEmbedding`, with the guidance scale [B] embedded as well (SANA-Sprint)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TimeGuidanceEmbedding(nn.Module):
 
 
 class CaptionProjection(nn.Module):
-    """Text states [B, M, D] -> [B, M, C]: Linear, GELU (tanh form), Linear."""
+    """Prompt embeddings [B, M, D] -> [B, M, C]: Linear, GELU (tanh form), Linear."""
 
     def __init__(self, text_channels: int, channels: int) -> None:
         super().__init__()
@@ -93,12 +93,12 @@ class CaptionProjection(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
 
 
-def pack(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Drop padding: move valid tokens to the front and cut [B, M, D] to the longest row.
+def drop_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Move valid tokens to the front and cut text [B, M, D] and mask to the longest row.
 
-    The mask that remains is None where no row is padded. Attention does not depend on the order
-    of keys, so the move is exact. A row without any valid token attends to all of its tokens:
-    that is what the published code's bias of -10000 on every one of them amounts to.
+    The mask becomes None if no padding remains. Attention does not depend on the order of keys, so
+    this is exact. A row without any valid token attends to all its tokens, as in the published
+    code, whose bias of -10000 on all of them cancels.
     """
     if mask is None:
         return text, None
@@ -121,28 +121,28 @@ def positions(
     interpolation: float,
     device: torch.device = CPU,
 ) -> Tensor:
-    """Fixed sine-cosine places of a grid of tokens: [height * width, C], float32.
+    """Fixed 2-D sinusoidal position embeddings of a grid: [height * width, C], float32.
 
-    Half of the channels tell x and half y. Any grid spans the same range of coordinates, 0 to
-    `base / interpolation`. Computed on the CPU, where float64 always exists, and then moved.
+    Half of the channels encode x, half y. Every grid spans the same coordinates, 0 to
+    `base / interpolation`. Computed on the CPU, as some devices lack float64.
     """
     if device.type == "meta":
         return torch.empty(height * width, channels, device=device)
     across = _positions_1d(width, channels // 2, base=base, interpolation=interpolation)
     down = _positions_1d(height, channels // 2, base=base, interpolation=interpolation)
     grid = (height, width, channels // 2)
-    places = torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1)
-    return places.flatten(0, 1).to(device)
+    both = torch.cat([across[None].expand(grid), down[:, None].expand(grid)], -1)
+    return both.flatten(0, 1).to(device)
 
 
 @lru_cache(maxsize=KEPT_GRIDS)
 def kept_positions(
     height: int, width: int, channels: int, *, base: int, interpolation: float, device: torch.device
 ) -> Tensor:
-    """The same, kept for the next step: nobody may write into it.
+    """`positions`, cached for the next step: read only.
 
-    Made in a thread of its own, where none of the caller's modes is on: what is first asked for in
-    inference or inside a forward derivative could not be used outside of it.
+    Computed in another thread, without the caller's modes: a tensor made in inference mode or under
+    forward-mode autograd could not be used outside of it.
     """
     make = partial(positions, base=base, interpolation=interpolation, device=device)
     with ThreadPoolExecutor(1) as apart:

@@ -1,4 +1,4 @@
-"""What a transformer is made of: the fields of the published `transformer/config.json`."""
+"""A transformer's configuration: the fields of the published `transformer/config.json`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -11,7 +11,7 @@ CLASS_NAME = "SanaTransformer2DModel"
 QK_NORM = "rms_norm_across_heads"
 MAX_WIDTH = 16384
 
-# A config file may come from anyone: sizes are bounded before anything is allocated.
+# Config files are not trusted: sizes are bounded before anything is allocated.
 BOUNDS: dict[str, tuple[float, float]] = {
     "in_channels": (1, 4096),
     "out_channels": (1, 4096),
@@ -35,11 +35,11 @@ OPTIONAL = ("out_channels", "interpolation_scale")
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Field names and defaults are those of the published files; the defaults are Sana 1.6B.
+    """Field names and defaults of the published files; the defaults are Sana 1.6B.
 
-    `sample_size` is the native latent's side. `interpolation_scale` switches fixed positions on
-    (2K and 4K models). The model multiplies the timestep by `timestep_scale`, and the guidance,
-    where it is embedded, by `guidance_embeds_scale`.
+    `sample_size` is the side of the native latent. `interpolation_scale` turns on position
+    embeddings (2K and 4K models). The model multiplies the timestep by `timestep_scale` and an
+    embedded guidance by `guidance_embeds_scale`.
     """
 
     in_channels: int = 32
@@ -66,11 +66,6 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, BOUNDS, optional=OPTIONAL)
-        self._check_widths()
-        if self.qk_norm not in (None, QK_NORM):
-            raise ConfigError(f"qk_norm must be null or {QK_NORM!r}, got {self.qk_norm!r}")
-
-    def _check_widths(self) -> None:
         if max(self.width, self.cross_width) > MAX_WIDTH:
             raise ConfigError(
                 f"heads x head size must be at most {MAX_WIDTH}, got {self.width} "
@@ -87,6 +82,8 @@ class TransformerConfig:
             raise ConfigError(
                 f"patch_size {self.patch_size} is larger than sample_size {self.sample_size}"
             )
+        if self.qk_norm not in (None, QK_NORM):
+            raise ConfigError(f"qk_norm must be null or {QK_NORM!r}, got {self.qk_norm!r}")
 
     @property
     def width(self) -> int:
@@ -105,7 +102,7 @@ class TransformerConfig:
 
     @property
     def positions(self) -> Literal["none", "sin-cos"]:
-        """What is added to the tokens to tell them where they are."""
+        """The position embedding that is added to the tokens."""
         return "none" if self.interpolation_scale is None else "sin-cos"
 
     @property
@@ -115,7 +112,7 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read a published `config.json`; an unknown or ill-typed entry is a ConfigError."""
+        """From a published `config.json`; ConfigError for an unknown key or a wrong type."""
         given = {name: value for name, value in values.items() if not name.startswith("_")}
         known = [field.name for field in fields(cls)]
         for name in given:

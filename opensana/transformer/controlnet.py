@@ -1,9 +1,9 @@
-"""ControlNet: a copy of the first blocks that lets a picture steer a frozen transformer.
+"""ControlNet: a trained copy of the first blocks conditions a frozen transformer on an image.
 
-The condition is a picture's latent. It enters the copied blocks through a projection, and what they
-make of it enters the transformer through one projection a block. These projections begin at zero,
-so that training starts from the transformer as it is (arXiv 2302.05543; SANA's code, section on
-ControlNet). Names, config and the places of the residuals are those of diffusers.
+The condition is an image's latent. It enters the copied blocks through a projection, and their
+output enters the transformer as residuals through one projection per block. These projections start
+at zero ("zero convolutions", arXiv 2302.05543, section 3), so training starts from the unchanged
+transformer. Names, config and the positions of the residuals are those of diffusers.
 
 Shapes: B batch, C channels of the latent, H W its size, L image tokens, N text tokens, D channels
 of the text encoder.
@@ -21,9 +21,9 @@ from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import PreparedText, Stack, Transformer
 
 CLASS_NAME = "SanaControlNetModel"
-# Fields of a transformer that the published config of a ControlNet has no place for.
+# Fields of a transformer that the published config of a ControlNet lacks.
 UNKNOWN = ("guidance_embeds", "guidance_embeds_scale", "timestep_scale")
-# Fields that a ControlNet and its transformer must have alike.
+# Fields that must be equal in a ControlNet and its transformer.
 SHARED = (
     *("in_channels", "num_attention_heads", "attention_head_dim", "caption_channels", "patch_size"),
     *("num_cross_attention_heads", "cross_attention_head_dim", "mlp_ratio", "qk_norm"),
@@ -34,7 +34,7 @@ SHARED = (
 class ControlNetConfig(TransformerConfig):
     """The published `controlnet/config.json`; `num_layers` counts the copied blocks.
 
-    `qk_norm` is written only where it is used: diffusers has no ControlNet with normed queries.
+    `qk_norm` is written only if used: diffusers has no ControlNet with QK normalisation.
     """
 
     num_layers: int = 7
@@ -55,10 +55,7 @@ class ControlNetConfig(TransformerConfig):
 
 
 class ControlNet(Stack):
-    """The copied blocks and their projections. A new one has no influence: `input_block` and
-
-    `controlnet_blocks` are zero.
-    """
+    """The copied blocks and their projections, which are zero in a new one."""
 
     def __init__(self, config: ControlNetConfig) -> None:
         super().__init__(config)
@@ -71,7 +68,7 @@ class ControlNet(Stack):
 
     @classmethod
     def of(cls, transformer: Transformer, blocks: int) -> "ControlNet":
-        """The start of a training: a copy of the first blocks, and of all that feeds them."""
+        """A ControlNet to train: copies of the first blocks and of the embeddings."""
         config = control_config(transformer.config, blocks)
         control, state = cls(config), transformer.state_dict()
         new = {name: value for name, value in control.state_dict().items() if name not in state}
@@ -81,11 +78,11 @@ class ControlNet(Stack):
 
     @property
     def trained(self) -> list[nn.Module]:
-        """What training changes; the embeddings stay those of the transformer, as published."""
+        """The modules that are trained; as published, the embeddings stay the transformer's."""
         return [self.transformer_blocks, self.input_block, self.controlnet_blocks]
 
     def embed(self, condition: Tensor) -> Tensor:
-        """What the blocks are shown of a condition [B, C, H, W]: tokens [B, L, width]."""
+        """Project a condition [B, C, H, W] to tokens [B, L, width]."""
         return self.input_block(self._tokens(condition)[0])
 
     def forward(
@@ -96,7 +93,7 @@ class ControlNet(Stack):
         mask: Tensor | None,
         condition: Tensor,
     ) -> list[Tensor]:
-        """The residuals [B, L, width], one a block, from inputs as the transformer's `forward`."""
+        """The residuals [B, L, width], one per block; inputs as in `Transformer.forward`."""
         captions, mask = self._captions(text, mask)
         texts = [captions] * len(self.blocks)
         return self._residuals(latent, timestep, texts, mask, self.embed(condition))
@@ -104,7 +101,7 @@ class ControlNet(Stack):
     def residuals(
         self, latent: Tensor, timestep: Tensor, prepared: PreparedText, embedded: Tensor
     ) -> list[Tensor]:
-        """The same with a text from `prepare_text` and a condition from `embed`."""
+        """As `forward`, with a text from `prepare_text` and a condition from `embed`."""
         return self._residuals(latent, timestep, prepared.blocks, prepared.mask, embedded)
 
     def _residuals(
@@ -126,9 +123,8 @@ class ControlNet(Stack):
 
 @dataclass(frozen=True)
 class ControlledText:
-    """What a controlled transformer needs once for all steps: a text as both networks see it,
-
-    the embedded condition [B or 1, L, width], and how much it counts.
+    """The inputs that do not depend on the step: the text prepared for both networks, the embedded
+    condition [B or 1, L, width] and its scale.
     """
 
     text: PreparedText
@@ -138,7 +134,7 @@ class ControlledText:
 
 
 class Controlled(nn.Module):
-    """A transformer with its ControlNet; ConfigError where the two do not fit."""
+    """A transformer with its ControlNet; ConfigError if the two do not fit."""
 
     def __init__(self, transformer: Transformer, control: ControlNet) -> None:
         super().__init__()
@@ -152,14 +148,14 @@ class Controlled(nn.Module):
     def forward(
         self, latent: Tensor, timestep: Tensor, text: Tensor, mask: Tensor | None, condition: Tensor
     ) -> Tensor:
-        """Velocity [B, C, H, W] from `Transformer.forward`'s inputs and a condition like latent."""
+        """Velocity [B, C, H, W]; inputs of `Transformer.forward`, and a condition like `latent`."""
         residuals = self.control(latent, timestep, text, mask, condition)
         return self.transformer(latent, timestep, text, mask, residuals=residuals)
 
     def prepare(
         self, text: Tensor, mask: Tensor | None, condition: Tensor, *, scale: float = 1.0
     ) -> ControlledText:
-        """All that does not depend on the step, from text [B, N, D] and condition [B, C, H, W]."""
+        """Prepare text [B, N, D] and condition [B, C, H, W] once for all steps."""
         return ControlledText(
             self.transformer.prepare_text(text, mask),
             self.control.prepare_text(text, mask),
@@ -168,7 +164,7 @@ class Controlled(nn.Module):
         )
 
     def fold(self, prepared: ControlledText) -> ControlledText:
-        """The same, cheaper to attend to over many steps; for inference."""
+        """Fold projections into short texts (`CrossAttention.fold`); for inference."""
         text, control = self.transformer.fold(prepared.text), self.control.fold(prepared.control)
         return replace(prepared, text=text, control=control)
 
@@ -180,7 +176,7 @@ class Controlled(nn.Module):
         *,
         guidance: Tensor | None = None,
     ) -> Tensor:
-        """One step with what `prepare` made."""
+        """The velocity of one step, with the result of `prepare`."""
         found = self.control.residuals(latent, timestep, prepared.control, prepared.embedded)
         residuals = [prepared.scale * residual for residual in found]
         return self.transformer.velocity(
@@ -189,7 +185,7 @@ class Controlled(nn.Module):
 
 
 def control_config(config: TransformerConfig, blocks: int) -> ControlNetConfig:
-    """Of a ControlNet with copies of the first `blocks`; ConfigError if there cannot be one."""
+    """The config of a ControlNet with copies of the first `blocks`; ConfigError if impossible."""
     if config.guidance_embeds or config.timestep_scale != 1:
         raise ConfigError(
             "a Sprint model takes no ControlNet: it embeds its guidance; use another transformer"
@@ -203,7 +199,7 @@ def control_config(config: TransformerConfig, blocks: int) -> ControlNetConfig:
 
 
 def check_pair(transformer: TransformerConfig, control: TransformerConfig) -> None:
-    """ConfigError that names the first difference which keeps the two apart."""
+    """ConfigError that names the first field in which the two differ."""
     control_config(transformer, control.num_layers)
     for name in SHARED:
         ours, theirs = getattr(transformer, name), getattr(control, name)

@@ -1,4 +1,4 @@
-"""The weights that a training run of the Linear DiT starts from (paper 2.2)."""
+"""Random initialisation of the Linear DiT, as in the official code."""
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ CAPTION_NORM_WEIGHT = 0.01
 def initialise(
     model: Transformer, generator: torch.Generator, *, caption_norm: float = CAPTION_NORM_WEIGHT
 ) -> None:
-    """Fill all parameters anew: small conditioning, Xavier-uniform linear layers.
+    """Initialise all parameters: Xavier-uniform linear layers, small conditioning.
 
-    `caption_norm` is the weight of the norm behind the caption projection: small as published,
-    for the stable training of large models; 1 lets a small one listen to its text at once.
-    Numbers are drawn on the generator's device in float32: one seed, the same weights anywhere.
+    `caption_norm` is the weight of the norm after the caption projection: 0.01 as published, for
+    stable training of large models (paper 2.3); with 1 a small model uses its text at once.
+    Drawn in float32 on the generator's device: a seed gives the same weights everywhere.
     """
     draw = _Draw(generator)
     for module in model.modules():
@@ -32,13 +32,6 @@ def initialise(
             if isinstance(module, nn.LayerNorm):
                 nn.init.zeros_(module.bias)
     draw.xavier_weight(model.patch_embed.proj.weight)
-    _initialise_conditioning(model, draw)
-    nn.init.constant_(model.caption_norm.weight, caption_norm)
-    for module in (model, *model.blocks):
-        draw.normal(module.scale_shift_table, model.config.width**-0.5)
-
-
-def _initialise_conditioning(model: Transformer, draw: "_Draw") -> None:
     time, caption = model.time_embed.timestep_embedder, model.caption_projection
     if isinstance(model.time_embed, TimeGuidanceEmbedding):
         guidance = model.time_embed.guidance_embedder
@@ -47,10 +40,13 @@ def _initialise_conditioning(model: Transformer, draw: "_Draw") -> None:
     for layer in (time.linear_1, time.linear_2, caption.linear_1, caption.linear_2):
         draw.normal(layer.weight, CONDITIONING_STD)
     draw.normal(model.time_embed.linear.weight, CONDITIONING_STD)
+    nn.init.constant_(model.caption_norm.weight, caption_norm)
+    for module in (model, *model.blocks):
+        draw.normal(module.scale_shift_table, model.config.width**-0.5)
 
 
 class _Draw:
-    """Random fillings of parameters from one generator."""
+    """Fills parameters with random numbers from one generator."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

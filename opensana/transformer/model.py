@@ -1,7 +1,7 @@
-"""The Linear DiT (paper 2.2): a velocity from a noisy latent, a timestep and a text.
+"""The Linear DiT (paper 2.2): noisy latent, timestep and prompt embeddings to a velocity.
 
-Parameter names and shapes are those of the published files. What depends on the prompt alone
-(`prepare_text`) is apart from what depends on the step (`velocity`).
+Parameter names and shapes are those of the published files. The work per prompt (`prepare_text`) is
+separate from the work per step (`velocity`).
 
 Shapes: B batch, C channels of the latent (of a token inside), H W its size, N text tokens,
 D channels of the text encoder.
@@ -22,8 +22,8 @@ from opensana.transformer.conditioning import (
     CaptionProjection,
     TimeEmbedding,
     TimeGuidanceEmbedding,
+    drop_padding,
     kept_positions,
-    pack,
     positions,
 )
 from opensana.transformer.config import TransformerConfig
@@ -31,14 +31,14 @@ from opensana.transformer.config import TransformerConfig
 __all__ = ["PreparedText", "Stack", "Transformer", "TransformerConfig"]
 
 Residuals = Sequence[Tensor]
-"""Tokens [B, N, width] to add behind the second block, the third, and so on."""
+"""Tokens [B, N, width] that are added after the second block, the third, and so on."""
 
 
 @dataclass(frozen=True)
 class PreparedText:
-    """A batch of prompts as the blocks use it: keys and values for each block, padding dropped.
+    """A batch of prompts: the keys and values of each block, without padding.
 
-    `mask` [B, N] is true at valid tokens, None where all are. A single prompt serves any batch.
+    `mask` [B, N] is true at valid tokens, or None if all are. A single prompt serves any batch.
     """
 
     blocks: tuple[KeysValues | FoldedText, ...]
@@ -59,7 +59,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Stack(nn.Module):
-    """The embeddings and the blocks: what the transformer and a ControlNet have alike."""
+    """Embeddings and blocks, shared by the transformer and a ControlNet."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Stack(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in; inputs are cast to it."""
+        """The dtype of the computation; inputs are cast to it."""
         return self.patch_embed.proj.weight.dtype
 
     @property
@@ -83,13 +83,13 @@ class Stack(nn.Module):
         return cast(Sequence[Block], self.transformer_blocks)
 
     def prepare_text(self, text: Tensor, mask: Tensor | None = None) -> PreparedText:
-        """The work that a prompt [B, N, D] needs once, whatever the number of steps."""
+        """Compute each block's keys and values of a prompt [B, N, D], once for all steps."""
         captions, mask = self._captions(text, mask)
         blocks = (block.attn2.keys_values(captions) for block in self.blocks)
         return PreparedText(tuple(blocks), mask)
 
     def fold(self, prepared: PreparedText) -> PreparedText:
-        """The same text, cheaper to attend to over many steps; for inference."""
+        """Fold projections into a short text (`CrossAttention.fold`); for inference."""
         folded = (
             block.attn2.fold(text) if isinstance(text, KeysValues) else text
             for block, text in zip(self.blocks, prepared.blocks, strict=True)
@@ -97,36 +97,32 @@ class Stack(nn.Module):
         return PreparedText(tuple(folded), prepared.mask)
 
     def _captions(self, text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        text, mask = pack(text.to(self.dtype), mask)
+        text, mask = drop_padding(text.to(self.dtype), mask)
         return self.caption_norm(self.caption_projection(text)), mask
 
     def _tokens(self, latent: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """A latent [B, C, H, W] as placed tokens [B, N, width], and their grid."""
-        grid = self._grid(latent)
-        return self._place(self.patch_embed(latent.to(self.dtype)), grid), grid
-
-    def _grid(self, latent: Tensor) -> tuple[int, int]:
-        patch, (height, width) = self.config.patch_size, latent.shape[-2:]
+        """A latent [B, C, H, W] as tokens [B, N, width] with their positions, and their grid."""
+        config, (height, width) = self.config, latent.shape[-2:]
+        patch = config.patch_size
         if height % patch or width % patch:
             raise RequestError(
                 f"a latent's sides must be multiples of {patch}, got {height} x {width}"
             )
-        return height // patch, width // patch
-
-    def _place(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        config = self.config
+        grid = height // patch, width // patch
+        tokens = self.patch_embed(latent.to(self.dtype))
         if config.interpolation_scale is None:
-            return tokens
-        base = config.sample_size // config.patch_size
-        make = kept_positions if _can_keep(tokens) else positions
-        places = make(
+            return tokens, grid
+        # The compiler and fake tensors cannot use a cached plain tensor.
+        plain = type(tokens) is Tensor and not tokens.is_meta
+        embed = kept_positions if plain and not torch.compiler.is_compiling() else positions
+        embedded = embed(
             *grid,
             config.width,
-            base=base,
+            base=config.sample_size // patch,
             interpolation=config.interpolation_scale,
             device=tokens.device,
         )
-        return (tokens + places).to(tokens.dtype)
+        return (tokens + embedded).to(tokens.dtype), grid
 
     def _condition(
         self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype
@@ -142,7 +138,7 @@ class Stack(nn.Module):
 
 
 class Transformer(Stack):
-    """Linear DiT. A new one holds arbitrary weights: load a state, or `initialise` it to train."""
+    """Linear DiT. The weights of a new one are arbitrary: load a state dict, or `initialise` it."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
@@ -165,8 +161,8 @@ class Transformer(Stack):
 
         `text` is [B, N, D]; `mask` [B, N] is true at valid tokens (None: all). `guidance` [B] is
         the scale itself, for models that embed it; `residuals` are a ControlNet's. Equal to
-        `velocity` with `prepare_text`, but each block makes its own keys and values, so that
-        blocks can be sharded or recomputed.
+        `velocity` with `prepare_text`, but each block computes its own keys and values, as FSDP and
+        activation checkpointing need.
         """
         captions, mask = self._captions(text, mask)
         texts = [captions] * len(self.blocks)
@@ -181,7 +177,7 @@ class Transformer(Stack):
         guidance: Tensor | None = None,
         residuals: Residuals = (),
     ) -> Tensor:
-        """One step: as `forward`, with a text from `prepare_text`."""
+        """As `forward`, with a text from `prepare_text`."""
         texts, mask = prepared.blocks, prepared.mask
         return self._velocity(latent, timestep, texts, mask, guidance, residuals)
 
@@ -201,15 +197,7 @@ class Transformer(Stack):
             if 0 < index <= len(residuals):
                 tokens = tokens + residuals[index - 1].to(tokens.dtype)
         tokens = self.norm_out(tokens, embedding, self.scale_shift_table)
-        return self._unpatchify(self.proj_out(tokens), grid).to(latent.dtype)
-
-    def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, h * w, patch * patch * C] -> [B, C, H, W]."""
+        # Unpatchify: [B, h * w, patch * patch * C] -> [B, C, H, W].
         patch = self.config.patch_size
-        patches = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, grid)
-        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
-
-
-def _can_keep(tokens: Tensor) -> bool:
-    """Whether plain numbers fit to them: the compiler and fake tensors make their own."""
-    return type(tokens) is Tensor and not tokens.is_meta and not torch.compiler.is_compiling()
+        patches = self.proj_out(tokens).unflatten(-1, (patch, patch, -1)).unflatten(1, grid)
+        return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).to(latent.dtype)

@@ -141,7 +141,7 @@ def test_no_more_lives_than_planned(model: Autoencoder, side: str, share: float)
         chain, x = decoder_chain(model, 1, 16, 6), noise(1, 8, 16, 6)
     else:
         chain, x = encoder_chain(model, 1, 128, 48), noise(1, 3, 128, 48)
-    memory = int(chain.least_memory + share * (chain.whole_memory - chain.least_memory))
+    memory = int(chain.least_memory + share * (chain.one_band_memory - chain.least_memory))
     plan = chain.plan(memory)
     assert chain.least_memory <= plan.memory <= memory
     peak = peak_of(lambda: [None for _ in streaming.run(chain, x, plan.rows)])
@@ -151,9 +151,9 @@ def test_no_more_lives_than_planned(model: Autoencoder, side: str, share: float)
 def test_a_whole_decode_lives_in_what_is_said(model: Autoencoder) -> None:
     """And bands live in less, or they would be for nothing."""
     chain, latent = decoder_chain(model, 1, 32, 6), noise(1, 8, 32, 6)
-    assert peak_of(lambda: model.decoder(latent)) < chain.whole_memory
-    assert 3 * chain.least_memory < chain.whole_memory
-    whole = chain.plan(chain.whole_memory).rows
+    assert peak_of(lambda: model.decoder(latent)) < chain.one_band_memory
+    assert 3 * chain.least_memory < chain.one_band_memory
+    whole = chain.plan(chain.one_band_memory).rows
     assert whole[-1] == 256
 
 

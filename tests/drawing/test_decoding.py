@@ -52,12 +52,12 @@ def test_bands_give_the_same_pictures(sana: Sana) -> None:
 def test_short_memory_is_streamed_and_said(sana: Sana, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = decoder_chain(sana.autoencoder, 1, *SIZE)
     heard: list[str] = []
-    set_free(monkeypatch, chain.whole_memory)
+    set_free(monkeypatch, chain.one_band_memory)
     memory = band_memory(sana.autoencoder, (1, *SIZE), memory=None, notice=heard.append)
-    assert memory is not None and memory == int(0.8 * chain.whole_memory)
+    assert memory is not None and memory == int(0.8 * chain.one_band_memory)
     [line] = heard
     assert f"in bands of {chain.plan(memory).rows[-1]} rows" in line
-    set_free(monkeypatch, 2 * chain.whole_memory)
+    set_free(monkeypatch, 2 * chain.one_band_memory)
     assert band_memory(sana.autoencoder, (1, *SIZE), memory=None, notice=heard.append) is None
     set_free(monkeypatch, 0)  # what counts as free may be too little for anything: single rows
     memory = band_memory(sana.autoencoder, (1, *SIZE), memory=None, notice=heard.append)
@@ -65,7 +65,7 @@ def test_short_memory_is_streamed_and_said(sana: Sana, monkeypatch: pytest.Monke
 
 
 def test_a_batch_that_does_not_fit_goes_one_by_one(sana: Sana) -> None:
-    whole = decoder_chain(sana.autoencoder, 1, *SIZE).whole_memory
+    whole = decoder_chain(sana.autoencoder, 1, *SIZE).one_band_memory
     heard: list[str] = []
     assert band_memory(sana.autoencoder, (1, *SIZE), memory=whole, notice=heard.append) is None
     assert band_memory(sana.autoencoder, (4, *SIZE), memory=whole, notice=heard.append) == whole

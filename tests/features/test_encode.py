@@ -141,7 +141,7 @@ def test_workers_and_batches_change_nothing(
 def test_little_memory_means_bands(run: Run, encoders: Encoders, tmp_path: Path):
     sizes = [encoder_chain(encoders.autoencoder, 1, b.height, b.width) for b in buckets(128)]
     memory = max(size.least_memory for size in sizes)
-    assert memory < min(size.whole_memory for size in sizes)
+    assert memory < min(size.one_band_memory for size in sizes)
     assert encoders.at_once(128, 128, most=4, memory=memory) == 0
     source = PaintedSource(10)
     run(tmp_path / "whole", source, size=128)
@@ -152,7 +152,7 @@ def test_little_memory_means_bands(run: Run, encoders: Encoders, tmp_path: Path)
 
 
 def test_batches_shrink_to_the_memory(encoders: Encoders):
-    three = encoder_chain(encoders.autoencoder, 3, 64, 64).whole_memory
+    three = encoder_chain(encoders.autoencoder, 3, 64, 64).one_band_memory
     assert encoders.at_once(64, 64, most=8, memory=three) == 3
     assert encoders.at_once(64, 64, most=2, memory=three) == 2
 

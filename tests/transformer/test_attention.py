@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from opensana.transformer.attention import CrossAttention, SelfAttention
-from opensana.transformer.conditioning import pack, positions, sinusoid
+from opensana.transformer.conditioning import drop_padding, positions, sinusoid
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_cross_attention_equals_softmax_with_an_additive_mask(qk_norm: bool) -> 
 def test_pack_keeps_valid_tokens_in_order_and_drops_the_rest() -> None:
     text = torch.arange(10.0).reshape(2, 5, 1)
     mask = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 1]]).bool()
-    packed, left = pack(text, mask)
+    packed, left = drop_padding(text, mask)
     assert packed[0, :, 0].tolist() == [1, 3, 4]
     assert packed[1, :2, 0].tolist() == [5, 9]
     assert left is not None
@@ -76,14 +76,14 @@ def test_pack_keeps_valid_tokens_in_order_and_drops_the_rest() -> None:
 
 def test_pack_needs_no_mask_where_rows_are_equally_long() -> None:
     mask = torch.tensor([[0, 1, 1], [1, 1, 0]]).bool()
-    packed, left = pack(torch.randn(2, 3, 4), mask)
+    packed, left = drop_padding(torch.randn(2, 3, 4), mask)
     assert packed.shape == (2, 2, 4)
     assert left is None
 
 
 def test_pack_keeps_the_whole_of_a_row_without_valid_tokens() -> None:
     text = torch.randn(2, 3, 4)
-    packed, left = pack(text, torch.tensor([[0, 0, 0], [1, 0, 0]]).bool())
+    packed, left = drop_padding(text, torch.tensor([[0, 0, 0], [1, 0, 0]]).bool())
     assert torch.equal(packed[0], text[0])
     assert left is not None
     assert left.tolist() == [[True] * 3, [True, False, False]]
