@@ -43,7 +43,7 @@ class Inspect(Command):
         figures, rejects = inspect(source, full=self.full)
         _keep(self.rejects, rejects)
         if self.json:
-            found = {"rejects": rejects, "notes": source.notes, "not_read": source.not_read}
+            found = {"rejects": rejects, "notes": source.warnings, "not_read": source.not_read}
             emit_json(figures | {name: [asdict(r) for r in rs] for name, rs in found.items()})
             return
         emit(
@@ -52,7 +52,7 @@ class Inspect(Command):
             )
         )
         _list("refused", rejects)
-        _list("remarks", source.notes)
+        _list("remarks", source.warnings)
 
 
 @dataclass(frozen=True)

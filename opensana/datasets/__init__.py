@@ -1,1 +1,1 @@
-"""Data: prepared picture sets and the cached latents and text states that training reads."""
+"""Data sets of pictures and captions: reading, filtering, writing."""

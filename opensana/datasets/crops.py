@@ -1,8 +1,8 @@
-"""Crops of pictures for the autoencoder's training: prepared RGBA arrays or any data source.
+"""Random crops for training the autoencoder, from prepared RGBA arrays or any data source.
 
-The autoencoder is trained on crops of full-size pictures, not on shrunk ones: their statistics are
-those it meets when a whole picture is encoded. Pictures with transparency are laid on a background
-drawn anew each time. Every choice comes from the generator that the caller hands over.
+Crops are cut from full-size pictures, whose statistics are those of inference. Pictures with
+transparency are composited on a random background. All randomness comes from the caller's
+generator.
 """
 
 import json
@@ -55,7 +55,7 @@ class PreparedPictures:
 
 
 class NoPictures:
-    """A split that is not there."""
+    """An empty split."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -65,11 +65,11 @@ class NoPictures:
 
 
 class SourcePictures:
-    """The pictures of any data source, decoded when asked for.
+    """The pictures of any data source, decoded on access.
 
-    What a header shows is refused at opening. A picture whose pixels turn out to be damaged later
-    is named on stderr and replaced by the next good one in the source's order: that depends on the
-    files alone, so a resumed run draws the same. DataError once more than `max_bad` is bad.
+    Headers are checked when the source is opened. A picture whose pixels turn out to be damaged is
+    reported on stderr and replaced by the next good one in the source's order: this depends on the
+    files alone, so a resumed run draws the same. DataError once more than `max_bad` are damaged.
     """
 
     def __init__(self, source: Indexed, *, max_bad: float = MAX_BAD) -> None:
@@ -86,20 +86,17 @@ class SourcePictures:
                         self.source.picture(number), limits=self.source.limits, alpha=True
                     )
             except DataError as error:
-                self._refuse(number, str(error))
+                reject = Reject(self.source.paths[number], str(error))
+                self.damaged[number] = reject
+                print(f"refused the picture {reject.path!r}: it {reject.reason}", file=sys.stderr)
+                bad = [*self.source.rejects, *self.damaged.values()]
+                good = len(self.names) - len(self.damaged)
+                check_bad(self.source.where, bad, good, max_bad=self.max_bad)
         raise DataError(f"{self.source.where} has no picture that can be decoded")
-
-    def _refuse(self, number: int, reason: str) -> None:
-        reject = Reject(self.source.paths[number], reason)
-        self.damaged[number] = reject
-        print(f"refused the picture {reject.path!r}: it {reason}", file=sys.stderr)
-        bad = [*self.source.rejects, *self.damaged.values()]
-        good = len(self.names) - len(self.damaged)
-        check_bad(self.source.where, bad, good, max_bad=self.max_bad)
 
 
 class PictureSource:
-    """Draws training crops and whole pictures as uint8 RGB [H, W, 3]."""
+    """Training crops and whole pictures as uint8 RGB [H, W, 3]."""
 
     def __init__(
         self, pictures: Pictures, *, white: float = 0.5, rescale: float = 0.0, aligned: float = 0.5
@@ -117,7 +114,7 @@ class PictureSource:
         rescale: float = 0.0,
         aligned: float = 0.5,
     ) -> "PictureSource":
-        """Open a prepared folder or what `open_source` takes (which has no held-out split)."""
+        """Open a prepared folder, or a path for `open_source` (which has no held-out split)."""
         if (Path(folder) / "pictures.npy").exists():
             pictures = PreparedPictures(Path(folder), split=split)
         elif split == "train":
@@ -135,7 +132,9 @@ class PictureSource:
     def sample(self, index: int, generator: np.random.Generator, crop: int) -> np.ndarray:
         """One random crop [crop, crop, 3]; a crop of the picture's size is the whole picture."""
         picture = self.pictures.read(index)
-        background = self._background(generator)
+        background = WHITE
+        if generator.random() >= self.white:
+            background = generator.integers(0, 256, size=3, dtype=np.uint8)
         if generator.random() < self.rescale:
             picture, canvas, corner = _shrunk(picture, generator, crop)
         else:
@@ -145,19 +144,14 @@ class PictureSource:
         left = self._offset(canvas[1] - crop, generator)
         return _window(picture, (top - corner[0], left - corner[1]), crop, background)
 
-    def whole(self, index: int, size: int, *, background: np.ndarray = WHITE) -> np.ndarray:
-        """The whole picture on a plain background [size, size, 3], cut to a centred square."""
+    def square(self, index: int, size: int, *, background: np.ndarray = WHITE) -> np.ndarray:
+        """The picture on a plain background, center-cropped and resized to [size, size, 3]."""
         picture = self.pictures.read(index)
         height, width = picture.shape[:2]
         if (height, width) != (size, size):
-            fitted = ImageOps.fit(Image.fromarray(np.ascontiguousarray(picture)), (size, size))
-            picture = np.asarray(fitted)
+            image = Image.fromarray(np.ascontiguousarray(picture))
+            picture = np.asarray(ImageOps.fit(image, (size, size)))
         return _window(picture, (0, 0), size, background)
-
-    def _background(self, generator: np.random.Generator) -> np.ndarray:
-        if generator.random() < self.white:
-            return WHITE
-        return generator.integers(0, 256, size=3, dtype=np.uint8)
 
     def _offset(self, room: int, generator: np.random.Generator) -> int:
         if generator.random() < self.aligned:
@@ -173,19 +167,16 @@ def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
 def _shrunk(
     picture: np.ndarray, generator: np.random.Generator, crop: int
 ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-    """The picture made smaller; (picture, canvas size, its corner on the canvas).
+    """Shrink the picture by a random factor; returns (picture, canvas size, corner on the canvas).
 
-    A transparent one keeps its canvas and lands anywhere on it; an opaque one is its own canvas.
+    A transparent one gets a random position on its old canvas; an opaque one is its own canvas.
     """
     height, width = picture.shape[:2]
-    floor = (
-        SMALLEST
-        if picture.shape[2] == 4
-        else min(1.0, max(SMALLEST, crop / min(picture.shape[:2])))
-    )
+    opaque = picture.shape[2] == 3
+    floor = min(1.0, max(SMALLEST, crop / min(height, width))) if opaque else SMALLEST
     factor = generator.uniform(floor, 1.0)
     small = _resized(picture, max(1, round(height * factor)), max(1, round(width * factor)))
-    if picture.shape[2] == 3:
+    if opaque:
         small = _at_least(small, crop)
         return small, (small.shape[0], small.shape[1]), (0, 0)
     canvas = (max(height, crop), max(width, crop))
@@ -195,7 +186,7 @@ def _shrunk(
 
 
 def _at_least(picture: np.ndarray, crop: int) -> np.ndarray:
-    """The picture, enlarged if its shorter side is below the crop."""
+    """The picture, enlarged if its shorter side is smaller than the crop."""
     height, width = picture.shape[:2]
     if min(height, width) >= crop:
         return picture
@@ -211,7 +202,7 @@ def _resized(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 def _window(
     picture: np.ndarray, corner: tuple[int, int], crop: int, background: np.ndarray
 ) -> np.ndarray:
-    """The crop whose top left is at `corner` of the picture, background where it has no pixels."""
+    """The crop with its top left at `corner`, filled with background outside of the picture."""
     result = np.empty((crop, crop, 3), dtype=np.uint8)
     result[:] = background
     (top, left), (height, width) = corner, picture.shape[:2]
@@ -224,14 +215,9 @@ def _window(
         rows.start - top : rows.start - top + part.shape[0],
         columns.start - left : columns.start - left + part.shape[1],
     ]
-    target[:] = _over(part, background)
+    if part.shape[2] == 4:  # alpha compositing in integers, rounded
+        alpha = part[..., 3:].astype(np.uint16)
+        mixed = part[..., :3] * alpha + background * (255 - alpha) + 127
+        part = (mixed // 255).astype(np.uint8)
+    target[:] = part
     return result
-
-
-def _over(part: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Straight-alpha composition in 8-bit integers, rounded."""
-    if part.shape[2] == 3:
-        return part
-    alpha = part[..., 3:].astype(np.uint16)
-    mixed = part[..., :3] * alpha + background * (255 - alpha) + 127
-    return (mixed // 255).astype(np.uint8)

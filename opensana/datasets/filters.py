@@ -1,4 +1,4 @@
-"""Which samples are worth training on: size, shape, sharpness, and no near-duplicates."""
+"""Filters on samples: size, aspect ratio, sharpness, near-duplicates."""
 
 from dataclasses import dataclass
 from math import inf
@@ -13,8 +13,8 @@ SHARPNESS = "sharpness"
 class Filter:
     """`min_side` in pixels, `max_aspect` the longer side over the shorter one.
 
-    `min_sharpness` is a bound of the fact of that name; `repeats` are the keys to leave out because
-    they repeat another.
+    `min_sharpness` bounds the measurement of that name; `repeats` are the keys of near-duplicates
+    to leave out.
     """
 
     min_side: int = 0
@@ -27,7 +27,7 @@ class Filter:
             raise ConfigError(f"max_aspect must be 1 or more, got {self.max_aspect}")
 
     def why_not(self, record: Record) -> str | None:
-        """Why a sample is left out; None if it stays. DataError where the fact is missing."""
+        """Why a sample is left out, or None. DataError if its sharpness was not measured."""
         shorter, longer = sorted((record.width, record.height))
         if shorter < self.min_side:
             return f"its shorter side has {shorter} pixels, fewer than {self.min_side}"
@@ -39,8 +39,8 @@ class Filter:
 
 
 def _sharpness(record: Record) -> float:
-    if SHARPNESS not in record.facts:
+    if SHARPNESS not in record.measurements:
         raise DataError(
             f"{record.key!r} has no sharpness; measure it: opensana label PATH --to LABELS --facts"
         )
-    return record.facts[SHARPNESS]
+    return record.measurements[SHARPNESS]

@@ -1,7 +1,7 @@
-"""A picture and what is known of it: the one form in which every data source hands out its samples.
+"""Record, the common form of a sample, and Source, the interface of every data set.
 
-A source is numbered, so that training can draw from it in any order; it names what it refused
-instead of skipping it in silence. The encoded bytes of a picture are read only when asked for.
+A source has random access by number, and lists what it refused instead of skipping it silently. The
+encoded bytes of a picture are read only on access.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Caption:
-    """One description of a picture, who wrote it and how well CLIP thinks it fits.
+    """One caption of a picture, its source and its CLIP score.
 
-    `score` is 100 times the cosine of the picture's and the text's CLIP embeddings, as in the
-    published score files; `scorer` names the checkpoint that gave it.
+    `score` is 100 times the cosine similarity of the CLIP embeddings of picture and text, as in the
+    published score files; `scorer` names the checkpoint.
     """
 
     text: str
@@ -28,22 +28,22 @@ class Caption:
 
 @dataclass(frozen=True)
 class Record:
-    """One sample: a key that is unique in its source, the captions, and the measured facts.
+    """One sample: a key that is unique in its source, captions and measurements.
 
-    `width` and `height` are in pixels after the EXIF rotation; `facts` holds numbers such as the
-    sharpness, under their names.
+    `width` and `height` are in pixels after the EXIF rotation; `measurements` are numbers by name,
+    such as the sharpness.
     """
 
     key: str
     width: int
     height: int
     captions: tuple[Caption, ...] = ()
-    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    measurements: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True)
 class Reject:
-    """Something that a source could not use: where it is, and why not."""
+    """Something that a source could not use, and why."""
 
     path: str
     reason: str

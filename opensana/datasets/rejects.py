@@ -1,4 +1,4 @@
-"""What a data set could not use: `rejects.jsonl`, and how much of it a run accepts."""
+"""Rejected samples: `rejects.jsonl`, and the share that a run accepts."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 def share_of(text: str) -> float:
-    """A share in 0..1 from "1%" or "0.01"; ConfigError for anything else."""
+    """Parse a share in 0..1 such as "1%" or "0.01"; ConfigError for anything else."""
     number = text.strip().removesuffix("%")
     try:
         share = float(number) / (100 if text.strip().endswith("%") else 1)
@@ -28,7 +28,7 @@ def share_of(text: str) -> float:
 def check_bad(
     where: str, rejects: Sequence[Reject], good: int, *, max_bad: float = MAX_BAD
 ) -> None:
-    """DataError, with the first reasons, if more than the share `max_bad` of all samples is bad."""
+    """DataError with the first reasons if more than the share `max_bad` of the samples is bad."""
     if not rejects and good:
         return
     total = len(rejects) + good
@@ -44,17 +44,13 @@ def check_bad(
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject]) -> None:
-    """Write one JSON object a line, {"path", "reason"}; the file appears as a whole."""
+    """Write JSON lines {"path", "reason"}, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = "".join(_line(reject) for reject in rejects)
+    lines = "".join(json.dumps(asdict(reject)) + "\n" for reject in rejects)
     write_atomic(path, lambda temporary: temporary.write_text(lines, "utf-8"))
 
 
 def read_rejects(path: Path) -> list[Reject]:
-    """The rejects of a file that `write_rejects` made."""
+    """Read a file of `write_rejects`."""
     with path.open(encoding="utf-8") as file:
         return [Reject(**json.loads(line)) for line in file]
-
-
-def _line(reject: Reject) -> str:
-    return json.dumps(asdict(reject)) + "\n"

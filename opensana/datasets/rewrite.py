@@ -1,4 +1,4 @@
-"""A data set in another form: every picture as the bytes it was, every caption as it was."""
+"""Write a data set in another form; pictures stay byte for byte, captions as they are."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -18,12 +18,12 @@ from opensana.files.writing import atomic_folder
 SHARD_SIZE = 1000
 
 Join = Callable[[Record], Record]
-"""What else is known of a sample, added to its record: `Labels.join` is one."""
+"""Adds labels to a sample's record, such as `Labels.join`."""
 
 
 @dataclass(frozen=True)
 class Converted:
-    """How many samples were written, what could not be, and what was not wanted."""
+    """The number of samples written, the rejects, and what the filter left out."""
 
     samples: int
     rejects: tuple[Reject, ...]
@@ -40,17 +40,22 @@ def convert(
     shard_size: int = SHARD_SIZE,
     max_bad: float = MAX_BAD,
 ) -> Converted:
-    """Write the samples of a source as `form` to a new folder, which appears as a whole.
+    """Write the samples of a source as `form` to a new folder, atomically.
 
-    DataError, and no folder, if more than the share `max_bad` of the samples cannot be used, or
-    none is `wanted`.
+    DataError if more than the share `max_bad` of the samples cannot be used, or if the filter
+    `wanted` leaves none.
     """
     to = Path(to)
     if form not in WRITERS:
         raise ConfigError(f"no form {form!r}{near(form, WRITERS)}; there are {', '.join(WRITERS)}")
     if shard_size < 1:
         raise ConfigError(f"a shard has at least one sample, got {shard_size}")
-    _check_place(source, to)
+    if to.exists():
+        raise DataError(f"{to} exists already; choose a new folder")
+    if Path(source.where).resolve() in to.resolve().parents:
+        raise DataError(
+            f"{to} lies inside {source.where}, which would then hold both; put it beside"
+        )
     rejects, filtered, written = list(source.rejects), list[Reject](), 0
     check_bad(source.where, rejects, len(source), max_bad=max_bad)
     with atomic_folder(to) as folder:
@@ -75,12 +80,3 @@ def convert(
                 f" {filtered[0].reason}; loosen them"
             )
     return Converted(written, tuple(rejects), tuple(filtered))
-
-
-def _check_place(source: Indexed, to: Path) -> None:
-    if to.exists():
-        raise DataError(f"{to} exists already; choose a new folder")
-    if Path(source.where).resolve() in to.resolve().parents:
-        raise DataError(
-            f"{to} lies inside {source.where}, which would then hold both; put it beside"
-        )

@@ -51,7 +51,7 @@ class Sample:
         """uint8 [B, size, size, 3] each."""
         for start in range(0, len(self.indices), self.batch):
             part = self.indices[start : start + self.batch]
-            yield np.stack([self.source.whole(index, self.size) for index in part])
+            yield np.stack([self.source.square(index, self.size) for index in part])
 
 
 def evaluate_pictures(

@@ -53,7 +53,7 @@ def configuration(compression: int, channels: int) -> AutoencoderConfig:
 
 def patches_of(source: PictureSource, size: int, *, every: int = 3) -> Tensor:
     """Patches [N, 3, size, size] of every third picture, whole, on white."""
-    pictures = [source.whole(index, SIZE) for index in range(0, len(source), every)]
+    pictures = [source.square(index, SIZE) for index in range(0, len(source), every)]
     pixels = from_levels(stacked(pictures))
     tiles = pixels.unfold(2, size, size).unfold(3, size, size)
     return tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, size, size)

@@ -36,7 +36,7 @@ def main() -> None:
     model = load_autoencoder(find_autoencoder(arguments.source)).float()
     pictures = PictureSource.open(arguments.data, split="train")
     indices = torch.linspace(0, len(pictures) - 1, PICTURES).long().tolist()
-    pixels = from_levels(stacked([pictures.whole(index, SIZE) for index in indices]))
+    pixels = from_levels(stacked([pictures.square(index, SIZE) for index in indices]))
 
     before = model(pixels)
     deviations = model.encoder(pixels).std(dim=(0, 2, 3))

@@ -56,7 +56,7 @@ class Memory(Indexed):
         super().__init__("memory")
         self.pictures: list[bytes] = []
         for key, (picture, captions, facts) in samples.items():
-            assert self.add(key, picture, key, captions=captions, facts=facts)
+            assert self.add(key, picture, key, captions=captions, measurements=facts)
             self.pictures.append(picture)
 
     def picture(self, index: int) -> bytes:
@@ -64,7 +64,7 @@ class Memory(Indexed):
 
 
 def contents(source: Indexed) -> dict[str, tuple[Record, bytes]]:
-    assert not source.rejects and not source.notes, (source.rejects, source.notes)
+    assert not source.rejects and not source.warnings, (source.rejects, source.warnings)
     return {source.record(k).key: (source.record(k), source.picture(k)) for k in range(len(source))}
 
 
@@ -197,7 +197,7 @@ def test_an_official_folder_with_gaps(tmp_path: Path) -> None:
         "a_b": [("of a_b", "file", None)],
     }
     assert "'gone'" in source.rejects[0].reason and len(source.rejects) == 1
-    assert "expected a text, got 3" in source.notes[0].reason
+    assert "expected a text, got 3" in source.warnings[0].reason
 
 
 def test_shards_are_the_same_each_time(tmp_path: Path) -> None:

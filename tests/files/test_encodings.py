@@ -46,7 +46,7 @@ broken = pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 
 def captions(path: Path) -> list[list[str]]:
     source = open_source(path)
-    assert not source.rejects and not source.notes, (source.rejects, source.notes)
+    assert not source.rejects and not source.warnings, (source.rejects, source.warnings)
     return [[caption.text for caption in record.captions] for record in source.records]
 
 

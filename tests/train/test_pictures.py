@@ -29,18 +29,18 @@ def test_whole_picture_on_white_is_exact(pictures: Path):
     pixels = np.load(pictures / "pictures.npy")[3].astype(float)
     alpha = pixels[..., 3:] / 255
     expected = pixels[..., :3] * alpha + 255 * (1 - alpha)
-    got = PictureSource.open(pictures).whole(3, 32).astype(float)
+    got = PictureSource.open(pictures).square(3, 32).astype(float)
     assert np.abs(got - expected).max() <= 0.5 + 1e-6
 
 
 def test_a_crop_of_the_picture_size_is_the_whole(pictures: Path):
     source = PictureSource.open(pictures, white=1.0)
-    assert np.array_equal(source.sample(2, draw(), 32), source.whole(2, 32))
+    assert np.array_equal(source.sample(2, draw(), 32), source.square(2, 32))
 
 
 def test_crops_are_windows(pictures: Path):
     source = PictureSource.open(pictures, white=1.0, aligned=0.0)
-    whole = source.whole(1, 32)
+    whole = source.square(1, 32)
     windows = {whole[y : y + 16, x : x + 16].tobytes() for y in range(17) for x in range(17)}
     assert all(source.sample(1, draw(seed), 16).tobytes() in windows for seed in range(20))
 
@@ -48,7 +48,7 @@ def test_crops_are_windows(pictures: Path):
 def test_aligned_crops_start_at_multiples_of_32(tmp_path: Path):
     Image.fromarray(draw().integers(0, 256, (96, 96, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     source = PictureSource.open(tmp_path, aligned=1.0)
-    whole = source.whole(0, 96)
+    whole = source.square(0, 96)
     places = (0, 32, 64)
     windows = {whole[y : y + 32, x : x + 32].tobytes() for y in places for x in places}
     assert {source.sample(0, draw(seed), 32).tobytes() for seed in range(60)} == windows
@@ -82,7 +82,7 @@ def test_plain_folders_take_any_mode_and_shape(tmp_path: Path, mode: str, size: 
     Image.new(mode, size).save(tmp_path / "a.png")
     source = PictureSource.open(tmp_path, rescale=0.5)
     assert all(source.sample(0, draw(s), 16).shape == (16, 16, 3) for s in range(6))
-    assert source.whole(0, 16).shape == (16, 16, 3)
+    assert source.square(0, 16).shape == (16, 16, 3)
 
 
 def test_a_broken_file_is_named(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_damage_found_while_training_is_named_and_replaced(
         content = (folder / f"{name}.png").read_bytes()
         (folder / f"{name}.png").write_bytes(content[:-30])
     reds = [
-        [source.whole(k, 32)[0, 0, 0] for k in order]
+        [source.square(k, 32)[0, 0, 0] for k in order]
         for source, order in (
             (PictureSource.open(folder), (6, 7, 8, 9, 7)),
             (PictureSource.open(folder), (8, 7, 9, 6, 7)),  # as a run that was resumed
@@ -146,7 +146,7 @@ def test_too_much_damage_stops_a_training(tmp_path: Path):
     (folder / "07.png").write_bytes((folder / "07.png").read_bytes()[:-30])
     source = PictureSource.open(folder)
     with pytest.raises(DataError, match=r"1 of 20 samples cannot be used.*'07\.png' is damaged"):
-        source.whole(7, 32)
+        source.square(7, 32)
 
 
 def test_bad_headers_stop_a_training_at_once(tmp_path: Path):

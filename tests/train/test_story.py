@@ -53,7 +53,7 @@ def by_heart(autoencoder_recipe, pictures: Path, tmp_path: Path) -> Path:
 def originals(pictures: Path) -> np.ndarray:
     """uint8 [8, 3, 32, 32] on white."""
     source = PictureSource.open(pictures)
-    return stacked([source.whole(index, SIZE) for index in range(len(source))])
+    return stacked([source.square(index, SIZE) for index in range(len(source))])
 
 
 def encoded(pictures: Path, autoencoder: Path, folder: Path) -> Path:

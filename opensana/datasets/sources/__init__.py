@@ -1,6 +1,6 @@
-"""Where pictures and captions come from, one module a form; `open_source` finds out which it is.
+"""Readers of pictures and captions, one module per form; `open_source` detects the form.
 
-Every source is numbered, has unique keys and the same order each time, and says what it refused.
+Every source has random access, unique keys and a stable order, and lists what it refused.
 """
 
 from opensana.datasets.sources.opening import open_source

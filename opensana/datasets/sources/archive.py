@@ -1,7 +1,7 @@
-"""The members of a tar archive: where the samples' bytes lie, without unpacking anything.
+"""Index the members of a tar archive without unpacking it.
 
-Headers are read by `tarfile`, through a file that hands out small pieces only; the data of members
-is never touched here. Whatever is not a plain file under a plain name is named and refused.
+Headers are read by `tarfile`, through a file that limits their size; the members' data is not read.
+Anything but a regular file with a safe name is refused by name.
 """
 
 import tarfile
@@ -26,7 +26,7 @@ Refuse = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A plain file in an archive, and where its bytes are."""
+    """A regular file in an archive, and the offset of its bytes."""
 
     name: str
     offset: int
@@ -34,9 +34,9 @@ class Member:
 
 
 def members(path: Path, refuse: Refuse) -> Iterator[Member]:
-    """The usable members in order; refused ones and the place of a break go to `refuse`.
+    """The usable members in order; `refuse(member, reason)` is called for the others.
 
-    `refuse(member, reason)`; the member is "" when the archive itself is broken.
+    The member is "" if the archive itself is damaged.
     """
     size = path.stat().st_size
     last = -1
@@ -69,7 +69,7 @@ def members(path: Path, refuse: Refuse) -> Iterator[Member]:
 
 
 def _fault(info: tarfile.TarInfo) -> str:
-    """Why a member is refused, or nothing."""
+    """Why a member is refused, or ""."""
     name = PurePosixPath(info.name)
     if info.name.startswith(("/", "\\")) or ":" in info.name.split("/")[0]:
         return "has an absolute path"
@@ -87,7 +87,7 @@ def _fault(info: tarfile.TarInfo) -> str:
 
 
 class _Headers:
-    """The archive as `tarfile` sees it: a header that claims to be huge is an error."""
+    """The archive as `tarfile` reads it, with a limit on the size of a header."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

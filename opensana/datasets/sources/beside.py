@@ -1,10 +1,10 @@
-"""Which file stands beside which picture, told by names alone.
+"""Match caption files to pictures by name (sidecar files).
 
-    x.png  x.txt x.caption x.json          the same name but for the suffix, whose case is free
-    x.png  x.png.txt x.png.json            the picture's whole name, as download tools write it
+    x.png  x.txt x.caption x.json          the same stem; the case of suffixes is ignored
+    x.png  x.png.txt x.png.json            the full name, as download tools write it
 
-Two spellings of one accent (NFC and NFD: a name that went through a Mac) are one name, unless both
-stand there as pictures: then each has the files of its own spelling.
+Names that differ only in Unicode normalisation (NFC and NFD: macOS changes it) are equal, unless
+both exist as pictures: then each has the files of its own spelling.
 """
 
 import posixpath
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-# Named as refused instead of being passed over: somebody meant them to be pictures.
+# Reported as refused instead of ignored: they are meant as pictures.
 FOREIGN = frozenset(
     {".apng", ".avif", ".bmp", ".eps", ".fit", ".fits", ".gif", ".heic", ".heif", ".ico", ".jfif"}
     | {".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".ps", ".psd", ".svg", ".tga", ".tif"}
@@ -25,7 +25,7 @@ OF_SYSTEMS = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
 def one_spelling(name: str) -> str:
-    """The name with every accent spelt in one way."""
+    """The name in Unicode normalisation form NFC."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -40,17 +40,17 @@ def suffix_of(name: str) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether it calls itself a picture, also of a kind that is refused."""
+    """Whether the suffix is that of a picture, also of a format that is refused."""
     return suffix_of(name) in PICTURES or suffix_of(name) in FOREIGN
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a part of the path is hidden (.name) or a system's own (__MACOSX, Thumbs.db)."""
+    """Whether a part of the path is hidden (.name) or a system file (__MACOSX, Thumbs.db)."""
     return any(part.startswith(".") or part.lower() in OF_SYSTEMS for part in name.split("/"))
 
 
 class Neighbours:
-    """The texts and rows among names, to be asked for by picture."""
+    """The text and JSON files among names, by picture."""
 
     def __init__(self, names: Iterable[str], pictures: Iterable[str]) -> None:
         self._spellings = {spelling for name in pictures for spelling in (name, stem_of(name))}
@@ -60,10 +60,10 @@ class Neighbours:
                 self._by_stem[one_spelling(stem_of(name))].append(name)
 
     def of(self, picture: str) -> list[str]:
-        """The files beside a picture, in the order of the names."""
+        """The caption files of a picture, in the order of the names."""
         return [name for spelling in (stem_of(picture), picture) for name in self.named(spelling)]
 
     def named(self, stem: str) -> list[str]:
-        """The files of this stem: spelt so, or spelt like no picture's."""
+        """The files with this stem, unless their own spelling belongs to another picture."""
         near = self._by_stem.get(one_spelling(stem), ())
         return [n for n in near if stem_of(n) == stem or stem_of(n) not in self._spellings]

@@ -1,7 +1,7 @@
-"""The files below a folder that belongs to somebody else: nothing outside it is ever read.
+"""The files below a user's folder; nothing outside of it is read.
 
-Links to folders are not followed, links to files only when they stay inside, and only regular
-files are opened, so that a pipe or a device cannot hold up a run.
+Links to folders are not followed, links to files only if they stay inside. Only regular files are
+opened: a pipe or a device could block a run.
 """
 
 import os
@@ -17,7 +17,7 @@ Refuse = Callable[[str, str], None]
 
 
 class Files:
-    """The files of a folder by name: those that count, and those of them that were read."""
+    """The files of a folder by name, and which of them were read."""
 
     def __init__(self, folder: Path, refuse: Refuse) -> None:
         self.folder = folder
@@ -25,20 +25,20 @@ class Files:
         self.visible = {name: path for name, path in self.present.items() if not is_hidden(name)}
         self.read: set[str] = set()
         self.left_out: dict[str, str] = {}
-        """Why a file that was meant to be read could not be."""
+        """Why a file could not be read."""
         self._spelt = {one_spelling(name): name for name in self.visible}
 
     def find(self, name: str) -> str | None:
-        """The file of this name, however its accents are spelt."""
+        """The file of this name in any Unicode normalisation."""
         return name if name in self.visible else self._spelt.get(one_spelling(name))
 
     def open(self, name: str) -> BinaryIO:
-        """DataError unless it is a regular file inside the folder; it counts as read."""
+        """Open a file and count it as read; DataError unless it is a regular file inside."""
         self.read.add(name)
         return open_inside(self.visible[name], self.folder)
 
     def content(self, name: str, *, most: int) -> bytes | None:
-        """What is in it; nothing, and why in `left_out`, where it cannot be had."""
+        """A file's content; None, with the reason in `left_out`, if it cannot be read."""
         try:
             return read_inside(self.visible[name], self.folder, most=most)
         except DataError as error:
@@ -47,9 +47,9 @@ class Files:
 
 
 def files_below(folder: Path, refuse: Refuse) -> dict[str, Path]:
-    """Every file below a folder by its relative name with "/", in the order of the names' bytes.
+    """All files below a folder by relative name with "/", in the order of the names' bytes.
 
-    Links to folders and unreadable folders go to `refuse`, unless they are hidden.
+    `refuse` is called for links to folders and unreadable folders, unless hidden.
     """
     return dict(sorted(_walk(folder, refuse), key=lambda item: os.fsencode(item[0])))
 
@@ -72,9 +72,10 @@ def _walk(folder: Path, refuse: Refuse) -> Iterator[tuple[str, Path]]:
 
 
 def open_inside(path: Path, root: Path) -> BinaryIO:
-    """The file, open for reading; DataError unless it is a regular file inside `root`."""
+    """Open for reading; DataError unless it is a regular file inside `root`."""
     try:
-        if path.is_symlink() and not _is_inside(path, root):
+        real, real_root = os.path.realpath(path), os.path.realpath(root)
+        if path.is_symlink() and os.path.commonpath([real, real_root]) != real_root:
             raise DataError("is a link that leads out of the data set")
         if not stat.S_ISREG(path.stat().st_mode):
             raise DataError("is not a regular file")
@@ -86,7 +87,7 @@ def open_inside(path: Path, root: Path) -> BinaryIO:
 
 
 def read_inside(path: Path, root: Path, *, most: int) -> bytes:
-    """The content of a file; DataError if it is longer than `most` bytes or cannot be read."""
+    """A file's content; DataError if it has more than `most` bytes or cannot be read."""
     with open_inside(path, root) as file:
         try:
             content = file.read(most + 1)
@@ -95,11 +96,6 @@ def read_inside(path: Path, root: Path, *, most: int) -> bytes:
     if len(content) > most:
         raise DataError(f"has more than {most:,} bytes")
     return content
-
-
-def _is_inside(path: Path, root: Path) -> bool:
-    real, real_root = os.path.realpath(path), os.path.realpath(root)
-    return os.path.commonpath([real, real_root]) == real_root
 
 
 def _relative(path: Path, folder: Path) -> str:

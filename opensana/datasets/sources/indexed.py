@@ -1,7 +1,6 @@
-"""What all sources share: every header is read when the source is opened, pixels only when asked.
+"""The base of all sources: headers are read when a source is opened, pixels on access.
 
-So the length, the order and the keys are fixed from the start, and whatever a header can tell is
-refused before training begins.
+So length, order and keys are fixed, and bad headers are refused before training starts.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -9,25 +8,25 @@ from typing import BinaryIO
 
 from opensana.datasets.record import Caption, Record, Reject
 from opensana.datasets.sources.beside import ROWS, TEXTS, is_hidden, suffix_of
-from opensana.datasets.sources.fields import Note, tidy
+from opensana.datasets.sources.fields import Warn, tidy
 from opensana.errors import DataError
 from opensana.pictures.decode import LIMITS, Limits, probe
 
 
 class Indexed:
-    """A source with its records in a list; a subclass finds them and reads the pictures."""
+    """A source with a list of records; subclasses find them and read the pictures."""
 
     def __init__(self, where: str, *, limits: Limits = LIMITS) -> None:
         self.where, self.limits = where, limits
         self.records: list[Record] = []
         self.rejects: list[Reject] = []
-        self.notes: list[Reject] = []
-        """What was changed or left out of samples that are used all the same."""
+        self.warnings: list[Reject] = []
+        """What was changed or left out of samples that are used."""
         self.files_read = 0
         self.not_read: list[Reject] = []
-        """Files of the folder that nothing was read of: with those read, all that there are."""
+        """Files of the folder of which nothing was read."""
         self.paths: list[str] = []
-        """Where each record's picture lies, for people."""
+        """The path of each record's picture, for messages."""
         self._keys: set[str] = set()
 
     def __len__(self) -> int:
@@ -46,14 +45,14 @@ class Indexed:
     def reject(self, path: str, reason: str) -> None:
         self.rejects.append(Reject(printable(path), reason))
 
-    def note(self, path: str) -> Note:
-        """Where remarks on one sample go."""
-        return lambda reason: self.notes.append(Reject(printable(path), reason))
+    def warner(self, path: str) -> Warn:
+        """A callback for warnings about one sample."""
+        return lambda reason: self.warnings.append(Reject(printable(path), reason))
 
     def count_files(
         self, present: Iterable[str], read: Container[str], why: Mapping[str, str] | None = None
     ) -> None:
-        """Tell the files that were read from those that were not, which are named."""
+        """Count the files that were read, and list the others with the reason."""
         for name in present:
             if name in read:
                 self.files_read += 1
@@ -68,9 +67,9 @@ class Indexed:
         path: str,
         *,
         captions: Iterable[Caption],
-        facts: Mapping[str, float],
+        measurements: Mapping[str, float],
     ) -> bool:
-        """Take a sample if its picture's header is good and its key is new; else it is refused."""
+        """Add a sample, or reject it if its picture's header is bad or its key is not new."""
         key = printable(key)
         if key in self._keys:
             self.reject(path, f"has the key {key!r} of an earlier sample")
@@ -82,15 +81,16 @@ class Indexed:
             return False
         self._keys.add(key)
         self.paths.append(printable(path))
-        self.records.append(Record(key, header.width, header.height, tuple(captions), dict(facts)))
+        size = header.width, header.height
+        self.records.append(Record(key, *size, tuple(captions), dict(measurements)))
         return True
 
 
 def printable(name: str) -> str:
-    r"""A file name as text that UTF-8 can hold; other bytes are written \xNN."""
+    r"""A file name as valid Unicode; other bytes are written \xNN."""
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # surrogates that stand for no byte
+    except UnicodeEncodeError:  # surrogates that encode no byte
         return tidy(name)
 
 

@@ -1,4 +1,4 @@
-"""The JSON files of a folder of pictures: rows beside them, and the released code's files."""
+"""The JSON files of a folder of pictures: sidecar rows, and the official code's files."""
 
 import posixpath
 from collections import defaultdict
@@ -14,7 +14,7 @@ from opensana.errors import DataError
 
 
 class JsonFiles:
-    """What they say: a row by file, and the released layout's parts by stem and suffix."""
+    """The row of each file, and the official layout's files by stem and suffix."""
 
     def __init__(self, files: Files, source: Indexed, pictures: list[str]) -> None:
         self.files, self.source = files, source
@@ -27,7 +27,7 @@ class JsonFiles:
                 self._read(name)
 
     def parts(self, picture: str) -> Mapping[str, Any]:
-        """The released layout's files of a picture by suffix; DataError if one cannot be read."""
+        """The official layout's files of a picture by suffix; DataError if one cannot be read."""
         stem = one_spelling(stem_of(picture))
         if stem in self._faults:
             raise DataError(self._faults[stem])
@@ -36,10 +36,10 @@ class JsonFiles:
     def _read(self, name: str) -> None:
         content = self.files.content(name, most=MOST_JSON_BYTES)
         if content is None:
-            self.source.note(name)(self.files.left_out[name])
+            self.source.warner(name)(self.files.left_out[name])
             return
         try:
-            row = load_object(content, self.source.note(name))
+            row = load_object(content, self.source.warner(name))
         except DataError as error:
             self._refuse(name, str(error))
             return
@@ -69,7 +69,7 @@ class JsonFiles:
         return False
 
     def _refuse(self, name: str, reason: str) -> None:
-        """Refuse what the file describes, to judge by its name: x.json, x_VLM.json, x.png.json."""
+        """Refuse the picture that the name points to: x.json, x_VLM.json, x.png.json."""
         if posixpath.basename(name) == official.FOLDER_INDEX:
             self.source.reject(name, reason)
             return

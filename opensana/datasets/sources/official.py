@@ -1,10 +1,10 @@
-"""The caption files of the released code, beside a folder's pictures or beside a tar shard.
+"""The caption files of the official code, beside a folder's pictures or beside a tar shard.
 
     KEY{suffix}.json               {KEY: {caption type: text}}     suffix "" or _CAPTIONER
     KEY{suffix}_clip_score.json    {KEY: {caption type: score}}    _prompt: the score of KEY.txt
     SHARD{suffix}.json, SHARD{suffix}_clip_score.json              the same for a whole shard
     meta_data.json                 {"img_names": [KEY, ...]}
-    wids-meta.json                 the shards, how many samples and bytes each has
+    wids-meta.json                 the shards, with samples and bytes of each
 
 The caption type is kept in `Caption.settings["caption_type"]`.
 """
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from opensana.datasets.record import Caption, Record
-from opensana.datasets.sources.fields import Note, clean, tidy
+from opensana.datasets.sources.fields import Warn, sanitise, tidy
 
 SCORES = "_clip_score"
 PROMPT = "_prompt"
@@ -28,12 +28,12 @@ BySuffix = Mapping[str, Mapping[str, Any]]
 
 
 def captions_with_suffixes(
-    captions: Iterable[Caption], files: BySuffix, note: Note
+    captions: Iterable[Caption], files: BySuffix, warn: Warn
 ) -> tuple[Caption, ...]:
-    """The captions that a sample has already, scored, and those of its caption files.
+    """A sample's own captions with their scores, and those of its caption files.
 
-    A prompt that a caption file repeats is left to that file. `files` has for each suffix what the
-    file says of this sample: texts or scores by caption type.
+    A text that is in both is taken from the caption file. `files` has the texts or scores of this
+    sample by suffix and caption type.
     """
     prompt_scores = files.get(PROMPT + SCORES, {})
     found: list[Caption] = []
@@ -41,11 +41,11 @@ def captions_with_suffixes(
         scores = files.get(suffix + SCORES, {})
         for kind, text in files[suffix].items():
             if not isinstance(text, str):
-                note(f"the caption {kind!r:.40} was left out: expected a text, got {text!r:.40}")
-            elif cleaned := clean(text, note):
+                warn(f"the caption {kind!r:.40} was left out: expected a text, got {text!r:.40}")
+            elif sanitised := sanitise(text, warn):
                 captioner = tidy(suffix.removeprefix("_")) if suffix else FILE
                 score, settings = _score(scores.get(kind)), {TYPE: tidy(kind)}
-                found.append(Caption(cleaned, captioner, settings=settings, score=score))
+                found.append(Caption(sanitised, captioner, settings=settings, score=score))
     repeated = {caption.text for caption in found}
     own = [
         replace(caption, score=_score(prompt_scores.get("prompt"), caption.score))
@@ -58,9 +58,9 @@ def captions_with_suffixes(
 
 
 def suffix_files(record: Record) -> tuple[str, dict[str, dict[str, Any]]]:
-    """The prompt of a record, and for each suffix the texts or scores by caption type.
+    """The prompt of a record, and its texts or scores by suffix and caption type.
 
-    The released loader needs a prompt: a record without one lends it its first caption.
+    The official loader needs a prompt: a record without one uses its first caption.
     """
     prompt, files = "", dict[str, dict[str, Any]]()
     for caption in record.captions:
@@ -69,7 +69,11 @@ def suffix_files(record: Record) -> tuple[str, dict[str, dict[str, Any]]]:
         else:
             suffix = suffix_of(caption.captioner)
             texts = files.setdefault(suffix, {})
-            kind = _free(str(caption.settings.get(TYPE, "caption")), texts)
+            wanted = kind = str(caption.settings.get(TYPE, "caption"))
+            number = 1
+            while kind in texts:
+                number += 1
+                kind = f"{wanted}_{number}"
             texts[kind] = caption.text
         if caption.score is not None:
             files.setdefault(suffix + SCORES, {})[kind] = caption.score
@@ -77,13 +81,8 @@ def suffix_files(record: Record) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def suffix_of(captioner: str) -> str:
-    """_CAPTIONER as part of a file name; the captions that came with the picture have none."""
+    """_CAPTIONER as part of a file name; "" for the captions that came with the picture."""
     return "" if captioner == FILE else "_" + re.sub(r"[^\w.\-]", "-", captioner)
-
-
-def _free(kind: str, taken: Mapping[str, Any]) -> str:
-    numbers = (kind if number == 1 else f"{kind}_{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in numbers if name not in taken)
 
 
 def _score(value: Any, default: float | None = None) -> float | None:

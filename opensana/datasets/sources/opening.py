@@ -1,4 +1,4 @@
-"""What lies at a path, and the source that reads it."""
+"""Detect the form of a data set and open its source."""
 
 from pathlib import Path
 
@@ -19,10 +19,10 @@ COMPRESSED = "is compressed; unpack it to a plain .tar"
 
 
 def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMITS) -> Indexed:
-    """The source at a path: a folder, a shard, a parquet file, a table, or `hf://datasets/...`.
+    """Open a folder, a shard, a parquet file, a table, or `hf://datasets/...`.
 
-    `split` is asked of the hub only. DataError if nothing is there or it is of no known kind;
-    samples that cannot be used do not stop the opening, they are the source's `rejects`.
+    `split` is for the hub only. DataError if nothing is there or the form is unknown; samples that
+    cannot be used are in the source's `rejects`.
     """
     if str(path).startswith(PREFIX):
         return open_hub(str(path), split=split, limits=limits)
@@ -51,7 +51,7 @@ def open_source(path: str | Path, *, split: str = "train", limits: Limits = LIMI
 
 
 def _open_folder(folder: Path, limits: Limits) -> Indexed:
-    """Shards before parquet: img2dataset writes a table of addresses beside each shard."""
+    """Shards before parquet: img2dataset writes a parquet table of URLs beside each shard."""
     present = files_below(folder, lambda *_: None)
     files = {name: path for name, path in present.items() if not is_hidden(name)}
     shards = [path for name, path in files.items() if suffix_of(name) == ".tar"]

@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded pictures."""
+"""Parquet files with a column of encoded images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,34 +13,32 @@ MOST_GROUP_BYTES = 2 << 30
 def open_parquet(
     where: Path, files: Sequence[Path], *, limits: Limits = LIMITS, cache: Path | None = None
 ) -> TableSource:
-    """The rows of the files, one after the other; DataError if one cannot be read."""
-    for file in files:
-        _check(file)
-    try:
-        table = datasets().Dataset.from_parquet(
-            [str(file) for file in files], cache_dir=cache and str(cache)
-        )
-    except Exception as error:  # the library wraps what its readers raise in many ways
-        cause = error.__cause__ or error
-        raise DataError(f"{where} cannot be read as parquet ({cause})") from error
-    return TableSource(str(where), table, limits=limits)
+    """The rows of all files; DataError if one cannot be read.
 
-
-def _check(file: Path) -> None:
-    """What the footer promises to unpack is looked at before anything is unpacked."""
+    The sizes in the footer are checked before anything is decompressed.
+    """
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise MissingExtraError("data", "pyarrow") from None
+    for file in files:
+        try:
+            with ParquetFile(file) as parquet:
+                footer = parquet.metadata
+                sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
+        except (ArrowException, OSError) as error:
+            raise DataError(f"{file} cannot be read as parquet ({error})") from None
+        if sizes and max(sizes) > MOST_GROUP_BYTES:
+            raise DataError(
+                f"{file} has a row group of {max(sizes):,} bytes, the most is "
+                f"{MOST_GROUP_BYTES:,}; write it with smaller row groups"
+            )
     try:
-        with ParquetFile(file) as parquet:
-            footer = parquet.metadata
-            sizes = [footer.row_group(i).total_byte_size for i in range(footer.num_row_groups)]
-    except (ArrowException, OSError) as error:
-        raise DataError(f"{file} cannot be read as parquet ({error})") from None
-    if sizes and max(sizes) > MOST_GROUP_BYTES:
-        raise DataError(
-            f"{file} has a row group of {max(sizes):,} bytes, the most is {MOST_GROUP_BYTES:,}; "
-            "write it with smaller row groups"
+        table = datasets().Dataset.from_parquet(
+            [str(file) for file in files], cache_dir=cache and str(cache)
         )
+    except Exception as error:  # the library wraps errors in many ways
+        cause = error.__cause__ or error
+        raise DataError(f"{where} cannot be read as parquet ({cause})") from error
+    return TableSource(str(where), table, limits=limits)

@@ -1,11 +1,11 @@
-"""Which members of a shard make a sample, told by their names alone.
+"""Group the members of a shard into samples, by their names alone.
 
     KEY.jpg KEY.txt KEY.json       KEY ends at the last dot, as in a folder: 22.05.png is 22.05
     KEY.seg.png beside KEY.jpg     WebDataset, whose KEY ends at the first dot of the file name
 
-The second holds where KEY has files of its own, KEY.seg has none but this one, and what stands
-between the dots is a word. Beside a picture KEY.jpg it is then a further part, which is not read;
-with KEY.txt or KEY.json and no other picture it is the picture of KEY, and of several none is.
+The second rule holds if KEY has other files, KEY.seg has only this one, and a word is between the
+dots. Beside a picture KEY.jpg such a file is another part, which is not read; with KEY.txt or
+KEY.json and no other picture it is the picture of KEY; of several such pictures none is used.
 """
 
 import posixpath
@@ -30,26 +30,26 @@ WORD = re.compile(r"[^\W\d][\w.\-]*")
 
 @dataclass(frozen=True)
 class Named:
-    """A sample by names: its picture is that at `place` of all members."""
+    """A sample by names; `index` is the member with its picture."""
 
     key: str
-    place: int
+    index: int
     beside: tuple[str, ...]
 
 
 @dataclass
 class Grouped:
-    """The samples in the order of their pictures, and what is none."""
+    """The samples in the order of their pictures, and the other members."""
 
     samples: list[Named] = field(default_factory=list[Named])
     refused: dict[str, str] = field(default_factory=dict[str, str])
-    """Why members that were meant to be used cannot be, by member or key."""
+    """Why members cannot be used, by member or key."""
     not_read: Counter[str] = field(default_factory=Counter[str])
-    """How many others there are of each kind."""
+    """The number of ignored members by kind."""
 
 
 def group(names: Sequence[str]) -> Grouped:
-    """The samples among the names of a shard's members, in any order."""
+    """Group the names of a shard's members, which may come in any order."""
     found = Grouped()
     visible = [name for name in names if not is_hidden(name)]
     pictures = [name for name in visible if is_picture(name)]
@@ -64,7 +64,7 @@ def group(names: Sequence[str]) -> Grouped:
     wanted, used = set(pictures), set(pictures)
     parts = {name for name in pictures if is_part(name)}
     rivals = Counter(one_spelling(short_key(name)) for name in parts)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name not in wanted:
             continue
         key = short_key(name) if name in parts else stem_of(name)
@@ -76,13 +76,7 @@ def group(names: Sequence[str]) -> Grouped:
             continue
         beside = neighbours.named(key) if name in parts else neighbours.of(name)
         used.update(beside)
-        found.samples.append(Named(key, place, tuple(beside)))
-    _sort_out(names, used, stems, found)
-    return found
-
-
-def _sort_out(names: Sequence[str], used: set[str], stems: set[str], found: Grouped) -> None:
-    """What becomes of the members that belong to no picture."""
+        found.samples.append(Named(key, index, tuple(beside)))
     seen: set[str] = set()
     for name in names:
         if is_hidden(name):
@@ -95,10 +89,11 @@ def _sort_out(names: Sequence[str], used: set[str], stems: set[str], found: Grou
         else:
             found.not_read[f"of the kind .{extension_of(name)}"] += 1
         seen.add(name)
+    return found
 
 
 def short_key(name: str) -> str:
-    """WebDataset's key of KEY.word.png, and "" for what has no word between its dots."""
+    """WebDataset's key of KEY.word.png; "" if no word is between the dots."""
     where, base = posixpath.split(stem_of(name))
     key, _, word = base.partition(".")
     return posixpath.join(where, key) if key and WORD.fullmatch(word) else ""

@@ -1,14 +1,14 @@
-"""Tables with a column of encoded pictures, through Hugging Face `datasets`: parquet and the hub.
+"""Tables with a column of encoded images, read by Hugging Face `datasets`: parquet and the hub.
 
-The other columns are the fields of `fields.py`; `key` or `__key__` names the samples, else the row
-number does. A picture that is only named by a path or an address is refused: nothing outside the
-table is opened. Rows are kept in the Arrow cache of `datasets` (HF_DATASETS_CACHE).
+The other columns are the fields of `fields.py`; the key is in `key` or `__key__`, else it is the
+row number. A picture given only as a path or URL is refused: nothing outside the table is opened.
+Rows are kept in the Arrow cache of `datasets` (HF_DATASETS_CACHE).
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from opensana.datasets.sources.fields import captions_of, facts_of, is_field
+from opensana.datasets.sources.fields import captions_of, is_field, measurements_of
 from opensana.datasets.sources.indexed import Indexed
 from opensana.errors import DataError, MissingExtraError
 from opensana.pictures.decode import LIMITS, Limits
@@ -19,7 +19,7 @@ SIZES = ("width", "height")
 
 
 def datasets() -> Any:
-    """The library, quiet."""
+    """The library `datasets`, without progress bars."""
     try:
         import datasets as library
     except ImportError:
@@ -40,7 +40,11 @@ class TableSource(Indexed):
         self._rows: list[int] = []
         for number, row in _rows(table):
             self._take(number, row)
-        self._note_columns(table)
+        # Unknown columns may hold captions, or other pictures.
+        known = {self.column, *KEY_COLUMNS, *SIZES}
+        names = [n for n in table.features if n not in known and not is_field(n)]
+        if names:
+            self.warner(where)(f"the columns {', '.join(map(repr, names))} are not read")
 
     def picture(self, index: int) -> bytes:
         content = _bytes(self._pictures[self._rows[index]][self.column])
@@ -59,27 +63,20 @@ class TableSource(Indexed):
             named = isinstance(value, Mapping) and value.get("path")
             self.reject(where, "only names a picture" if named else "has no picture")
             return
-        note = self.note(where)
+        warn = self.warner(where)
         keys = (row.get(column) for column in KEY_COLUMNS)
         key = next((key for key in keys if isinstance(key, str) and key), f"{number:08}")
         try:
-            captions, facts = captions_of(row, note), facts_of(row, note)
+            captions, measurements = captions_of(row, warn), measurements_of(row, warn)
         except DataError as error:
             self.reject(where, f"has a text that cannot be read: it {error}")
             return
-        if self.add(key, content, where, captions=captions, facts=facts):
+        if self.add(key, content, where, captions=captions, measurements=measurements):
             self._rows.append(number)
-
-    def _note_columns(self, table: Any) -> None:
-        """Say which columns nobody reads: captions may stand there, or other pictures."""
-        known = {self.column, *KEY_COLUMNS, *SIZES}
-        names = [n for n in table.features if n not in known and not is_field(n)]
-        if names:
-            self.note(self.where)(f"the columns {', '.join(map(repr, names))} are not read")
 
 
 def _rows(table: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """The rows with their numbers; nothing for one whose texts are not UTF-8."""
+    """The rows with their numbers; None for a row whose text is not UTF-8."""
     for number in range(len(table)):
         try:
             yield number, table[number]
@@ -88,7 +85,7 @@ def _rows(table: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 
 def _picture_column(where: str, table: Any) -> str:
-    """The column that `datasets` calls an image, or one of bytes under a usual name."""
+    """The column with the `datasets` type Image, else the first with a usual name."""
     images = [name for name, feature in table.features.items() if _is_image(feature)]
     usual = [name for name in PICTURE_COLUMNS if name in table.features]
     for name in images[:1] or usual:

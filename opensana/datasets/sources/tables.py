@@ -1,4 +1,4 @@
-"""metadata.jsonl and metadata.csv: rows that name their pictures, and why one is refused."""
+"""metadata.jsonl and metadata.csv: rows that name their pictures."""
 
 import csv
 import posixpath
@@ -21,7 +21,7 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 
 
 class BadRow(DataError):
-    """A row that is refused, and what could be read of it: the picture that it names, perhaps."""
+    """A damaged row, and what could be read of it, such as the picture that it names."""
 
     def __init__(self, reason: str, row: Row) -> None:
         super().__init__(reason)
@@ -29,7 +29,7 @@ class BadRow(DataError):
 
 
 class Tables:
-    """The rows of all tables of a folder, by the name of the picture below it."""
+    """The rows of all tables of a folder, by picture."""
 
     def __init__(self, files: Files, refuse: Refuse) -> None:
         self.files, self.refuse = files, refuse
@@ -41,7 +41,7 @@ class Tables:
                 self._read(table)
 
     def check(self, picture: str) -> None:
-        """DataError for a picture whose row is broken, or may stand where a table is."""
+        """DataError if a picture's row is damaged, or may be in the unread part of a table."""
         if picture in self._faults:
             raise DataError(self._faults[picture])
         if picture in self.rows:
@@ -72,7 +72,7 @@ class Tables:
             self.rows[picture].append(row)
 
     def _picture(self, table: str, row: Row) -> str:
-        """The file that a row names; DataError if it is not there."""
+        """The file that a row names; DataError if it is missing."""
         file_name = row.get("file_name")
         if not isinstance(file_name, str) or not file_name:
             raise DataError("names no file in `file_name`")
@@ -86,7 +86,7 @@ class Tables:
 
 
 def table_rows(file: BinaryIO, name: str) -> Iterator[tuple[int, Row | BadRow]]:
-    """The rows of JSON lines (*.jsonl) or CSV; DataError or csv.Error where no more can be read."""
+    """The rows of JSON lines (*.jsonl) or CSV; DataError or csv.Error if reading must stop."""
     return _json_rows(file) if name.lower().endswith(".jsonl") else _csv_rows(file)
 
 

@@ -1,10 +1,9 @@
-"""Tar shards: WebDataset's, img2dataset's, and any folder of pictures that somebody packed.
+"""Tar shards: WebDataset, img2dataset, or any packed folder of pictures.
 
     KEY.jpg  KEY.txt KEY.caption  KEY.json      in any order; see `samples.py` and `beside.py`
 
-The text is one caption, the JSON has the fields of `fields.py` (img2dataset's too), and beside a
-shard there may be the caption files of `official.py`. Archives are indexed when opened and read in
-place; nothing is unpacked.
+The text is one caption, the JSON has the fields of `fields.py` (as img2dataset's), and the caption
+files of `official.py` may lie beside a shard. Archives are indexed when opened and read in place.
 """
 
 import io
@@ -21,11 +20,11 @@ from opensana.datasets.sources.beside import TEXTS, one_spelling, suffix_of
 from opensana.datasets.sources.fields import (
     MOST_JSON_BYTES,
     MOST_TEXT_BYTES,
-    Note,
     Row,
+    Warn,
     captions_beside,
-    facts_of,
     load_object,
+    measurements_of,
     tidy,
 )
 from opensana.datasets.sources.files import open_inside, read_inside
@@ -39,20 +38,29 @@ MOST_SIDECAR_BYTES = 256 << 20
 
 
 class TarSource(Indexed):
-    """The samples of shards, in the order of the shards' names and of their members."""
+    """The samples of shards, in the order of the shards and of their members."""
 
     def __init__(self, folder: Path, shards: Sequence[Path], *, limits: Limits = LIMITS) -> None:
         super().__init__(str(folder), limits=limits)
         self.folder, self.shards = folder, list(shards)
-        self.places: list[tuple[Path, Member]] = []
+        self.members: list[tuple[Path, Member]] = []
+        """The shard and the member of each record's picture."""
         self.files: set[str] = set()
         """The files that were read, below the folder."""
         for shard in self.shards:
-            self._index(shard)
+            name = shard.relative_to(self.folder).as_posix()
+            self.files.add(name)
+            try:
+                file = open_inside(shard, self.folder)
+            except DataError as error:
+                self.reject(name, str(error))
+                continue
+            with file:
+                _Shard(self, shard, name, file).read()
         self._report_missing()
 
     def picture(self, index: int) -> bytes:
-        shard, member = self.places[index]
+        shard, member = self.members[index]
         try:
             with shard.open("rb") as file:
                 file.seek(member.offset)
@@ -63,24 +71,14 @@ class TarSource(Indexed):
             raise DataError(f"{shard} has lost the end of {member.name!r}")
         return content
 
-    def _index(self, shard: Path) -> None:
-        name = shard.relative_to(self.folder).as_posix()
-        self.files.add(name)
-        try:
-            file = open_inside(shard, self.folder)
-        except DataError as error:
-            self.reject(name, str(error))
-            return
-        with file:
-            _Shard(self, shard, name, file).read()
-
     def _report_missing(self) -> None:
+        """Reject the shards that wids-meta.json lists and that are missing."""
         index = self.folder / official.SHARD_INDEX
         if not index.is_file():
             return
         self.files.add(official.SHARD_INDEX)
         try:
-            index = _object(index, self.folder, self.note(official.SHARD_INDEX))
+            index = _object(index, self.folder, self.warner(official.SHARD_INDEX))
         except DataError as error:
             self.reject(official.SHARD_INDEX, str(error))
             return
@@ -93,7 +91,7 @@ class TarSource(Indexed):
 
 
 class _Shard:
-    """One archive while it is being indexed."""
+    """One archive during indexing."""
 
     def __init__(self, source: TarSource, path: Path, name: str, file: BinaryIO) -> None:
         self.source, self.path, self.name, self.file = source, path, name, file
@@ -108,74 +106,71 @@ class _Shard:
         self.by_name = {member.name: member for member in reversed(found)}
         grouped = group([member.name for member in found])
         for sample in grouped.samples:
-            self._take(sample, found[sample.place])
+            self._take(sample, found[sample.index])
         for name, reason in grouped.refused.items():
             self._refuse(name, reason)
         for kind, count in grouped.not_read.items():
-            self.source.note(self.name)(f"{count} members {printable(kind):.60} not read")
+            self.source.warner(self.name)(f"{count} members {printable(kind):.60} not read")
 
     def _refuse(self, member: str, reason: str) -> None:
         self.source.reject(f"{self.name}:{member}" if member else self.name, reason)
 
     def _take(self, sample: Named, picture: Member) -> None:
-        note = self.source.note(f"{self.name}:{sample.key}")
+        warn = self.source.warner(f"{self.name}:{sample.key}")
         try:
-            captions, facts, own = self._described(sample, note)
+            captions, measurements, own = self._described(sample, warn)
         except DataError as error:
             self._refuse(picture.name, str(error))
             return
+        key = own or sample.key
+        again = key in self.keys
+        self.keys.add(key)
+        # Shards may each count from 0: the keys of later shards get the shard's name in front.
         taken = self.source.add(
-            self._unique(own or sample.key),
+            f"{self.path.stem}/{key}" if key in self.source and not again else key,
             cast(BinaryIO, io.BufferedReader(_Window(self.file, picture))),
             f"{self.name}:{picture.name}",
             captions=captions,
-            facts=facts,
+            measurements=measurements,
         )
         if taken:
-            self.source.places.append((self.path, picture))
+            self.source.members.append((self.path, picture))
 
     def _described(
-        self, sample: Named, note: Note
+        self, sample: Named, warn: Warn
     ) -> tuple[tuple[Caption, ...], dict[str, float], str]:
-        """Captions, facts and the sample's own key, or ""; DataError for what is no text."""
+        """Captions, measurements and the key in its JSON, or ""; DataError for undecodable text."""
         if self.fault:
             raise DataError(self.fault)
         texts, rows = list[str](), list[Row]()
         for name in sample.beside:
             is_text = suffix_of(name) in TEXTS
             most = MOST_TEXT_BYTES if is_text else MOST_JSON_BYTES
-            content = self._content(self.by_name[name], most, note)
-            if content is None:
+            member = self.by_name[name]
+            if member.size > most:
+                warn(f"{member.name!r} was left out: more than {most:,} bytes")
                 continue
+            self.file.seek(member.offset)
+            content = self.file.read(member.size)
             try:
                 if is_text:
                     texts.append(decode_text(content))
                 else:
-                    rows.append(load_object(content, note))
+                    rows.append(load_object(content, warn))
             except DataError as error:
                 raise DataError(f"has a text that cannot be read: {name!r} {error}") from None
-        captions = captions_beside(texts, rows, note)
+        captions = captions_beside(texts, rows, warn)
         if files := self.official.get(one_spelling(sample.key)):
-            captions = official.captions_with_suffixes(captions, files, note)
-        facts = {name: value for row in rows for name, value in facts_of(row, note).items()}
+            captions = official.captions_with_suffixes(captions, files, warn)
+        measurements: dict[str, float] = {}
+        for row in rows:
+            measurements |= measurements_of(row, warn)
         keys = (row.get("key") for row in rows)
-        return captions, facts, next((key for key in keys if isinstance(key, str) and key), "")
-
-    def _unique(self, key: str) -> str:
-        """Shards may each count from 0: then the key of a later one begins with its name."""
-        again = key in self.keys
-        self.keys.add(key)
-        return f"{self.path.stem}/{key}" if key in self.source and not again else key
-
-    def _content(self, member: Member, most: int, note: Note) -> bytes | None:
-        if member.size > most:
-            note(f"{member.name!r} was left out: more than {most:,} bytes")
-            return None
-        self.file.seek(member.offset)
-        return self.file.read(member.size)
+        key = next((key for key in keys if isinstance(key, str) and key), "")
+        return captions, measurements, key
 
     def _official_files(self) -> dict[str, dict[str, Any]]:
-        """What the caption files beside the shard say, by key and by suffix."""
+        """The content of the caption files beside the shard, by key and suffix."""
         found: dict[str, dict[str, Any]] = defaultdict(dict)
         stem = self.path.stem
         for path in sorted(self.path.parent.iterdir()):
@@ -186,7 +181,7 @@ class _Shard:
                 continue
             name = path.relative_to(self.source.folder).as_posix()
             try:
-                content = _object(path, self.source.folder, self.source.note(name))
+                content = _object(path, self.source.folder, self.source.warner(name))
             except DataError as error:
                 self.fault = f"has captions in {name!r}, which {error}"
                 continue
@@ -198,7 +193,7 @@ class _Shard:
 
 
 class _Window(io.RawIOBase):
-    """The bytes of one member as a file of their own."""
+    """The bytes of one member as a file."""
 
     def __init__(self, file: BinaryIO, member: Member) -> None:
         self.file, self.member, self.at = file, member, 0
@@ -223,11 +218,11 @@ class _Window(io.RawIOBase):
         return len(content)
 
 
-def _object(path: Path, root: Path, note: Note) -> Row:
-    """A JSON file's object; DataError if it is no text."""
+def _object(path: Path, root: Path, warn: Warn) -> Row:
+    """The object in a JSON file; {} and a warning if unreadable, DataError if it is no text."""
     try:
         content = read_inside(path, root, most=MOST_SIDECAR_BYTES)
     except DataError as error:
-        note(f"{error}; it was left out")
+        warn(f"{error}; it was left out")
         return {}
-    return load_object(content, note)
+    return load_object(content, warn)

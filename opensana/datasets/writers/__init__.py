@@ -1,7 +1,7 @@
-"""The forms in which a data set is written, one module each; `sources/` reads them back.
+"""Writers of data sets, one module per form; `sources/` reads them back.
 
-Pictures are written as the bytes that they were. A key becomes a file name that is safe everywhere;
-the key itself is kept in the JSON where that changes it.
+Pictures are written byte for byte. Keys become file names that are safe on every system; a key that
+this changes is kept in the JSON.
 """
 
 from opensana.datasets.writers.forms import WRITERS, Writer

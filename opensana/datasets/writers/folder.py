@@ -1,8 +1,6 @@
-"""Pictures as files: with a text file beside each, or with one table."""
+"""A folder of pictures, with a text file beside each or one table."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from opensana.datasets.record import Caption, Record
 from opensana.datasets.writers.names import Names, encoded, row_with_key, suffix_of, write_file
@@ -11,7 +9,7 @@ TEXTS = {"text", "captions"}
 
 
 class FolderWriter:
-    """KEY.png, KEY.txt with the first caption, KEY.json where there is more to say."""
+    """KEY.png, KEY.txt with the first caption, KEY.json if there is more."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.names = folder, Names()
@@ -20,9 +18,11 @@ class FolderWriter:
         name = self.names.take(record.key)
         write_file(self.folder, name + suffix_of(picture), picture)
         row = row_with_key(record, name)
+        in_text_file: tuple[Caption, ...] = ()
         if record.captions:
             write_file(self.folder, f"{name}.txt", row["text"].encode("utf-8"))
-        if record.captions[1:] or record.captions[:1] != _only_text(row) or row.keys() - TEXTS:
+            in_text_file = (Caption(row["text"]),)
+        if record.captions != in_text_file or row.keys() - TEXTS:
             write_file(self.folder, f"{name}.json", encoded(row))
 
     def close(self) -> None:
@@ -44,8 +44,3 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         self.table.close()
-
-
-def _only_text(row: Mapping[str, Any]) -> tuple[Caption, ...]:
-    """The captions that a text file alone would give back."""
-    return (Caption(row["text"]),) if "text" in row else ()

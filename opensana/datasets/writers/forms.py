@@ -1,4 +1,4 @@
-"""The forms by their names."""
+"""The writers by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from opensana.datasets.writers.tar import WebDatasetWriter
 
 
 class Writer(Protocol):
-    """Takes samples one by one; nothing counts before `close`."""
+    """Takes samples one by one; the output is complete after `close`."""
 
     def add(self, record: Record, picture: bytes) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What all forms share: safe file names for keys, and how rows and files are written."""
+"""Shared by all writers: safe file names for keys, rows as JSON, files."""
 
 import json
 import re
@@ -11,18 +11,18 @@ from opensana.datasets.sources.official import FOLDER_INDEX
 from opensana.pictures.decode import SUFFIXES, kind_of
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|]|^\.|^$')
-LONGEST_NAME = 60  # characters of a part, which may be four bytes each
+LONGEST_NAME = 60  # characters, of up to four bytes each
 
 
 class Names:
-    """File names for keys: relative, without anything that a system or a reader would trip over."""
+    """File names for keys: relative, safe on every system, unique."""
 
     def __init__(self, *, flat: bool = False, dots: bool = True) -> None:
         self.flat, self.dots = flat, dots
         self.taken = {Path(FOLDER_INDEX).stem}
 
     def take(self, key: str) -> str:
-        """The name of the next key; no two names are equal, not even but for their case."""
+        """The name of the next key, unique even if case is ignored."""
         parts = (UNSAFE.sub("_", part)[:LONGEST_NAME] for part in key.split("/"))
         name = ("_" if self.flat else "/").join(parts)
         name = name if self.dots else name.replace(".", "_")
@@ -50,7 +50,7 @@ def write_file(folder: Path, name: str, content: bytes) -> None:
 
 
 def encoded(value: Any) -> bytes:
-    """JSON in UTF-8; a lone surrogate in somebody's settings stays the escape that it was."""
+    r"""JSON in UTF-8; a lone surrogate becomes a \u escape."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""The layouts of the released code (see `opensana/datasets/sources/official.py`)."""
+"""The layouts of the official code (see `opensana/datasets/sources/official.py`)."""
 
 from collections import defaultdict
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Parquet files with an image column, which `datasets` reads without being told anything."""
+"""Parquet files with an image column, which `datasets` reads without options."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from opensana.datasets.record import Caption, Record
+from opensana.datasets.record import Record
 from opensana.datasets.sources.fields import row_of
 from opensana.datasets.sources.table import datasets
 
@@ -23,7 +23,11 @@ class ParquetWriter:
 
     def add(self, record: Record, picture: bytes) -> None:
         if self.written % self.size == 0:
-            self._next_file()
+            from pyarrow import parquet
+
+            self.close()
+            path = self.folder / f"{self.written // self.size:05}.parquet"
+            self.file = parquet.ParquetWriter(path, self.schema, compression="none")
         row = row_of(record)
         self.rows.append(
             {
@@ -32,7 +36,11 @@ class ParquetWriter:
                 "width": record.width,
                 "height": record.height,
                 "text": row.get("text"),
-                "captions": [_columns(caption) for caption in record.captions],
+                # Settings as JSON: no schema knows their shape.
+                "captions": [
+                    {**vars(caption), "settings": json.dumps(dict(caption.settings))}
+                    for caption in record.captions
+                ],
                 "facts": json.dumps(row.get("facts", {})),
             }
         )
@@ -46,24 +54,12 @@ class ParquetWriter:
         if self.file is not None:
             self.file.close()
 
-    def _next_file(self) -> None:
-        from pyarrow import parquet
-
-        self.close()
-        path = self.folder / f"{self.written // self.size:05}.parquet"
-        self.file = parquet.ParquetWriter(path, self.schema, compression="none")
-
     def _flush(self) -> None:
         import pyarrow
 
         if self.rows:
             self.file.write_table(pyarrow.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.waiting = [], 0
-
-
-def _columns(caption: Caption) -> dict[str, Any]:
-    """A caption with its settings as JSON, whose shape no schema knows."""
-    return {**vars(caption), "settings": json.dumps(dict(caption.settings))}
 
 
 def _features() -> Any:

@@ -11,7 +11,7 @@ from opensana.datasets.writers.names import Names, encoded, row_with_key, suffix
 
 
 class Shards:
-    """Tar archives 00000.tar, ... of `size` samples each; the same samples give the same bytes."""
+    """Tar archives 00000.tar, ... of `size` samples each, reproducible byte for byte."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.folder, self.size, self.counts = folder, size, list[int]()
@@ -39,7 +39,7 @@ class Shards:
 
 
 class WebDatasetWriter:
-    """KEY.png, KEY.txt with the first caption, KEY.json with all that is known."""
+    """KEY.png, KEY.txt with the first caption, KEY.json with everything."""
 
     def __init__(self, folder: Path, shard_size: int) -> None:
         self.shards, self.names = Shards(folder, shard_size), Names(dots=False)

@@ -204,7 +204,7 @@ def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str,
     count, size = recipe.evaluate.pictures, recipe.evaluate.size
     sources = {"held_out": _open(recipe, "held_out"), "train": train}
     return {
-        split: stacked([source.whole(index, size) for index in spread(len(source), count)])
+        split: stacked([source.square(index, size) for index in spread(len(source), count)])
         for split, source in sources.items()
         if len(source)
     }

@@ -183,7 +183,7 @@ def test_a_text_that_was_changed_after_it_was_written_is_used(tmp_path: Path) ->
 def test_fields_that_are_used(tmp_path: Path, row: dict[str, str], captions: list[str]) -> None:
     line = json.dumps({"file_name": "a.png", **row})
     assert found(folder_of(tmp_path, ["a.png"], metadata_jsonl=line))[0] == {"a": captions}
-    assert not open_source(tmp_path).notes
+    assert not open_source(tmp_path).warnings
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_fields_that_nobody_reads_are_named(tmp_path: Path, row: dict[str, str])
     folder = folder_of(tmp_path / "set", ["a.png"], metadata_jsonl=line)
     path = shard(tmp_path / "s.tar", [("a.png", PICTURE), ("a.json", line.encode())])
     for place in (folder, path):
-        (note,) = open_source(place).notes
+        (note,) = open_source(place).warnings
         assert f"the fields {next(iter(row))!r} are not read" in note.reason
 
 

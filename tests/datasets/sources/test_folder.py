@@ -133,7 +133,7 @@ def test_hostile_texts(
     (folder / "a.txt").write_bytes(content)
     source = open_source(folder)
     assert texts(source) == {"a": expected}
-    said = [note.reason for note in source.notes]
+    said = [note.reason for note in source.warnings]
     assert len(said) == (remark is not None) and (remark or "") in "".join(said)
     assert not source.rejects
 
@@ -143,7 +143,7 @@ def test_lone_surrogates_in_json(tmp_path: Path) -> None:
     (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a \\ud800 cat"}\n')
     source = open_source(folder)
     assert texts(source) == {"a": ["a \ufffd cat"]}
-    assert "not UTF-8" in source.notes[0].reason
+    assert "not UTF-8" in source.warnings[0].reason
 
 
 def test_a_table_of_lines(tmp_path: Path) -> None:
@@ -176,13 +176,15 @@ def test_a_table_of_lines(tmp_path: Path) -> None:
         ("two", "file"),
         ("three", "blip"),
     ]
-    assert b.captions == (Caption("plain"), Caption(**full)) and b.facts == {"sharpness": 3.0}
+    assert b.captions == (Caption("plain"), Caption(**full)) and b.measurements == {
+        "sharpness": 3.0
+    }
     assert (c.key, c.captions) == ("my key", (Caption("from a prompt"),))
     assert [reject.path for reject in source.rejects] == [
         f"metadata.jsonl line {number}" for number in (4, 5, 6, 7, 8, 9)
     ]
     assert "leads out" in source.rejects[1].reason and "not there" in source.rejects[0].reason
-    assert [note.reason for note in source.notes if "'bad'" in note.reason]
+    assert [note.reason for note in source.warnings if "'bad'" in note.reason]
 
 
 def test_a_csv_table(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_csv_table(tmp_path: Path) -> None:
     source = open_source(folder)
     assert source.record(0).captions == (Caption('two\nlines, and "quotes"'),)
     assert source.record(1).captions == (Caption("x"), Caption("y", "z"))
-    assert not source.rejects and not source.notes
+    assert not source.rejects and not source.warnings
 
 
 def test_json_beside_a_picture(tmp_path: Path) -> None:
@@ -204,8 +206,8 @@ def test_json_beside_a_picture(tmp_path: Path) -> None:
     (folder / "c.json").write_text(json.dumps({"captions": [{"text": 3}, {"text": "x", "y": 1}]}))
     source = open_source(folder)
     assert texts(source) == {"a": ["from text", "from json"], "b": [], "c": ["x"]}
-    assert source.record(0).facts == {"f": 1.0}
-    assert {note.path for note in source.notes} == {"b.json", "c.png"}
+    assert source.record(0).measurements == {"f": 1.0}
+    assert {note.path for note in source.warnings} == {"b.json", "c.png"}
 
 
 def test_a_text_that_links_out_is_not_read(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_a_text_that_links_out_is_not_read(tmp_path: Path) -> None:
     (folder / "a.txt").symlink_to(tmp_path / "secret")
     source = open_source(folder)
     assert texts(source) == {"a": []}
-    assert "leads out" in source.notes[0].reason
+    assert "leads out" in source.warnings[0].reason
 
 
 def test_mixed_shapes(tmp_path: Path) -> None:

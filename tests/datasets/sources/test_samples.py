@@ -34,7 +34,7 @@ def found(path: Path) -> tuple[dict[str, list[str]], list[str], list[str]]:
     """Captions by key, the paths of the rejects, the remarks."""
     source = open_source(path)
     captions = {r.key: [c.text for c in r.captions] for r in source.records}
-    return captions, [r.path for r in source.rejects], [note.reason for note in source.notes]
+    return captions, [r.path for r in source.rejects], [note.reason for note in source.warnings]
 
 
 DOTS = ("plain", "22.05", "v1.0_cat", "a.b/000", "a.b/0.0", "x...y", "Dr. No")
@@ -159,7 +159,7 @@ NAMES = st.lists(
 def test_every_member_is_used_refused_or_counted(names: list[str]) -> None:
     grouped = group(names)
     taken = {name for sample in grouped.samples for name in sample.beside}
-    pictures = {sample.place for sample in grouped.samples}
+    pictures = {sample.index for sample in grouped.samples}
     assert len(pictures) == len(grouped.samples)
     left = [n for place, n in enumerate(names) if place not in pictures and n not in taken]
     named = [n for n in left if n in grouped.refused or n.rpartition(".")[0] in grouped.refused]

@@ -43,7 +43,7 @@ def test_bytes_with_captions(tmp_path: Path) -> None:
     first, last = source.records
     assert (first.key, last.key) == ("00000000", "00000004")
     assert first.captions == (Caption("one\ntwo"), Caption("three", "vlm"))
-    assert last.captions == () and last.facts == {"sharp": 1.5}
+    assert last.captions == () and last.measurements == {"sharp": 1.5}
     assert source.picture(1) == PICTURE
     reasons = [reject.reason for reject in source.rejects]
     assert [r.split(";")[0] for r in reasons] == ["is an empty file", "has no picture", "is 4 x 4"]

@@ -65,13 +65,13 @@ def test_samples_captions_and_bytes(tmp_path: Path) -> None:
     source = open_source(shard(tmp_path / "00000.tar", entries))
     a, b, c, d = source.records
     assert (a.key, a.captions) == ("x/a", (Caption("one\ntwo"),))
-    assert (b.captions, b.facts, b.width) == ((Caption("caption of b"),), {"sharp": 2.0}, 48)
+    assert (b.captions, b.measurements, b.width) == ((Caption("caption of b"),), {"sharp": 2.0}, 48)
     assert c.captions == () and d.captions == (Caption("t", "vlm"),)
     assert [source.picture(k)[:4] for k in range(4)] == [PICTURE[:4]] * 2 + [
         b"\xff\xd8\xff\xe0",
         b"RIFF",
     ]
-    assert [note.reason for note in source.notes] == ["1 members of the kind .cls not read"]
+    assert [note.reason for note in source.warnings] == ["1 members of the kind .cls not read"]
 
 
 def test_shards_that_count_from_zero(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_texts_beyond_the_limits(tmp_path: Path) -> None:
     ]
     source = open_source(shard(tmp_path / "s.tar", entries))
     assert [[c.text for c in r.captions] for r in source.records] == [[], ["cafe"]]
-    assert [note.path for note in source.notes] == ["s.tar:a"] + ["s.tar:b"] * 2
+    assert [note.path for note in source.warnings] == ["s.tar:a"] + ["s.tar:b"] * 2
     assert [reject.path for reject in source.rejects] == ["s.tar:c.png"]
 
 
