@@ -32,7 +32,7 @@ from opensana.features.blocks import BlockEncoder, EncodeOptions
 from opensana.features.buckets import buckets
 from opensana.features.encode import encode
 from opensana.features.encoders import Encoders, load_encoders
-from opensana.features.fitting import Fitted, fitted_pictures
+from opensana.features.fitting import Resized, resized_pictures
 from opensana.features.latents import Features
 from opensana.pictures.decode import decode
 from opensana.train.caption_rule import CaptionRule
@@ -103,8 +103,8 @@ def pictures_side(source: Source, workers: int) -> Callable[[], int]:
 
     def run() -> int:
         every = range(len(source))
-        items = fitted_pictures(source, every, sizes, decode=decode, workers=workers)
-        return sum(item.pixels.size for item in items if isinstance(item, Fitted))
+        items = resized_pictures(source, every, sizes, decode=decode, workers=workers)
+        return sum(item.pixels.size for item in items if isinstance(item, Resized))
 
     return run
 

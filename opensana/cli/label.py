@@ -90,7 +90,7 @@ class Label(Command):
         return Plan(
             captioners=self.captioner,
             clip=self.clip,
-            facts=self.facts,
+            measure=self.facts,
             settings=settings,
             max_bad=share_of(self.max_bad),
             ray=self.ray,

@@ -1,4 +1,4 @@
-"""Figures of a model: reconstruction (paper 2.1) and following the prompt."""
+"""Evaluation: reconstruction (paper 2.1) and prompt following."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["Counts", "evaluate_emoji", "evaluate_pictures"]
 
 
 def evaluate_emoji(model: Any, data: str | Path, **options: Any) -> dict[str, Any]:
-    """The figures of a model on the emoji set, nested by name; see `evaluate.emoji.figures`."""
+    """The metrics of a model on the emoji set, nested by name; see `evaluate.emoji.figures`."""
     from opensana.evaluate.emoji.figures import evaluate
 
     return evaluate(model, data, **options)
@@ -19,7 +19,7 @@ def evaluate_emoji(model: Any, data: str | Path, **options: Any) -> dict[str, An
 def evaluate_pictures(
     models: Sequence[str], pictures: str | Path, **options: Any
 ) -> dict[str, Any]:
-    """The figures of autoencoders on pictures of any kind; see `opensana.evaluate.autoencoder`."""
+    """The metrics of autoencoders on any pictures; see `opensana.evaluate.autoencoder`."""
     from opensana.evaluate.autoencoder import evaluate_pictures
 
     return evaluate_pictures(models, pictures, **options)

@@ -1,6 +1,6 @@
-"""How much of one's own pictures an autoencoder keeps: before training with it, and after.
+"""Reconstruction metrics of autoencoders on the user's own pictures (paper 2.1).
 
-Whole pictures are cut to centred squares and shrunk to one size. H W size.
+Pictures are center-cropped to squares and resized to one size. H W size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Judges:
-    """Networks that compare pictures; each is the user's to give."""
+    """Optional networks for LPIPS and the Fréchet distance; the user provides the weights."""
 
     lpips: Lpips | None = None
     features: Extract | None = None
@@ -40,7 +40,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some numbered pictures of a source, at one size."""
+    """Some pictures of a source, at one size."""
 
     source: PictureSource
     indices: list[int]
@@ -68,10 +68,10 @@ def evaluate_pictures(
     device: str = "auto",
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """The figures of each autoencoder on at most `limit` pictures, evenly spaced.
+    """The metrics of each autoencoder on at most `limit` pictures, evenly spaced.
 
-    `lpips` and `clip` name weights; without them these figures are left out. `grid` takes a PNG of
-    originals and reconstructions. A model is a built-in one, a folder or a hub id.
+    `lpips` and `clip` are paths of weights; without them these metrics are left out. `grid` is a
+    PNG to write, of originals and reconstructions. A model is built-in, a folder or a hub id.
     """
     if len(set(models)) < len(models):
         raise ConfigError(f"the two models are the same, {models[0]!r}; name another one")
@@ -107,7 +107,7 @@ def choose(source: PictureSource, limit: int, *, size: int, batch: int) -> Sampl
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, what became of it, and what is written below."""
+    """A picture, its reconstruction, and its caption on the sheet."""
 
     original: Tensor
     made: Tensor
@@ -117,7 +117,7 @@ class Shown:
 def examine(
     name: str, autoencoder: Autoencoder, sample: Sample, judges: Judges
 ) -> tuple[dict[str, float], list[Shown]]:
-    """The figures of one autoencoder, and a few of its pictures [3, H, W] in 0..1."""
+    """The metrics of one autoencoder, and a few of its pictures [3, H, W] in 0..1."""
     tally, distances, shown = Tally(), [], []
     before, after = Moments(), Moments()
     report, total = progress(f"pictures through {name}"), len(sample.indices)
@@ -126,7 +126,10 @@ def examine(
         start = len(tally.errors)
         tally.add(first, second)
         if judges.lpips is not None:
-            distances += _distances(judges.lpips, first, second)
+            target = judges.lpips.heads[0].device
+            with torch.inference_mode():
+                found = judges.lpips(first.to(target) * 2 - 1, second.to(target) * 2 - 1)
+            distances += found.tolist()
         if judges.features is not None:
             before.add(judges.features(first))
             after.add(judges.features(second))
@@ -145,7 +148,7 @@ def examine(
 
 
 def save_columns(path: str | Path, columns: Sequence[Sequence[Shown]], size: int) -> None:
-    """A PNG with a row a picture: the original, then what each model makes of it."""
+    """Save a PNG with one row per picture: the original, then each model's reconstruction."""
     pictures: list[Image.Image] = []
     names: list[str] = []
     for row in zip(*columns, strict=True):
@@ -154,12 +157,6 @@ def save_columns(path: str | Path, columns: Sequence[Sequence[Shown]], size: int
         names += ["original", *(column.caption for column in row)]
     sheet = contact_sheet(pictures, names, columns=len(columns) + 1, side=size)
     sheet.save(path, format="PNG")
-
-
-@torch.inference_mode()
-def _distances(lpips: Lpips, first: Tensor, second: Tensor) -> list[float]:
-    device = lpips.heads[0].device
-    return lpips(first.to(device) * 2 - 1, second.to(device) * 2 - 1).tolist()
 
 
 def _load(name: str, device: torch.device, dtype: str | None, size: int) -> Autoencoder:

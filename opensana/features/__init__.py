@@ -1,1 +1,1 @@
-"""The cache that the transformer trains on: encoding a data set, writing, reading, buckets."""
+"""The feature cache that the transformer trains on: encoding, writing, reading, buckets."""

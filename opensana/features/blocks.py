@@ -1,4 +1,4 @@
-"""A block of records to the pieces that a cache is made of, here or on another machine.
+"""Encode a block of records to the pieces of a cache, here or on another machine.
 
 N tokens, D hidden size, C channels, h w latent size.
 """
@@ -16,7 +16,7 @@ from opensana.datasets.record import Caption, Reject, Source
 from opensana.errors import ConfigError, DataError
 from opensana.features.buckets import Bucket, buckets
 from opensana.features.encoders import Encoders
-from opensana.features.fitting import Decode, Fitted, fitted_pictures
+from opensana.features.fitting import Decode, Resized, resized_pictures
 from opensana.features.texts import caption_digest
 
 TEXT_BATCH = 32
@@ -27,7 +27,7 @@ FINGERPRINTS = 64
 class EncodeOptions:
     """`size` is the side of a square picture; `memory` in bytes; `max_bad` a share of the records.
 
-    Where `memory` asks for it, batches are smaller and large pictures run in bands of rows.
+    To stay within `memory`, batches shrink, and large pictures are encoded in bands of rows.
     """
 
     size: int
@@ -35,7 +35,7 @@ class EncodeOptions:
     memory: int = 4 << 30
     max_bad: float = 0.01
     threads: int = 2
-    """Those that decode pictures."""
+    """Threads that decode pictures."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "memory", "threads"):
@@ -47,9 +47,9 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a cache is made of: the keys of its latents and texts, and the null states [N, D].
+    """The keys of a cache's latents and texts, and the hidden states [N, D] of the null caption.
 
-    `made_by` says where the text encoder is found again.
+    `made_by` says where to find the text encoder.
     """
 
     latent: dict[str, Any]
@@ -64,7 +64,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class States:
-    """Captions and the states [N, D] of each."""
+    """Captions and the hidden states [N, D] of each."""
 
     captions: Sequence[str]
     states: Sequence[np.ndarray]
@@ -72,7 +72,7 @@ class States:
 
 @dataclass(frozen=True)
 class Latent:
-    """A picture's scaled latent [C, h, w] and its captions, whose states come before it."""
+    """A picture's scaled latent [C, h, w] and its captions; their states were yielded before."""
 
     key: str
     captions: tuple[Caption, ...]
@@ -81,7 +81,7 @@ class Latent:
 
 @dataclass(frozen=True)
 class End:
-    """All of the source's records before `index` are done."""
+    """All records before `index` are done."""
 
     index: int
 
@@ -90,7 +90,7 @@ Piece = Reject | States | Latent | End
 
 
 class BlockEncoder:
-    """Encoders and the source that they read."""
+    """Encodes blocks of a source."""
 
     def __init__(
         self, source: Source, encoders: Encoders, options: EncodeOptions, decode: Decode
@@ -109,14 +109,14 @@ class BlockEncoder:
         return Identity(latent, encoders.text_keys(), encoders.null(), encoders.made_by())
 
     def __call__(self, block: range, known: Container[bytes] = ()) -> Iterator[Piece]:
-        """Rejects, states of the captions that are not `known`, latents in the source's order.
+        """Rejects, then states of the captions not in `known`, then latents in the source's order.
 
-        What is held are a block's latents and one batch of pixels for each bucket.
+        Held in memory are the block's latents and a batch of pixels per bucket.
         """
-        described: list[Fitted] = []
+        described: list[Resized] = []
         latents: dict[int, np.ndarray] = {}
         waiting: dict[Bucket, list[tuple[int, np.ndarray]]] = defaultdict(list)
-        for item in fitted_pictures(
+        for item in resized_pictures(
             self.source, block, self.sizes, decode=self.decode, workers=self.options.threads
         ):
             if isinstance(item, Reject):
@@ -128,13 +128,18 @@ class BlockEncoder:
                 latents |= self._latents(item.bucket, waiting.pop(item.bucket))
         for bucket in list(waiting):
             latents |= self._latents(bucket, waiting.pop(bucket))
-        yield from self._states(described, known)
-        for place, item in enumerate(described):
-            yield Latent(item.record.key, item.captions, latents[place])
+        texts = {caption.text for item in described for caption in item.captions}
+        new = [text for text in texts if caption_digest(text) not in known]
+        new.sort(key=lambda text: (len(text), text))  # batches of similar length
+        for first in range(0, len(new), TEXT_BATCH):
+            batch = new[first : first + TEXT_BATCH]
+            yield States(batch, self.encoders.states(batch))
+        for slot, item in enumerate(described):
+            yield Latent(item.record.key, item.captions, latents[slot])
         yield End(block.stop)
 
     def _batch(self, bucket: Bucket) -> int:
-        """How many pictures of a bucket run at once; 0 where one runs in bands."""
+        """The batch size of a bucket; 0 if even one picture must run in bands."""
         if bucket not in self.batches:
             self.batches[bucket] = self.encoders.at_once(
                 bucket.height, bucket.width, most=self.options.batch, memory=self.options.memory
@@ -144,29 +149,20 @@ class BlockEncoder:
     def _latents(
         self, bucket: Bucket, batch: Sequence[tuple[int, np.ndarray]]
     ) -> dict[int, np.ndarray]:
-        places, pixels = zip(*batch, strict=True)
+        slots, pixels = zip(*batch, strict=True)
         memory = None if self._batch(bucket) else self.options.memory
         latents = self.encoders.latents(np.stack(pixels), memory=memory)
-        return dict(zip(places, latents, strict=True))
-
-    def _states(self, described: Sequence[Fitted], known: Container[bytes]) -> Iterator[States]:
-        """Captions of about one length together."""
-        texts = {caption.text for item in described for caption in item.captions}
-        new = [text for text in texts if caption_digest(text) not in known]
-        new.sort(key=lambda text: (len(text), text))
-        for first in range(0, len(new), TEXT_BATCH):
-            batch = new[first : first + TEXT_BATCH]
-            yield States(batch, self.encoders.states(batch))
+        return dict(zip(slots, latents, strict=True))
 
 
 def fingerprint(source: Source) -> str:
-    """SHA-256 over evenly spaced records: another set, or other labels, give another one."""
+    """SHA-256 over evenly spaced records; it changes with the data set and with the labels."""
     if not len(source):
         raise DataError("the data set has no records; name another folder or file")
-    places = np.linspace(0, len(source) - 1, min(FINGERPRINTS, len(source))).astype(int)
-    records = [source.record(int(place)) for place in places]
-    facts = [
+    chosen = np.linspace(0, len(source) - 1, min(FINGERPRINTS, len(source))).astype(int)
+    records = [source.record(int(index)) for index in chosen]
+    described = [
         (r.key, r.width, r.height, [(c.text, c.captioner, c.score) for c in r.captions])
         for r in records
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()

@@ -1,10 +1,9 @@
-"""Aspect-ratio buckets: pictures of about one shape are trained on together, uncropped as far as
-possible (paper 3.1).
+"""Aspect-ratio buckets: batches of one shape, so that pictures are hardly cropped.
 
-The published table of 1024 pixels has 40 sizes, from 1:4 to 4:1; that of 512 is half of it, 2048
-and 4096 are two and four times it. A rule gives it but for one size: both sides are multiples of
-base / 16, and the area is 0.9 to 1 times base ** 2. So the rule makes the table of any size; where
-base / 16 is no multiple of the autoencoder's compression, with a grid that is.
+The published table for 1024 pixels has 40 sizes, from 1:4 to 4:1; that for 512 is half of it, 2048
+and 4096 are two and four times it. One rule gives it, except for one size: both sides are multiples
+of base / 16, and the area is 0.9 to 1 times base ** 2. The rule makes a table for any base; if
+base / 16 is no multiple of the autoencoder's compression, the grid is the next one that is.
 """
 
 from collections.abc import Sequence
@@ -17,15 +16,15 @@ from opensana.errors import ConfigError
 from opensana.pictures.resize import bicubic, lanczos
 
 UNITS = 16  # in the side of a published square
-MISSING = (21, 11)  # in units, height and width: 1344 x 704, which the rule has and the table not
+MISSING = (21, 11)  # height, width in units: 1344 x 704, which the published table lacks
 LEAST_AREA = 0.9
 LARGEST_ASPECT = 4.0
-SHARP = 2048  # pixels, from which on Lanczos is published
+SHARP = 2048  # pixels; from here the published filter is Lanczos
 
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """A size in pixels; `key` is its height / width as the published tables name it."""
+    """A size in pixels; `key` is its height / width, as in the published tables."""
 
     height: int
     width: int
@@ -35,9 +34,7 @@ class Bucket:
         return round(self.height / self.width, 2)
 
     def covering_box(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The largest centred box of this shape in a picture, to the pixel: left, top, right,
-        bottom.
-        """
+        """The largest center crop of this shape in a picture: left, top, right, bottom."""
         wide, high = width, height
         if self.width * height >= self.height * width:
             high = max(1, round(self.height * width / self.width))
@@ -49,9 +46,9 @@ class Bucket:
 
 @lru_cache
 def buckets(base: int, unit: int = 32) -> tuple[Bucket, ...]:
-    """The sizes for pictures of about `base` x `base` pixels, by rising height / width.
+    """The buckets of about `base` x `base` pixels, by ascending height / width.
 
-    `unit`, the autoencoder's compression, divides all sides. ConfigError if it does not divide
+    `unit`, the autoencoder's compression, divides all sides; ConfigError if it does not divide
     `base`.
     """
     if base < 1 or unit < 1 or base % unit:
@@ -66,33 +63,28 @@ def buckets(base: int, unit: int = 32) -> tuple[Bucket, ...]:
 
 
 def _allowed(height: int, width: int, side: int) -> bool:
-    """Whether a table has a size, all in units."""
+    """Whether a size, in units, is in the table."""
     near = LEAST_AREA * side**2 <= height * width <= side**2
     slim = max(height, width) > LARGEST_ASPECT * min(height, width)
     return near and not slim and (side, height, width) != (UNITS, *MISSING)
 
 
 def nearest(choices: Sequence[Bucket], width: int, height: int) -> Bucket:
-    """The bucket whose key is nearest to a picture's height / width; of two the wider one."""
+    """The bucket with the key nearest to a picture's height / width; the wider one of two."""
     ratio = height / width
     return min(choices, key=lambda bucket: abs(bucket.key - ratio))
 
 
-def fit(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """A picture, uint8 [h, w, 3], cut to the bucket's shape about its centre and scaled to it.
+def crop_and_resize(pixels: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Center-crop uint8 [h, w, 3] to the bucket's shape, then resize it to the bucket.
 
-    Cut first, so that a very long picture is never enlarged as a whole. Bicubic with antialiasing
-    by torch, at most 2 of 255 levels from Pillow's and twice as fast; Lanczos by Pillow from 2048
-    pixels on.
+    Cropping first avoids enlarging all of a very long picture. The filters are the published ones:
+    bicubic with antialiasing, and Lanczos from 2048 pixels on.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (bucket.height, bucket.width):
         return pixels
     left, top, right, bottom = bucket.covering_box(width, height)
     cut = pixels[top:bottom, left:right]
-    scale = lanczos if _is_large(bucket) else bicubic
-    return scale(cut, bucket.width, bucket.height)
-
-
-def _is_large(bucket: Bucket) -> bool:
-    return bucket.height * bucket.width >= LEAST_AREA * SHARP**2
+    resize = lanczos if bucket.height * bucket.width >= LEAST_AREA * SHARP**2 else bicubic
+    return resize(cut, bucket.width, bucket.height)

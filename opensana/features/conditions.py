@@ -1,7 +1,7 @@
-"""Conditions: a second latent for each sample, from a cache of its own.
+"""Conditions of a ControlNet: a second latent for each sample, from a second cache.
 
-The cache of conditions is made by the same `opensana encode`, from pictures named as those that
-they belong to. Samples meet by their keys.
+The cache is made by `opensana encode` from pictures with the same names. Samples are matched by
+key.
 
 S samples, B batch, C channels, h w latent size.
 """
@@ -17,17 +17,17 @@ from torch import Tensor
 from opensana.errors import DataError
 from opensana.features.latents import Features
 
-# What both caches must have been made with.
+# Cache keys that must be equal in both.
 ALIKE = ("autoencoder", "latent_version")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """The latents of a second cache, by the samples of the first."""
+    """The latents of a second cache, indexed by the samples of the first."""
 
     features: Features
     of: np.ndarray
-    """Of each sample the number of its condition, int64 [S]."""
+    """Each sample's index in the second cache, int64 [S]."""
 
     @classmethod
     def open(cls, folder: str | Path, samples: Features) -> "Conditions":
@@ -40,31 +40,28 @@ class Conditions:
                     f"the conditions in {folder} were made with another {name} ({theirs!r}) than "
                     f"the samples ({ours!r}); encode them with the same model"
                 )
-        places = {line["key"]: place for place, line in enumerate(features.samples)}
+        index = {line["key"]: number for number, line in enumerate(features.samples)}
         keys = [line["key"] for line in samples.samples]
-        missing = [key for key in keys if key not in places]
+        missing = [key for key in keys if key not in index]
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(keys)} samples have no condition in {folder}, the first "
                 f"is {missing[0]!r}; name the condition's picture as the sample's and encode again"
             )
-        conditions = cls(features, np.array([places[key] for key in keys]))
-        conditions._check_shapes(samples, folder)
-        return conditions
-
-    def _check_shapes(self, samples: Features, folder: str | Path) -> None:
+        of = np.array([index[key] for key in keys])
         ours, theirs = (
             np.array([latents.shape[1:] for latents in cache.latents])[cache.buckets]
-            for cache in (samples, self.features)
+            for cache in (samples, features)
         )
-        wrong = np.flatnonzero((ours != theirs[self.of]).any(axis=1))
+        wrong = np.flatnonzero((ours != theirs[of]).any(axis=1))
         if len(wrong):
             sample = int(wrong[0])
             raise DataError(
                 f"the condition of {samples.sample(sample).key!r} in {folder} has the shape "
-                f"{theirs[self.of[sample]].tolist()}, its sample {ours[sample].tolist()}; make its "
+                f"{theirs[of[sample]].tolist()}, its sample {ours[sample].tolist()}; make its "
                 "picture as large as the sample's, and encode with the same --size"
             )
+        return cls(features, of)
 
     def batch(self, samples: Sequence[int]) -> Tensor:
         """The conditions [B, C, h, w] of samples of one bucket, float32."""

@@ -1,8 +1,8 @@
-"""The run over a source: block after block into a cache that grows.
+"""Encode a source, block by block, into a growing cache.
 
-A block of records is committed as a whole, so that the same command goes on where a killed one
-stopped, and ends with the same bytes. Blocks are encoded here, or by the workers of a cluster; one
-process writes the cache, in the source's order.
+Each block of records is one commit: the same command resumes a killed run and ends with the same
+bytes. Blocks are encoded here or by the workers of a cluster; one process writes the cache, in the
+source's order.
 """
 
 import json
@@ -43,14 +43,14 @@ Report = Callable[[str], None]
 OpenBlockEncoder = Callable[[], BlockEncoder]
 Pieces = Generator[Piece, None, None]
 EncodeBlocks = Callable[[Sequence[range], Container[bytes]], Pieces]
-"""The pieces of blocks in their order, at least those of captions that are not known."""
+"""(blocks, digests of known captions) to pieces in the blocks' order, without known captions."""
 
 
 def encode(encoder: BlockEncoder, to: Path, *, report: Report) -> int:
-    """Write the cache `to`, or go on with it; returns the number of its samples.
+    """Write the cache `to`, or resume it; returns the number of its samples.
 
-    DataError if `to` or what was begun of it is from another source, model, size or version of this
-    code, and if more than `max_bad` of the records cannot be used.
+    DataError if `to` or its unfinished part is from another source, model, size or version of this
+    code, or if more than `max_bad` of the records cannot be used.
     """
 
     def here(blocks: Sequence[range], known: Container[bytes]) -> Pieces:
@@ -69,9 +69,9 @@ def encode_on(
     max_bad: float,
     report: Report,
 ) -> int:
-    """The same by the workers of a cluster, who open `source` and the encoders for themselves.
+    """As `encode`, by the workers of a cluster, which open `source` and the encoders themselves.
 
-    A caption that comes again in another block is encoded again and left out here.
+    A caption that repeats in another block is encoded again; only one copy is written.
     """
     identity = cluster.call(partial(_identity, open_encoder))
     if identity.latent["source"] != fingerprint(source):
@@ -106,7 +106,12 @@ def _write(
     report: Report,
 ) -> int:
     if to.exists():
-        return _complete(to, identity.keys, report)
+        manifest = read_manifest(to)
+        keys = manifest["keys"] | read_manifest(to / "text")["keys"]
+        _check_same(to, keys, identity.keys)
+        (to / JOURNAL).unlink(missing_ok=True)
+        report(f"{to} is complete")
+        return len(np.load(to / "places.npy", mmap_mode="r", allow_pickle=False))
     partial = to.with_name(to.name + ".partial")
     with closing(GrowingFiles(partial)) as files:
         _check_same(partial, files.state.setdefault("keys", identity.keys), identity.keys)
@@ -128,7 +133,7 @@ def _write(
 
 
 class _Cache:
-    """What is written of a source, from its first record that is not in the files yet."""
+    """Writes the cache of a source, from the first record that is not in the files yet."""
 
     def __init__(
         self,
@@ -153,7 +158,13 @@ class _Cache:
             for end in self._ends(pieces):
                 state["done"] = end
                 self.files.commit()
-                self._check_rejects()
+                bad, total = state["bad"], count + len(self.source.rejects)
+                if bad > self.max_bad * total:
+                    raise DataError(
+                        f"{bad} of {total} records cannot be used, more than {self.max_bad:.2%}; "
+                        f"{self.files.folder / REJECTS} says why: mend them, or allow more with "
+                        "--max-bad"
+                    )
                 seconds = time.monotonic() - start
                 if seconds - said > REPORT_SECONDS or end == count:
                     said, rate = seconds, (end - before) / seconds
@@ -161,54 +172,30 @@ class _Cache:
                     report(f"{end}/{count} records, {rate:.1f} samples/s{left}")
 
     def _ends(self, pieces: Iterable[Piece]) -> Iterator[int]:
-        """Add the pieces; where each block ends."""
+        """Write the pieces, and yield the end of each block."""
         for piece in pieces:
             match piece:
                 case Reject():
                     self._reject([piece])
                 case States():
-                    self._add_captions(piece)
+                    pairs = zip(piece.captions, piece.states, strict=True)
+                    new = {t: rows for t, rows in pairs if caption_digest(t) not in self.ids}
+                    for text in new:
+                        self.ids[caption_digest(text)] = len(self.ids)
+                    self.texts.add(list(new), new.values())
                 case Latent():
-                    self.features.add(piece.values[None], [self._sample(piece)])
+                    ids = (self.ids[caption_digest(caption.text)] for caption in piece.captions)
+                    scores = (caption.score for caption in piece.captions)
+                    captioners = (caption.captioner for caption in piece.captions)
+                    sample = Sample(piece.key, tuple(ids), tuple(scores), tuple(captioners))
+                    self.features.add(piece.values[None], [sample])
                 case End():
                     yield piece.index
-
-    def _add_captions(self, piece: States) -> None:
-        pairs = zip(piece.captions, piece.states, strict=True)
-        new = {text: rows for text, rows in pairs if caption_digest(text) not in self.ids}
-        for text in new:
-            self.ids[caption_digest(text)] = len(self.ids)
-        self.texts.add(list(new), new.values())
-
-    def _sample(self, piece: Latent) -> Sample:
-        return Sample(
-            key=piece.key,
-            captions=tuple(self.ids[caption_digest(caption.text)] for caption in piece.captions),
-            scores=tuple(caption.score for caption in piece.captions),
-            captioners=tuple(caption.captioner for caption in piece.captions),
-        )
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         lines = "".join(json.dumps(asdict(reject)) + "\n" for reject in rejects)
         self.files.append(REJECTS, np.frombuffer(lines.encode(), np.uint8))
         self.files.state["bad"] += len(rejects)
-
-    def _check_rejects(self) -> None:
-        bad, total = self.files.state["bad"], len(self.source) + len(self.source.rejects)
-        if bad > self.max_bad * total:
-            raise DataError(
-                f"{bad} of {total} records cannot be used, more than {self.max_bad:.2%}; "
-                f"{self.files.folder / REJECTS} says why: mend them, or allow more with --max-bad"
-            )
-
-
-def _complete(to: Path, keys: dict[str, Any], report: Report) -> int:
-    """The number of samples of a cache that is there already."""
-    manifest = read_manifest(to)
-    _check_same(to, manifest["keys"] | read_manifest(to / "text")["keys"], keys)
-    (to / JOURNAL).unlink(missing_ok=True)
-    report(f"{to} is complete")
-    return len(np.load(to / "places.npy", mmap_mode="r", allow_pickle=False))
 
 
 def _check_same(folder: Path, keys: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The two encoders of a model, and the keys by which a cache knows them.
+"""The two encoders of a model, and their keys in a cache.
 
 B batch, N tokens, D hidden size, C channels, H W picture size, h w latent size.
 """
@@ -30,7 +30,7 @@ LATENT_VERSION = 2
 
 @dataclass(frozen=True)
 class Encoders:
-    """An autoencoder, a text encoder and what is kept of the latter: its name and settings."""
+    """An autoencoder and a text encoder, with the latter's name and settings."""
 
     autoencoder: Autoencoder
     text: TextEncoder
@@ -38,7 +38,7 @@ class Encoders:
     instruction: str
     max_tokens: int
     model: str | None = None
-    """How the model is found again: its name, or where its folder lies."""
+    """The name or the folder of the model, to find it again."""
 
     def latent_keys(self) -> dict[str, Any]:
         return {"autoencoder": encoder_hash(self.autoencoder), "latent_version": LATENT_VERSION}
@@ -53,35 +53,35 @@ class Encoders:
         }
 
     def made_by(self) -> dict[str, str]:
-        """Where the text encoder comes from, and the number format that it runs in."""
+        """The model with the text encoder, and the dtype that it runs in."""
         if self.model is None:
             return {}
         dtype = next(iter(self.text.model.parameters())).dtype
         return {"model": self.model, "dtype": str(dtype).removeprefix("torch.")}
 
     def at_once(self, height: int, width: int, *, most: int, memory: int) -> int:
-        """How many pictures fit into `memory` bytes together; 0 where one needs bands of rows."""
+        """The largest batch that fits in `memory` bytes; 0 if one picture must run in bands."""
         chains = {n: encoder_chain(self.autoencoder, n, height, width) for n in range(1, most + 1)}
         return max((n for n, chain in chains.items() if chain.one_band_memory <= memory), default=0)
 
     def latents(self, pixels: np.ndarray, *, memory: int | None = None) -> np.ndarray:
         """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3].
 
-        With `memory` one by one and in bands of rows, to the same numbers up to rounding.
+        With `memory` one by one and in bands of rows; the same numbers up to rounding.
         """
         return encode_pixels(self.autoencoder, pixels, memory=memory)
 
     def states(self, captions: Sequence[str]) -> list[np.ndarray]:
-        """The unpadded states [N, D], float32, of each caption."""
+        """The hidden states [N, D] of each caption, float32, without padding."""
         return valid_states(self.text.encode(captions))
 
     def null(self) -> np.ndarray:
-        """The states [N, D] of the null caption."""
+        """The hidden states [N, D] of the null caption."""
         return valid_states(self.text.encode_plain([""]))[0]
 
 
 def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
-    """The encoders of a model that comes along, a folder or a hub id; its transformer stays out."""
+    """The encoders of a built-in model, a folder or a hub id, without its transformer."""
     folder = locate(model)
     info, where = read_info(folder, name=str(model)), resolve_device(device)
     dtype = part_dtype(where, resolve_dtype(where, None, stored_dtype(folder)))
@@ -97,14 +97,14 @@ def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
 
 
 def native_size(model: str | Path) -> int:
-    """The side in pixels of the pictures that a model was trained for."""
+    """The native size of a model's pictures, in pixels per side."""
     folder = locate(model)
     compression = autoencoder_config(folder / "vae").compression
     return transformer_config(folder / "transformer").sample_size * compression
 
 
 def encoder_hash(model: Autoencoder) -> str:
-    """The key of the latents: a better decoder leaves them valid."""
+    """The key of the latents; it does not depend on the decoder."""
     scale = torch.tensor(model.config.scaling_factor)
     return tensor_hash({**model.state_dict(), "encoder.scaling_factor": scale}, prefix="encoder.")
 
@@ -116,12 +116,14 @@ def encode_pixels(
     """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3]."""
     values = from_levels(pixels).permute(0, 3, 1, 2)
     values = values.to(model.device, model.dtype)
-    whole = memory is None
-    latents = model.encode(values) if whole else streaming.encode(model, values, memory=memory)
+    if memory is None:
+        latents = model.encode(values)
+    else:
+        latents = streaming.encode(model, values, memory=memory)
     return latents.float().cpu().numpy()
 
 
 def valid_states(states: TextStates) -> list[np.ndarray]:
-    """The unpadded states [N, D], float32, of each prompt."""
+    """The hidden states [N, D] of each prompt, float32, without padding."""
     pairs = zip(states.states, states.mask, strict=True)
     return [rows[valid].float().cpu().numpy() for rows, valid in pairs]

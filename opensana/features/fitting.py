@@ -1,6 +1,6 @@
-"""Pictures of a source in its own order, decoded and brought to their buckets by threads.
+"""Decode a source's pictures and resize them to their buckets, in threads, in order.
 
-The source is read by the calling thread alone, for it may be a file with a position.
+Only the calling thread reads the source, which need not be thread-safe.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from opensana.datasets.record import Caption, Record, Reject, Source
 from opensana.errors import DataError
-from opensana.features.buckets import Bucket, fit, nearest
+from opensana.features.buckets import Bucket, crop_and_resize, nearest
 from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], np.ndarray]
@@ -18,8 +18,8 @@ Decode = Callable[[bytes], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A record, its captions that can be read, and its pixels, uint8 of the bucket's size."""
+class Resized:
+    """A record, its readable captions, and its pixels, uint8 of the bucket's size."""
 
     record: Record
     captions: tuple[Caption, ...]
@@ -27,18 +27,18 @@ class Fitted:
     pixels: np.ndarray
 
 
-def fitted_pictures(
+def resized_pictures(
     source: Source,
     indices: Iterable[int],
     sizes: Sequence[Bucket],
     *,
     decode: Decode,
     workers: int,
-) -> Iterator[Fitted | Reject]:
-    """Each record with its picture, or why it cannot be used, in the order of `indices`."""
+) -> Iterator[Resized | Reject]:
+    """Each record with its resized picture, or its rejection, in the order of `indices`."""
 
-    def prepared(item: tuple[Record, bytes] | Reject) -> Fitted | Reject:
-        return item if isinstance(item, Reject) else _fitted(*item, sizes, decode)
+    def prepared(item: tuple[Record, bytes] | Reject) -> Resized | Reject:
+        return item if isinstance(item, Reject) else _resized(*item, sizes, decode)
 
     return in_order(prepared, (_read(source, index) for index in indices), workers=workers)
 
@@ -53,18 +53,18 @@ def _read(source: Source, index: int) -> tuple[Record, bytes] | Reject:
         return Reject(record.key, str(error))
 
 
-def _fitted(
+def _resized(
     record: Record, picture: bytes, sizes: Sequence[Bucket], decode: Decode
-) -> Fitted | Reject:
+) -> Resized | Reject:
     try:
         pixels = decode(picture)
     except DataError as error:
         return Reject(record.key, str(error))
     bucket = nearest(sizes, pixels.shape[1], pixels.shape[0])
     captions = tuple(caption for caption in record.captions if _readable(caption))
-    return Fitted(record, captions, bucket, fit(pixels, bucket))
+    return Resized(record, captions, bucket, crop_and_resize(pixels, bucket))
 
 
 def _readable(caption: Caption) -> bool:
-    """Whether a tokenizer can read a caption: some text, and no half of a surrogate pair."""
+    """Whether a tokenizer can read a caption: not blank, without lone surrogates."""
     return bool(caption.text.strip()) and not any("\ud800" <= c <= "\udfff" for c in caption.text)

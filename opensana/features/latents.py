@@ -1,17 +1,17 @@
-"""Cached latents and text states: the transformer trains without its encoders (paper 3.1).
+"""Cached latents and prompt embeddings, to train the transformer without its encoders.
 
-    latents-HxW.npy       float16 [M, C, H, W], scaled as `Autoencoder.encode` gives them: one file
-                          for each shape of latents, which is an aspect bucket
-    places.npy            int32 [S, 2], of each sample the number of its bucket and its row there
-    samples.jsonl         of each sample its key, and its captions with scores and captioners;
-                          samples-offsets.npy says where its line begins
-    rejects.jsonl         what of the source was left out, and why
-    text/                 the text states (texts.py)
-    manifest.json         what made them, the buckets in order, statistics
+    latents-HxW.npy       float16 [M, C, H, W], scaled as by `Autoencoder.encode`, one file for
+                          each shape of latents, that is for each aspect-ratio bucket
+    places.npy            int32 [S, 2], the index: each sample's bucket and its row there
+    samples.jsonl         each sample's key, and its captions with scores and captioners;
+                          samples-offsets.npy has the start of each line
+    rejects.jsonl         what was left out of the source, and why
+    text/                 the prompt embeddings (texts.py)
+    manifest.json         the keys of the encoders, the buckets in order, statistics
 
-Arrays are mapped and lines read one by one, so that millions of samples open at once. float16
-rounds a latent by at most one part in 2048, far less than the autoencoder loses, and halves disk
-and traffic.
+Arrays are memory-mapped and lines are read one by one, so millions of samples open at once. float16
+rounds a latent by at most one part in 2048, far less than the autoencoder's error, and halves disk
+space and traffic.
 
 B batch, N tokens, D hidden size, C channels, h w latent size.
 """
@@ -36,9 +36,9 @@ from opensana.files.writing import atomic_folder
 
 @dataclass(frozen=True)
 class Sample:
-    """One latent: what it shows, and the captions that describe it.
+    """The sample of a latent: its key and the ids of its captions.
 
-    `scores` are as in `record.Caption`, None where nobody scored; `captioners` say who wrote.
+    `scores` are CLIP scores as in `record.Caption`, or None; `captioners` wrote the captions.
     """
 
     key: str
@@ -55,10 +55,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Features:
-    """Everything the transformer's training reads."""
+    """Everything that the transformer's training reads."""
 
     latents: tuple[np.ndarray, ...]
-    places: np.ndarray
+    index: np.ndarray
     samples: Lines
     texts: Texts
     keys: dict[str, Any]
@@ -67,15 +67,18 @@ class Features:
 
     @classmethod
     def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Features":
-        """Open a cache; `expect` names keys (all optional) that it must have been made with."""
+        """Open a cache; DataError if one of its keys differs from `expect`."""
         folder = Path(folder)
         manifest = read_manifest(folder)
         texts = Texts.open(folder / "text")
         keys = {**manifest["keys"], **texts.keys}
         check_keys(folder, keys, expect or {})
         features = cls(
-            latents=tuple(_mapped(folder / _latents(name)) for name in manifest["buckets"]),
-            places=np.load(folder / "places.npy", allow_pickle=False),
+            latents=tuple(
+                np.load(folder / _latents(name), mmap_mode="r", allow_pickle=False)
+                for name in manifest["buckets"]
+            ),
+            index=np.load(folder / "places.npy", allow_pickle=False),
             samples=Lines(folder, "samples"),
             texts=texts,
             keys=keys,
@@ -83,21 +86,21 @@ class Features:
             latent_std=tuple(manifest["latent_std"]),
         )
         counts = {sum(len(part) for part in features.latents), len(features.samples)}
-        if counts != {len(features.places)}:
+        if counts != {len(features.index)}:
             raise DataError(f"{folder} is incomplete; encode it again")
         return features
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.index)
 
     @property
     def buckets(self) -> np.ndarray:
-        """The number of each sample's bucket [S]; latents of one bucket have one shape."""
-        return self.places[:, 0]
+        """Each sample's bucket [S]; latents of a bucket have the same shape."""
+        return self.index[:, 0]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """The shape C, h, w of the bucket with most samples."""
+        """The shape C, h, w of the largest bucket."""
         return _shape(max(self.latents, key=len))
 
     def shape_of(self, sample: int) -> tuple[int, int, int]:
@@ -116,7 +119,7 @@ class Features:
 
     def latent(self, sample: int) -> np.ndarray:
         """The latent [C, h, w] of a sample, float16."""
-        bucket, row = self.places[sample]
+        bucket, row = self.index[sample]
         return self.latents[bucket][row]
 
     def caption(self, caption: int) -> str:
@@ -126,12 +129,12 @@ class Features:
     def batch(
         self, samples: Sequence[int], captions: Sequence[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [B, C, h, w], text states [B, N, D], both float32, and the mask [B, N].
+        """Latents [B, C, h, w], prompt embeddings [B, N, D], both float32, and the mask [B, N].
 
-        The samples must be of one bucket.
+        The samples must be in one bucket.
         """
         assert len(samples) == len(captions)
-        buckets, rows = self.places[np.asarray(samples)].T
+        buckets, rows = self.index[np.asarray(samples)].T
         if (buckets != buckets[0]).any():
             raise DataError(f"samples of several buckets make no batch: {sorted(set(buckets))}")
         latents = torch.from_numpy(self.latents[buckets[0]][rows].astype(np.float32))
@@ -151,36 +154,30 @@ class FeatureWriter:
         return self.files.rows("places.npy")
 
     def add(self, latents: Tensor | np.ndarray, samples: Sequence[Sample]) -> None:
-        """Append latents [B, C, h, w] of one shape, and what they show."""
+        """Append latents [B, C, h, w] of one shape, and their samples."""
         array = np.asarray(latents.detach().float().cpu() if torch.is_tensor(latents) else latents)
         assert len(array) == len(samples)
         if not np.isfinite(array).all():
             raise DataError("a latent holds NaN or infinite values; is this autoencoder trained?")
         if np.abs(array).max() > LARGEST_HALF:
             raise DataError("a latent does not fit in float16; is its scaling_factor measured?")
-        bucket = self._bucket("x".join(map(str, array.shape[2:])))
-        name = _latents(self._state["buckets"][bucket])
+        state, bucket = self._state, "x".join(map(str, array.shape[2:]))
+        if bucket not in state["buckets"]:
+            state["buckets"].append(bucket)
+        name = _latents(bucket)
         rows = self.files.rows(name) + np.arange(len(array))
-        places = np.stack([np.full_like(rows, bucket), rows], axis=1)
+        index = np.stack([np.full_like(rows, state["buckets"].index(bucket)), rows], axis=1)
         self.files.append(name, array.astype(np.float16))
-        self.files.append("places.npy", places.astype(np.int32))
+        self.files.append("places.npy", index.astype(np.int32))
         self.files.append_lines("samples", [asdict(sample) for sample in samples])
-        self._count(array.astype(np.float64))
-
-    def _bucket(self, name: str) -> int:
-        known = self._state["buckets"]
-        if name not in known:
-            known.append(name)
-        return known.index(name)
-
-    def _count(self, latents: np.ndarray) -> None:
-        state, axes = self._state, (0, 2, 3)
-        state["positions"] += latents.size // latents.shape[1]
-        state["sum"] = (state["sum"] + latents.sum(axis=axes)).tolist()
-        state["squares"] = (state["squares"] + np.square(latents).sum(axis=axes)).tolist()
+        # Sums for the mean and the std of each channel.
+        exact, axes = array.astype(np.float64), (0, 2, 3)
+        state["positions"] += exact.size // exact.shape[1]
+        state["sum"] = (state["sum"] + exact.sum(axis=axes)).tolist()
+        state["squares"] = (state["squares"] + np.square(exact).sum(axis=axes)).tolist()
 
     def close(self) -> None:
-        """Write the manifest; the files must be finished as well."""
+        """Write the manifest; `files.finish` is up to the caller."""
         if not len(self):
             raise DataError(f"nothing was added to {self.files.folder}; no cache is made")
         state = self._state
@@ -196,7 +193,7 @@ class FeatureWriter:
 
 @contextmanager
 def write_features(to: Path, *, keys: Keys, text: Path) -> Iterator[FeatureWriter]:
-    """Write a cache with a copy of the text folder; it appears as a whole, or not at all."""
+    """Write a cache with a copy of the text folder, atomically."""
     with atomic_folder(to) as temporary, closing(GrowingFiles(temporary)) as files:
         writer = FeatureWriter(files, keys=keys)
         yield writer
@@ -208,10 +205,6 @@ def write_features(to: Path, *, keys: Keys, text: Path) -> Iterator[FeatureWrite
 
 def _latents(bucket: str) -> str:
     return f"latents-{bucket}.npy"
-
-
-def _mapped(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _shape(latents: np.ndarray) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What a cache says of how it was made, and the refusal of one that was made otherwise."""
+"""A cache's manifest: the keys of what it was made with, and the check of them."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ Keys = Mapping[str, Any]
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a complete cache of this version; DataError for anything else."""
+    """Read the manifest of a cache; DataError if it is missing, damaged or of another version."""
     path = folder / MANIFEST
     if not path.exists():
         raise DataError(f"{folder} is not a feature cache; make one with `opensana encode`")
@@ -39,7 +39,7 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def check_keys(folder: Path, keys: Keys, expect: Keys) -> None:
-    """DataError that names the first key with another value than expected."""
+    """DataError for the first key whose value is not the expected one."""
     for name, wanted in expect.items():
         if name not in keys:
             raise DataError(f"{folder} has no key {name!r}{near(name, keys)}")
@@ -51,9 +51,9 @@ def check_keys(folder: Path, keys: Keys, expect: Keys) -> None:
 
 
 def tensor_hash(tensors: Mapping[str, Tensor], *, prefix: str = "") -> str:
-    """SHA-256 over the names, types, shapes and bytes of the tensors below a prefix.
+    """SHA-256 over names, dtypes, shapes and bytes of the tensors whose names start with `prefix`.
 
-    With the prefix "encoder." a better decoder leaves cached latents valid.
+    With "encoder." cached latents stay valid when the decoder changes.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name in tensors if name.startswith(prefix)):

@@ -1,4 +1,4 @@
-"""The text encoder that a cache of features names, to read other captions just as those in it."""
+"""Load the text encoder that made a feature cache, to encode further captions."""
 
 import torch
 
@@ -12,14 +12,14 @@ from opensana.text.encoder import TextEncoder
 from opensana.weights.locate import is_here, locate
 
 PACKAGED = ("gemma3-270m", "gemma-3-270m")
-"""What `opensana encode` and the recipes of the emoji call the text encoder of emoji-256."""
+"""The names of emoji-256's text encoder in caches of `opensana encode` and of the emoji recipes."""
 
 
 def text_encoder_of(texts: Texts, device: torch.device) -> TextEncoder:
     """The encoder that made these texts, on a device.
 
-    Nothing is downloaded. DataError if the texts do not say which model it was, or if that is not
-    on this machine or has other weights by now; MissingExtraError without the package of one.
+    Nothing is downloaded. DataError if the model is not recorded, not on this machine, or has other
+    weights by now; MissingExtraError if its package is not installed.
     """
     keys = texts.keys
     packaged = keys["text_encoder"] in PACKAGED
@@ -36,7 +36,7 @@ def text_encoder_of(texts: Texts, device: torch.device) -> TextEncoder:
     encoder = TextEncoder.load(
         folder, dtype=dtype, instruction=keys["instruction"], max_tokens=keys["max_tokens"]
     )
-    # The recipes of the emoji note the digest of the package's file in place of the weights'.
+    # The emoji recipes store the SHA-256 of the package's file instead of that of the weights.
     known = packaged and keys["text_encoder_hash"] == SHA256
     if not known and tensor_hash(encoder.model.state_dict()) != keys["text_encoder_hash"]:
         raise DataError(f"{name or folder} has other weights than when it encoded the cache")

@@ -1,13 +1,13 @@
-"""Cached text states, each distinct caption once (paper 2.3).
+"""Cached prompt embeddings (hidden states, paper 2.3), once per distinct caption.
 
-    states.npy            float16 [T, D], the valid states of all captions, one after the other
-    offsets.npy           int64 [P + 1], where each caption's states begin
-    captions.jsonl        the text of each caption; captions-offsets.npy says where its line begins
+    states.npy            float16 [T, D], the states of all captions without padding, concatenated
+    offsets.npy           int64 [P + 1], the start of each caption's states
+    captions.jsonl        the text of each caption; captions-offsets.npy has the start of each line
     null.npy              float16 [n, D], the states of the null caption, whose id is -1
-    manifest.json         what made them
+    manifest.json         the keys of the text encoder
 
-A folder of its own, so that another autoencoder can reuse it. float16 has 11 significant bits,
-three more than the bfloat16 that large language models run in.
+A separate folder, which caches of other autoencoders can reuse. float16 has 11 significant bits,
+three more than bfloat16, in which large language models run.
 
 B batch, N tokens, D hidden size.
 """
@@ -38,7 +38,7 @@ TEXT_KEYS = ("text_encoder", "text_encoder_hash", "instruction", "max_tokens", "
 
 @dataclass(frozen=True)
 class Texts:
-    """The cached states of captions, memory-mapped."""
+    """The cached hidden states of captions, memory-mapped."""
 
     captions: Sequence[str]
     states: np.ndarray
@@ -46,7 +46,7 @@ class Texts:
     null: np.ndarray
     keys: dict[str, Any]
     made_by: dict[str, str] = field(default_factory=dict[str, str])
-    """The name of the model with the text encoder, and the number format that it ran in."""
+    """The model with the text encoder, and the dtype that it ran in."""
 
     @classmethod
     def open(cls, folder: str | Path, *, expect: Keys | None = None) -> "Texts":
@@ -78,18 +78,18 @@ class Texts:
 
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """The mean and the deviation [D] of the states, from at most 20,000 evenly spaced ones."""
+        """The mean and std [D] of the states, from at most 20,000 evenly spaced ones."""
         chosen = np.linspace(0, len(self.states) - 1, min(MEASURED, len(self.states))).astype(int)
         deviation, mean = torch.std_mean(torch.from_numpy(self.states[chosen]).float(), dim=0)
         return mean, deviation
 
     def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """States [B, N, D] float32, zero behind each caption's end, and the mask [B, N]."""
+        """States [B, N, D] float32, zero at padding, and the mask [B, N]."""
         return padded([self.of(caption) for caption in captions])
 
 
 def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Rows of states [n, D] as states [B, N, D] float32, zero behind each end, and mask [B, N]."""
+    """Pad states [n, D] of each caption to [B, N, D] float32, with the mask [B, N]."""
     longest = max(len(row) for row in rows)
     states = torch.zeros(len(rows), longest, rows[0].shape[-1])
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
@@ -102,8 +102,7 @@ def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 class TextWriter:
     """Writes a text folder, caption by caption, below `prefix` of growing files.
 
-    `made_by` says where the text encoder is found again: no key, since the same one may be found
-    elsewhere.
+    `made_by` says where to find the text encoder. It is no key: the same encoder may be elsewhere.
     """
 
     def __init__(
@@ -122,11 +121,11 @@ class TextWriter:
         self.made_by = dict(made_by or {})
 
     def __len__(self) -> int:
-        """The number of captions, which is the id of the next one."""
+        """The number of captions, and the id of the next one."""
         return max(0, self.files.rows(self.prefix + "offsets.npy") - 1)
 
     def add(self, captions: Sequence[str], states: Iterable[np.ndarray]) -> None:
-        """Append captions with their valid states [n, D]; ids count up from 0."""
+        """Append captions with their states [n, D] without padding; ids count up from 0."""
         rows = [halves(*pair) for pair in zip(captions, states, strict=True)]
         if not rows:
             return
@@ -137,7 +136,7 @@ class TextWriter:
         self.files.append_lines(self.prefix + "captions", captions)
 
     def ids(self) -> dict[bytes, int]:
-        """The id of every caption that is written, by `caption_digest`."""
+        """The ids of all written captions, by `caption_digest`."""
         name = self.prefix + "captions.jsonl"
         if not self.files.rows(name):
             return {}
@@ -145,7 +144,7 @@ class TextWriter:
             return {caption_digest(json.loads(line)): index for index, line in enumerate(lines)}
 
     def close(self) -> None:
-        """Write what belongs to no caption; the files must be finished as well."""
+        """Write the null states and the manifest; `files.finish` is up to the caller."""
         folder = self.files.folder / self.prefix
         np.save(folder / "null.npy", self.null)
         made_by = {"made_by": self.made_by} if self.made_by else {}
@@ -154,7 +153,7 @@ class TextWriter:
 
 @contextmanager
 def write_text(folder: Path, *, keys: Keys, null: np.ndarray) -> Iterator[TextWriter]:
-    """Write a text folder; it appears as a whole, or not at all."""
+    """Write a text folder, atomically."""
     with atomic_folder(folder) as temporary, closing(GrowingFiles(temporary)) as files:
         writer = TextWriter(files, keys=keys, null=null)
         yield writer
@@ -164,7 +163,7 @@ def write_text(folder: Path, *, keys: Keys, null: np.ndarray) -> Iterator[TextWr
 
 
 def caption_digest(caption: str) -> bytes:
-    """16 bytes that stand for a caption where millions are remembered."""
+    """A 16-byte digest, to remember millions of captions."""
     return hashlib.blake2b(caption.encode(), digest_size=16).digest()
 
 

@@ -1,3 +1,3 @@
-"""Labelling: captions by several vision-language models, their CLIP scores, facts (paper 3.1)."""
+"""Labelling: captions by several VLMs, their CLIP scores, measurements (paper 3.1)."""
 
 __all__: list[str] = []

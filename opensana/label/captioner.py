@@ -1,8 +1,8 @@
-"""What writes captions: pictures in, sentences out, in any order (paper 3.1).
+"""Captioner, the interface of whatever writes captions (paper 3.1).
 
-A captioner takes keyed pictures as they come and gives each answer as soon as it has it, so that
-none is lost or paid for twice. It never sees more than the pixels: names, captions and metadata
-of a picture stay here.
+A captioner takes pictures with keys and yields each answer as soon as it has it, in any order, so
+that no answer is lost or paid for twice. It gets the pixels alone: names, captions and metadata of
+a picture stay here.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from opensana.errors import ConfigError, DataError
-from opensana.files.encodings import decode_text
+from opensana.files.encodings import SURROGATE, decode_text
 
 DEFAULT_PROMPT = (
     "Describe this picture for somebody who cannot see it, in two to four plain sentences: what it "
@@ -25,7 +25,7 @@ DEFAULT_PROMPT = (
     "Only say what can be seen. Answer with the description alone."
 )
 LONGEST_CAPTION = 4000
-"""Characters; a longer answer comes from a model that repeats itself."""
+"""In characters; longer answers come from models that repeat themselves."""
 LONGEST_PROMPT = 16_384
 LOCAL = "hf:"
 TABLE = "table:"
@@ -41,12 +41,12 @@ class Failure:
 Pictures = Iterable[tuple[str, Image.Image]]
 """Keys and RGB pictures."""
 Answers = Iterator[tuple[str, str | Failure]]
-"""Keys and cleaned captions, each key once."""
+"""Keys and captions on one line, each key once."""
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Who wrote a caption: everything that can change its words."""
+class CaptionSource:
+    """The origin of captions: everything that can change their words."""
 
     captioner: str
     version: str
@@ -55,36 +55,36 @@ class Maker:
 
     @property
     def id(self) -> str:
-        """A short name for the journals: the model's own, and a digest of all four fields."""
+        """The id in the journals (under `maker`): the model's name and a digest of all fields."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return f"{short_name(self.captioner)}-{digest[:12]}"
 
 
 class Captioner(Protocol):
-    """Keyed pictures to keyed captions."""
+    """Pictures with keys to captions with keys."""
 
     @property
-    def maker(self) -> Maker: ...
+    def source(self) -> CaptionSource: ...
 
     def __call__(self, pictures: Pictures) -> Answers: ...
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How captions are asked for; the first three are recorded with every caption."""
+    """Settings of captioners; the first three are recorded with every caption."""
 
     prompt: str = DEFAULT_PROMPT
     max_tokens: int = 256
     largest_side: int = 1024
-    """Larger pictures are shrunk to this many pixels."""
+    """Pictures are downscaled to this many pixels."""
     batch: int = 8
-    """Pictures at once in a model that runs here, requests at once to an endpoint."""
+    """The batch size of a local model, or the concurrent requests to an endpoint."""
     device: str = "auto"
     requests_per_minute: float | None = None
     timeout: float = 120.0
-    """Seconds that one request to an endpoint may take."""
+    """Seconds for one request to an endpoint."""
     key_variable: str = "OPENAI_API_KEY"
-    """The environment variable with the key of an endpoint."""
+    """The environment variable with an endpoint's API key."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "largest_side", "batch", "timeout"):
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What besides the prompt can change the words; every model decodes greedily."""
+        """The settings beside the prompt that can change the words; decoding is greedy."""
         return {
             "max_tokens": self.max_tokens,
             "largest_side": self.largest_side,
@@ -104,7 +104,7 @@ class Settings:
 
 
 def read_prompt(path: Path) -> str:
-    """The text of a prompt file, without the line break at its end."""
+    """Read a prompt file, without surrounding whitespace."""
     try:
         text = decode_text(path.read_bytes()).strip()
     except OSError as error:
@@ -118,10 +118,11 @@ def read_prompt(path: Path) -> str:
     return text
 
 
-def clean(text: str) -> str | Failure:
-    """A caption on one line: control characters become spaces, lone surrogates go."""
-    kept = (" " if unicodedata.category(c) == "Cc" else c for c in text if not _is_surrogate(c))
-    line = " ".join("".join(kept).split())
+def single_line(text: str) -> str | Failure:
+    """A caption on one line, without control characters and lone surrogates."""
+    text = SURROGATE.sub("", text)
+    spaced = (" " if unicodedata.category(character) == "Cc" else character for character in text)
+    line = " ".join("".join(spaced).split())
     if not line:
         return Failure("the answer is empty")
     if len(line) > LONGEST_CAPTION:
@@ -130,7 +131,7 @@ def clean(text: str) -> str | Failure:
 
 
 def shrunk(image: Image.Image, largest_side: int) -> Image.Image:
-    """The picture, made smaller if a side is longer than `largest_side` pixels."""
+    """The picture, downscaled if a side is longer than `largest_side` pixels."""
     if max(image.size) <= largest_side:
         return image
     factor = largest_side / max(image.size)
@@ -142,7 +143,3 @@ def short_name(model: str) -> str:
     """The last part of a model's name, fit for a file name."""
     last = model.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
     return re.sub(r"[^A-Za-z0-9._-]", "_", last)[:60]
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"

@@ -1,8 +1,8 @@
-"""A vision-language model behind an OpenAI-compatible `/chat/completions` (vLLM, SGLang, hosted).
+"""A VLM behind an OpenAI-compatible `/chat/completions` (vLLM, SGLang, hosted).
 
-Requests fail in three ways. What may pass (5xx, 408, 429, a broken connection, a timeout, an answer
-that makes no sense) is tried again, later and later. What lies in the picture (400, 413, 415, 422)
-is given up for this picture. Everything else (a wrong key, address or model) ends the run.
+Requests fail in three ways. Transient errors (5xx, 408, 429, a broken connection, a timeout, a
+malformed answer) are retried with exponential backoff. Errors of the picture (400, 413, 415, 422)
+fail this picture. Everything else (a wrong key, address or model) ends the run.
 """
 
 import base64
@@ -12,35 +12,42 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
 from opensana.errors import ConfigError, OpensanaError
-from opensana.label.captioner import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
+from opensana.label.captioner import (
+    Answers,
+    CaptionSource,
+    Failure,
+    Pictures,
+    Settings,
+    shrunk,
+    single_line,
+)
 from opensana.label.transport import Pace, Reply, Unreachable, may_carry_key, post, retry_after
 from opensana.workers.threads import in_flight
 
-PASSING = frozenset({408, 409, 425, 429})
-"""Besides those of 500 and more."""
+TRANSIENT = frozenset({408, 409, 425, 429})
+"""Beside the status codes from 500 on."""
 REFUSED_PICTURE = frozenset({400, 413, 415, 422})
 TRIES = 8
 NONSENSE_TRIES = 3
-"""An answer that makes no sense has been paid for, and a greedy model may well repeat it."""
+"""Malformed answers cost money, and greedy decoding may well repeat them."""
 FEWEST_BARREN = 4
-"""Pictures in a row without an answer after which an endpoint counts as down."""
+"""An endpoint counts as down after at least this many failed pictures in a row."""
 JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds between tries: doubled each time up to the longest, times a number in 0.5..1."""
+    """Seconds of exponential backoff with jitter: doubled up to `longest`, times 0.5..1."""
 
     first: float = 1.0
     longest: float = 60.0
     longest_asked: float = 600.0
-    """As much of a server's Retry-After is honoured."""
+    """The maximum of a server's Retry-After."""
 
     def after(self, tries: int) -> float:
         return min(self.longest, self.first * 2 ** (tries - 1)) * random.uniform(0.5, 1)
@@ -48,7 +55,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Trouble:
-    """An answer that may be better another time."""
+    """A failure that may be retried."""
 
     reason: str
     tries: int = TRIES
@@ -56,15 +63,15 @@ class Trouble:
 
 
 class EndpointCaptioner:
-    """Captions pictures by HTTP, `settings.batch` at once."""
+    """Captions pictures over HTTP, with `settings.batch` concurrent requests."""
 
     def __init__(
         self, url: str, model: str, settings: Settings, *, patience: Patience | None = None
     ) -> None:
         self.url = url.rstrip("/") + "/chat/completions"
         self.model, self.settings = model, settings
-        # The address is no part of it: a server that moved goes on with the same labels.
-        self.maker = Maker(model, "", settings.prompt, settings.recorded)
+        # Without the address: a server that moves continues the same labels.
+        self.source = CaptionSource(model, "", settings.prompt, settings.recorded)
         self.patience = patience or Patience()
         self.pace = Pace(settings.requests_per_minute)
         self._barren = 0
@@ -91,7 +98,7 @@ class EndpointCaptioner:
                 time.sleep(self.patience.after(tries))
 
     def _given_up(self, reason: str) -> Failure:
-        """The failure of one picture; an error if as many failed in a row as are asked at once."""
+        """The failure of one picture; an error after a full batch of failures in a row."""
         self._barren += 1
         if self._barren >= max(self.settings.batch, FEWEST_BARREN):
             raise OpensanaError(
@@ -104,20 +111,25 @@ class EndpointCaptioner:
         """One request."""
         self.pace.wait()
         try:
-            reply = post(self.url, body, self._headers(), timeout=self.settings.timeout)
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            reply = post(self.url, body, headers, timeout=self.settings.timeout)
         except Unreachable as error:
             return Trouble(self._without_key(str(error)))
         if reply.status == 200:
             return caption_of(reply)
-        reason = f"status {reply.status}: {self._said(reply)}"
-        if reply.status in PASSING or reply.status >= 500:
+        words = " ".join(reply.body[:2000].decode("utf-8", "replace").split())
+        reason = f"status {reply.status}: {self._without_key(words)[:200]}"
+        if reply.status in TRANSIENT or reply.status >= 500:
             return Trouble(reason, wait=retry_after(reply.headers))
         if reply.status in REFUSED_PICTURE:
             return Failure(reason)
-        raise ConfigError(f"{self.url} answered {self.model!r} with {reason}{self._hint(reply)}")
+        hint = ""
+        if reply.status in (401, 403):
+            hint = f"; is ${self.settings.key_variable} set to its key, and the address https?"
+        raise ConfigError(f"{self.url} answered {self.model!r} with {reason}{hint}")
 
     def _request(self, image: Image.Image) -> bytes:
-        """The JSON body; the pixels are encoded anew, so nothing else in the file leaves."""
+        """The JSON body; the picture is re-encoded, so no metadata leaves."""
         file = io.BytesIO()
         shrunk(image, self.settings.largest_side).save(file, "JPEG", quality=JPEG_QUALITY)
         address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
@@ -131,37 +143,24 @@ class EndpointCaptioner:
         }
         return json.dumps(body).encode()
 
-    def _headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
-
-    def _said(self, reply: Reply) -> str:
-        """What the server says of itself, on one short line, without the key."""
-        words = " ".join(reply.body[:2000].decode("utf-8", "replace").split())
-        return self._without_key(words)[:200]
-
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
-    def _hint(self, reply: Reply) -> str:
-        if reply.status not in (401, 403):
-            return ""
-        return f"; is ${self.settings.key_variable} set to its key, and the address https?"
-
 
 def caption_of(reply: Reply) -> str | Failure | Trouble:
-    """The text of a chat completion; Trouble if it is not one, or of no use."""
+    """The text of a chat completion; Trouble if it is malformed or unusable."""
     try:
         text = json.loads(reply.body)["choices"][0]["message"]["content"]
     except (ValueError, RecursionError, KeyError, IndexError, TypeError):
         return Trouble("the answer is not a chat completion", NONSENSE_TRIES)
     if not isinstance(text, str):
         return Trouble("the answer holds no text", NONSENSE_TRIES)
-    caption = clean(text)
+    caption = single_line(text)
     return caption if isinstance(caption, str) else Trouble(caption.reason, NONSENSE_TRIES)
 
 
 def read_key(variable: str) -> str:
-    """The key in an environment variable, empty if it is not set."""
+    """The API key in an environment variable, or ""."""
     key = os.environ.get(variable, "").strip()
     if key and not re.fullmatch(r"[\x21-\x7e]+", key):
         raise ConfigError(f"${variable} holds characters that no key has")

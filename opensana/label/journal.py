@@ -1,14 +1,15 @@
-"""Labels on disk: JSON lines that are only ever appended, so a kill costs at most the last one.
+"""Labels on disk: append-only JSON lines, so a kill costs at most the last line.
 
     LABELS/
-        makers.json      who wrote captions: id -> captioner, version, prompt, settings
+        makers.json      the caption sources: id -> captioner, version, prompt, settings
         captions.jsonl   {"key", "maker", "text"}
         scores.jsonl     {"key", "maker", "scorer", "score", "windows"}
         facts.jsonl      {"key", "sharpness", "dhash"}
-        rejects.jsonl    {"key", "maker", "reason"}: what failed; a later caption takes it back
-        blocks/          the same lines from workers of a cluster, one whole file a block
+        rejects.jsonl    {"key", "maker", "reason"}: failures, void once the caption is there
+        blocks/          the same lines from a cluster's workers, one file per block
 
-Every line has an identity (key and maker of a caption), and there is one line of each.
+"maker" is the id of a caption source. Every line has an identity (a caption's key and maker), which
+occurs once.
 """
 
 import json
@@ -23,7 +24,7 @@ from typing import Any
 from opensana.errors import DataError
 from opensana.files.lock import held
 from opensana.files.writing import write_atomic
-from opensana.label.captioner import Failure, Maker
+from opensana.label.captioner import CaptionSource, Failure
 
 IDENTITY = {
     "captions": ("key", "maker"),
@@ -37,7 +38,7 @@ Line = Mapping[str, Any]
 
 
 class Journal:
-    """One file of lines, open for appending; a last line cut short is dropped."""
+    """One file of lines, open for appending; an incomplete last line is dropped."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self.kind = kind
@@ -50,17 +51,21 @@ class Journal:
         return identity in self.seen
 
     def add(self, line: Line) -> None:
-        """Append a line, unless one of its identity is there."""
+        """Append a line, unless its identity is there already."""
         identity = _identity(self.kind, line)
         if identity in self.seen:
             return
-        self._append(_encode(line))
+        data = _encode(line)
+        start = self._stream.seek(0, os.SEEK_END)
+        if self._stream.write(data) != len(data):
+            self._stream.truncate(start)
+            raise DataError(f"{self._stream.name}: the disk is full; the same command goes on")
         self.seen.add(identity)
         if time.monotonic() - self._synced > SECONDS_BETWEEN_SYNCS:
             self.sync()
 
     def sync(self) -> None:
-        """Make the lines so far survive a power failure."""
+        """Flush all lines to disk."""
         os.fsync(self._stream.fileno())
         self._synced = time.monotonic()
 
@@ -68,15 +73,9 @@ class Journal:
         self.sync()
         self._stream.close()
 
-    def _append(self, data: bytes) -> None:
-        start = self._stream.seek(0, os.SEEK_END)
-        if self._stream.write(data) != len(data):
-            self._stream.truncate(start)
-            raise DataError(f"{self._stream.name}: the disk is full; the same command goes on")
-
 
 class LabelFolder:
-    """A folder of labels, open for the one process that writes; use `writing`."""
+    """A folder of labels, open for its only writer; use `writing`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -93,18 +92,18 @@ class LabelFolder:
             self.journals[kind].add(line)
 
     def fail(self, key: str, maker: str, failure: Failure) -> None:
-        """Note that a picture got nothing from a maker, scorer or measurement."""
+        """Record that a caption source, a scorer or a measurement failed on a picture."""
         self.add("rejects", [reject_line(key, maker, failure)])
 
-    def register(self, maker: Maker) -> None:
-        """Describe a maker in makers.json."""
-        makers = read_makers(self.folder)
-        if maker.id not in makers:
-            text = json.dumps(makers | {maker.id: asdict(maker)}, indent=2) + "\n"
+    def register(self, source: CaptionSource) -> None:
+        """Describe a caption source in makers.json."""
+        known = read_caption_sources(self.folder)
+        if source.id not in known:
+            text = json.dumps(known | {source.id: asdict(source)}, indent=2) + "\n"
             write_atomic(self.folder / "makers.json", lambda new: new.write_text(text, "ascii"))
 
     def fold(self) -> None:
-        """Take the lines of finished blocks into the journals."""
+        """Move the lines of finished blocks into the journals."""
         for kind, journal in self.journals.items():
             blocks = _blocks(self.folder, kind)
             for block in blocks:
@@ -120,10 +119,11 @@ class LabelFolder:
 
 @contextmanager
 def writing(folder: str | Path) -> Iterator[LabelFolder]:
-    """Hold a folder of labels; DataError if another process does."""
+    """Lock and open a folder of labels; DataError if another process has it."""
     folder = Path(folder)
     (folder / "blocks").mkdir(parents=True, exist_ok=True)
-    with held(folder, lambda owner: _busy(folder, owner)):
+    busy = "{} is being written by {}; wait for it or choose another folder"
+    with held(folder, lambda owner: DataError(busy.format(folder, owner))):
         labels = LabelFolder(folder)
         try:
             yield labels
@@ -132,12 +132,12 @@ def writing(folder: str | Path) -> Iterator[LabelFolder]:
 
 
 def write_block(folder: Path, kind: str, name: str, lines: Iterable[Line]) -> None:
-    """A worker's lines as one file that is there whole, or not at all."""
+    """Write a worker's lines as one file, atomically."""
     write_lines(folder / "blocks" / f"{kind}-{name}.jsonl", lines)
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
-    """A whole file of lines, or none."""
+    """Write a file of lines, atomically."""
     content = b"".join(_encode(line) for line in lines)
     write_atomic(path, lambda new: new.write_bytes(content))
 
@@ -147,9 +147,9 @@ def reject_line(key: str, maker: str, failure: Failure) -> Line:
 
 
 def all_lines(folder: Path, kind: str) -> Iterator[Line]:
-    """The lines of a kind, one of each identity, also while another process writes."""
+    """The lines of a kind, one per identity, also while another process writes."""
     seen: set[tuple[str, ...]] = set()
-    # Blocks first: one that vanishes meanwhile has gone into the journal, which is read last.
+    # The journal last: it gets the lines of blocks that vanish meanwhile.
     for path in [*_blocks(folder, kind), folder / f"{kind}.jsonl"]:
         for line in read_lines(path, kind):
             identity = _identity(kind, line)
@@ -159,7 +159,7 @@ def all_lines(folder: Path, kind: str) -> Iterator[Line]:
 
 
 def read_lines(path: Path, kind: str) -> Iterator[Line]:
-    """The whole lines of a file, none if there is no file; DataError names a damaged one."""
+    """The complete lines of a file, none if it is missing; DataError for a damaged line."""
     try:
         stream = path.open("rb")
     except FileNotFoundError:
@@ -170,17 +170,17 @@ def read_lines(path: Path, kind: str) -> Iterator[Line]:
                 yield _decode(data, kind, f"{path}, line {number}")
 
 
-def read_makers(folder: Path) -> dict[str, Any]:
-    """makers.json, empty if there is none."""
+def read_caption_sources(folder: Path) -> dict[str, Any]:
+    """Read makers.json; {} if it is missing."""
     try:
-        makers = json.loads((folder / "makers.json").read_text("utf-8"))
+        sources = json.loads((folder / "makers.json").read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise DataError(f"{folder / 'makers.json'} cannot be read: {error}") from error
-    if not isinstance(makers, dict):
+    if not isinstance(sources, dict):
         raise DataError(f"{folder / 'makers.json'} is not an object of makers")
-    return makers
+    return sources
 
 
 def _decode(data: bytes, kind: str, where: str) -> Line:
@@ -194,7 +194,7 @@ def _decode(data: bytes, kind: str, where: str) -> Line:
 
 
 def _encode(line: Line) -> bytes:
-    return (json.dumps(line) + "\n").encode("ascii")  # lone surrogates of file names as \udcXX
+    return (json.dumps(line) + "\n").encode("ascii")  # lone surrogates in file names become \udcXX
 
 
 def _identity(kind: str, line: Line) -> tuple[str, ...]:
@@ -206,7 +206,7 @@ def _blocks(folder: Path, kind: str) -> list[Path]:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut the file after its last line break."""
+    """Truncate the file after its last line break."""
     if not path.exists():
         return
     with path.open("r+b") as stream:
@@ -219,7 +219,3 @@ def _drop_torn_line(path: Path) -> None:
                 stream.truncate(start + found + 1)
                 return
         stream.truncate(0)
-
-
-def _busy(folder: Path, owner: str) -> DataError:
-    return DataError(f"{folder} is being written by {owner}; wait for it or choose another folder")

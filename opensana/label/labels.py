@@ -1,4 +1,4 @@
-"""Labels as training reads them: the captions, scores and facts of a picture under its key."""
+"""Read labels: the captions, CLIP scores and measurements of pictures, by key."""
 
 import hashlib
 from collections import defaultdict
@@ -11,33 +11,36 @@ from typing import Any
 from opensana.datasets.record import Caption, Record, Reject, Source
 from opensana.datasets.sources.beside import one_spelling
 from opensana.errors import DataError
-from opensana.label.journal import all_lines, read_makers
+from opensana.label.journal import all_lines, read_caption_sources
 from opensana.label.measurements import duplicate_groups
 
 MEASURED = ("sharpness",)
-"""The facts that are numbers."""
+"""The measurements that are numbers."""
 
 Score = tuple[str, float]
-"""Who gave it, and the value."""
+"""The scorer and its value."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Everything that a folder of labels holds, in memory: about a kilobyte a caption."""
+    """All of a folder of labels, in memory: about a kilobyte per caption.
 
-    makers: Mapping[str, Mapping[str, Any]]
+    A maker is the id of a caption source.
+    """
+
+    sources: Mapping[str, Mapping[str, Any]]
     texts: Mapping[str, Mapping[str, str]]
     """Key -> maker -> caption."""
     scores: Mapping[tuple[str, str], Score]
-    """(Key, maker) -> the score given last."""
+    """(Key, maker) -> the last score."""
     measured: Mapping[str, Mapping[str, Any]]
-    """Key -> the line of its facts."""
+    """Key -> its line of measurements."""
     failed: Mapping[tuple[str, str], str]
-    """(Key, maker) -> why there is nothing."""
+    """(Key, maker) -> why it failed."""
 
     @classmethod
     def open(cls, folder: str | Path, *, scorer: str | None = None) -> "Labels":
-        """Read a folder, also while it is being written; `scorer` picks one of several."""
+        """Read a folder, also while it is being written; `scorer` selects one of several."""
         folder = Path(folder)
         if not any((folder / f"{kind}.jsonl").exists() for kind in ("captions", "facts")):
             raise DataError(f"{folder} holds no labels; make them with: opensana label")
@@ -49,23 +52,36 @@ class Labels:
             for line in all_lines(folder, "scores")
             if scorer in (None, line["scorer"])
         }
-        facts = {line["key"]: line for line in all_lines(folder, "facts")}
-        return cls(read_makers(folder), texts, scores, facts, _failed(folder, texts))
+        measured = {line["key"]: line for line in all_lines(folder, "facts")}
+        # The rejects that no later line has made void.
+        done = {(line["key"], line["scorer"]) for line in all_lines(folder, "scores")}
+        done |= {(key, "facts") for key in measured}
+        failed = {
+            (line["key"], line["maker"]): line["reason"]
+            for line in all_lines(folder, "rejects")
+            if line["maker"] not in texts.get(line["key"], ())
+            and (line["key"], line["maker"]) not in done
+        }
+        return cls(read_caption_sources(folder), texts, scores, measured, failed)
 
     def captions(self, key: str) -> tuple[Caption, ...]:
-        """The captions that were made of a picture, with who made them, and their scores."""
+        """The captions that were written for a picture, with their sources and scores."""
+        texts = self.texts.get(key, {})
+        for maker in texts:
+            if maker not in self.sources:
+                raise DataError(f"makers.json does not know {maker!r}, which wrote a caption")
         return tuple(
-            self._scored(Caption(text, **self._maker(maker)), key, maker)
-            for maker, text in self.texts.get(key, {}).items()
+            self._scored(Caption(text, **self.sources[maker]), key, maker)
+            for maker, text in texts.items()
         )
 
-    def facts(self, key: str) -> dict[str, float]:
-        """The measured numbers of a picture under their names."""
+    def measurements(self, key: str) -> dict[str, float]:
+        """The measurements of a picture, by name."""
         line = self.measured.get(key, {})
         return {name: float(line[name]) for name in MEASURED if name in line}
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys under which nothing is known."""
+        """The keys without any label."""
         known = {*self.texts, *self.measured, *(key for key, _ in self.scores)}
         return [key for key in keys if self._spelt(key) not in known]
 
@@ -75,17 +91,17 @@ class Labels:
         return frozenset(key for group in duplicate_groups(hashes) for key in group[1:])
 
     def join(self, record: Record) -> Record:
-        """The record with its own captions, scored, and those that were made of it."""
+        """The record with all captions, their scores and its measurements."""
         key = self._spelt(record.key)
-        own = tuple(self._scored(c, key, own_maker(c.text)) for c in record.captions)
+        own = tuple(self._scored(c, key, own_caption_id(c.text)) for c in record.captions)
         return replace(
             record,
             captions=own + self.captions(key),
-            facts={**record.facts, **self.facts(key)},
+            measurements={**record.measurements, **self.measurements(key)},
         )
 
     def _spelt(self, key: str) -> str:
-        """A key as the labels spell its accents; a Mac may have changed the picture's name."""
+        """A key in the labels' Unicode normalisation; macOS may have changed the picture's name."""
         return key if key.isascii() or key in self.texts else self._keys.get(one_spelling(key), key)
 
     @cached_property
@@ -99,15 +115,10 @@ class Labels:
         scorer, score = self.scores[key, maker]
         return replace(caption, score=score, scorer=scorer)
 
-    def _maker(self, maker: str) -> Mapping[str, Any]:
-        if maker not in self.makers:
-            raise DataError(f"makers.json does not know {maker!r}, which wrote a caption")
-        return self.makers[maker]
-
 
 @dataclass(frozen=True)
 class Labelled:
-    """A source whose records carry their labels."""
+    """A source whose records have their labels."""
 
     source: Source
     labels: Labels
@@ -127,22 +138,10 @@ class Labelled:
 
 
 def labelled(source: Source, labels: Labels) -> Source:
-    """The source with the labels of its pictures; those without any stay as they are."""
+    """The source with the labels of its pictures."""
     return Labelled(source, labels)
 
 
-def own_maker(text: str) -> str:
-    """The maker under which a source's own caption is scored."""
+def own_caption_id(text: str) -> str:
+    """The maker of a caption that came with its picture, for its score."""
     return "own-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
-def _failed(folder: Path, texts: Mapping[str, Mapping[str, str]]) -> dict[tuple[str, str], str]:
-    """The rejects that nothing has taken back."""
-    done = {(line["key"], line["scorer"]) for line in all_lines(folder, "scores")}
-    done |= {(line["key"], "facts") for line in all_lines(folder, "facts")}
-    return {
-        (line["key"], line["maker"]): line["reason"]
-        for line in all_lines(folder, "rejects")
-        if line["maker"] not in texts.get(line["key"], ())
-        and (line["key"], line["maker"]) not in done
-    }

@@ -1,10 +1,9 @@
-"""A vision-language model that runs here: any image-text-to-text model of transformers.
+"""A local VLM: any image-text-to-text model of transformers.
 
-Decoding is greedy, so that a picture gets the same words each time. Code that comes with a model is
-never run, weights are safetensors.
+Decoding is greedy, so a picture always gets the same words. A model's own code is never run, and
+weights are safetensors.
 """
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -13,7 +12,15 @@ from PIL import Image
 
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import OpensanaError
-from opensana.label.captioner import Answers, Failure, Maker, Pictures, Settings, clean, shrunk
+from opensana.label.captioner import (
+    Answers,
+    CaptionSource,
+    Failure,
+    Pictures,
+    Settings,
+    shrunk,
+    single_line,
+)
 from opensana.metrics.library_models import fingerprint, load, published_name
 from opensana.weights.locate import locate_library
 
@@ -21,11 +28,11 @@ Batch = list[tuple[str, Image.Image]]
 
 
 class LocalCaptioner:
-    """Captions pictures in batches; a batch that fails is tried again picture by picture."""
+    """Captions pictures in batches; a batch that fails is retried picture by picture."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         folder = locate_library(name)
-        self.maker = Maker(
+        self.source = CaptionSource(
             published_name(name), fingerprint(folder), settings.prompt, settings.recorded
         )
         self.settings = settings
@@ -36,7 +43,8 @@ class LocalCaptioner:
         self.chats = bool(getattr(self.processor, "chat_template", None))
 
     def __call__(self, pictures: Pictures) -> Answers:
-        for batch in _batches(pictures, self.settings.batch):
+        remaining = iter(pictures)
+        while batch := list(islice(remaining, self.settings.batch)):
             yield from self._answers(batch)
 
     def _answers(self, batch: Batch) -> Answers:
@@ -44,7 +52,7 @@ class LocalCaptioner:
             texts = self.describe([image for _, image in batch])
         except torch.OutOfMemoryError as error:
             raise OpensanaError(
-                f"{self.maker.captioner} ran out of memory with {len(batch)} pictures at once; "
+                f"{self.source.captioner} ran out of memory with {len(batch)} pictures at once; "
                 "try a smaller --batch"
             ) from error
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
@@ -55,11 +63,11 @@ class LocalCaptioner:
                 yield batch[0][0], Failure(f"{type(error).__name__}: {error}"[:300])
             return
         for (key, _), text in zip(batch, texts, strict=True):
-            yield key, clean(text)
+            yield key, single_line(text)
 
     @torch.inference_mode()
     def describe(self, images: list[Image.Image]) -> list[str]:
-        """The model's words on each picture."""
+        """Generate the text for each picture."""
         small = [shrunk(image, self.settings.largest_side) for image in images]
         inputs = self._inputs(small).to(self.device, self.model.dtype)
         tokens = self.model.generate(
@@ -70,7 +78,7 @@ class LocalCaptioner:
         return self.processor.batch_decode(tokens, skip_special_tokens=True)
 
     def _inputs(self, images: list[Image.Image]) -> Any:
-        """What the processor makes of pictures and prompt, by the chat template if there is one."""
+        """Process pictures and prompt, with the chat template if there is one."""
         if not self.chats:
             prompts = [self.settings.prompt] * len(images)
             return self.processor(images=images, text=prompts, padding=True, return_tensors="pt")
@@ -87,9 +95,3 @@ class LocalCaptioner:
             return_tensors="pt",
             processor_kwargs={"padding": True},
         )
-
-
-def _batches(pictures: Pictures, size: int) -> Iterator[Batch]:
-    remaining = iter(pictures)
-    while batch := list(islice(remaining, size)):
-        yield batch

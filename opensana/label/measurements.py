@@ -1,4 +1,4 @@
-"""Measured facts of a picture: how sharp it is, and a hash that near-duplicates share."""
+"""Measurements of a picture: sharpness, and a perceptual hash to find near-duplicates."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -9,25 +9,25 @@ from PIL import Image
 
 HASH_BITS = 64
 NEAR = 4
-"""Bits in which the hashes of near-duplicates may differ."""
+"""Largest Hamming distance between the hashes of near-duplicates."""
 
 
 def sharpness(image: Image.Image) -> float:
-    """Variance of the Laplacian of the grey picture in 0..255; blurred pictures have little."""
+    """Variance of the Laplacian of the grey picture in 0..255; low if blurred."""
     grey = np.pad(np.asarray(image.convert("L"), dtype=np.float64), 1, mode="edge")
     neighbours = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     return float((neighbours - 4 * grey[1:-1, 1:-1]).var())
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits: is each cell of a grey 8 x 9 miniature brighter than the one to its left?"""
+    """dHash, 64 bits: whether each cell of a grey 8 x 9 thumbnail is brighter than its left one."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = np.packbits(small[:, 1:] > small[:, :-1])
     return int.from_bytes(bits.tobytes(), "big")
 
 
 def duplicate_groups(hashes: Mapping[str, int], *, near: int = NEAR) -> list[list[str]]:
-    """Keys whose hashes are linked by steps of at most `near` bits, largest group first."""
+    """Groups of keys linked by Hamming distances of at most `near`, largest first (union-find)."""
     keys: defaultdict[int, list[str]] = defaultdict(list)
     for key, value in hashes.items():
         keys[value].append(key)
@@ -43,9 +43,9 @@ def duplicate_groups(hashes: Mapping[str, int], *, near: int = NEAR) -> list[lis
 
 
 def _near_pairs(values: np.ndarray, near: int) -> Iterator[tuple[int, int]]:
-    """Pairs of indices whose hashes differ in at most `near` bits.
+    """Pairs of indices with a Hamming distance of at most `near`.
 
-    Cut into near + 1 bands, such hashes agree in one band: only those are compared.
+    Of near + 1 bands of bits, such hashes agree in at least one: only those are compared.
     """
     edges = np.linspace(0, HASH_BITS, near + 2, dtype=int)
     for low, high in pairwise(edges):
@@ -54,15 +54,11 @@ def _near_pairs(values: np.ndarray, near: int) -> Iterator[tuple[int, int]]:
         order = np.argsort(bands, kind="stable")
         _, starts = np.unique(bands[order], return_index=True)
         for bucket in np.split(order, starts[1:]):
-            yield from _pairs_in(values, bucket, near)
-
-
-def _pairs_in(values: np.ndarray, bucket: np.ndarray, near: int) -> Iterator[tuple[int, int]]:
-    for place, index in enumerate(bucket[:-1]):
-        others = bucket[place + 1 :]
-        distances = np.bitwise_count(values[others] ^ values[index])
-        for other in others[distances <= near]:
-            yield int(index), int(other)
+            for start, index in enumerate(bucket[:-1], start=1):
+                others = bucket[start:]
+                distances = np.bitwise_count(values[others] ^ values[index])
+                for other in others[distances <= near]:
+                    yield int(index), int(other)
 
 
 def _root(parent: list[int], index: int) -> int:

@@ -1,4 +1,4 @@
-"""A captioner from the words that name it on the command line."""
+"""Open a captioner by its name on the command line."""
 
 import re
 from urllib.parse import urlsplit
@@ -10,7 +10,7 @@ from opensana.label.captioner import LOCAL, TABLE, Captioner, Settings
 def open_captioner(spec: str, settings: Settings) -> Captioner:
     """The captioner of `hf:FOLDER-OR-HUB-ID`, `http://HOST/v1#MODEL` or `table:FILE#COLUMN`.
 
-    Models are loaded and tables read now.
+    Models and tables are loaded at once.
     """
     check_spec(spec)
     if spec.startswith(TABLE):
@@ -40,12 +40,9 @@ def check_spec(spec: str) -> None:
         good = False
     if not good:
         raise ConfigError(
-            f"{_without_password(spec)!r} is no captioner; try hf:FOLDER, hf:owner/name, "
+            f"{re.sub('//[^/@]*@', '//***@', spec)!r} is no captioner; try hf:FOLDER, "
+            "hf:owner/name, "
             "http://127.0.0.1:8000/v1#model-name or table:captions.csv#column"
         )
     if "@" in urlsplit(spec).netloc:
         raise ConfigError("a captioner's address holds a password; put keys in the environment")
-
-
-def _without_password(spec: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", spec)

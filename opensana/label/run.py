@@ -1,4 +1,4 @@
-"""A whole labelling: every captioner, then facts, then the scores of all captions."""
+"""A labelling run: every captioner, then measurements, then the CLIP scores of all captions."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,7 +13,7 @@ from opensana.label.captioner import Settings
 from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
 from opensana.label.measurements import duplicate_groups
 from opensana.label.opening import check_spec, open_captioner
-from opensana.label.stages import CaptionStage, FactStage, PictureSet, ScoreStage, Stage
+from opensana.label.stages import CaptionStage, MeasurementStage, PictureSet, ScoreStage, Stage
 from opensana.workers.cluster import check_workers, connected
 
 OpenStage = Callable[[], Stage]
@@ -25,17 +25,17 @@ class Plan:
 
     captioners: tuple[str, ...] = ()
     clip: str | None = None
-    facts: bool = False
+    measure: bool = False
     settings: Settings = field(default_factory=Settings)
     max_bad: float = 0.01
-    """The share of the pictures that may fail in each stage."""
+    """The share of pictures that may fail in each stage."""
     ray: str | None = None
     workers: int | None = None
 
     def __post_init__(self) -> None:
         for spec in self.captioners:
             check_spec(spec)
-        if not (self.captioners or self.clip or self.facts):
+        if not (self.captioners or self.clip or self.measure):
             raise ConfigError("nothing to do; give --captioner, --clip or --facts")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad is a share of 0 to 1, got {self.max_bad}")
@@ -43,15 +43,15 @@ class Plan:
 
     @property
     def stages(self) -> list[OpenStage]:
-        """The stages in order, none of them loaded yet."""
+        """The stages in order, not loaded yet."""
         captions = [partial(_caption_stage, spec, self.settings) for spec in self.captioners]
-        facts = [FactStage] if self.facts else []
+        measurements = [MeasurementStage] if self.measure else []
         scores = [partial(_score_stage, self.clip, self.settings.device)] if self.clip else []
-        return [*captions, *facts, *scores]
+        return [*captions, *measurements, *scores]
 
 
 def label(open_pictures: Callable[[], PictureSet], to: str | Path, plan: Plan) -> dict[str, int]:
-    """Make the labels that are missing in the folder `to`; how many pictures failed where.
+    """Make the missing labels in the folder `to`; returns the failed pictures by stage.
 
     DataError as soon as a stage has more failures than `plan.max_bad` allows.
     """
@@ -70,13 +70,13 @@ def label(open_pictures: Callable[[], PictureSet], to: str | Path, plan: Plan) -
             else:
                 name, keys = stages.run(open_stage(), pictures, labels, allowed=allowed)
             failed[name] = len(keys)
-        if plan.facts:
+        if plan.measure:
             write_duplicates(labels)
     return failed
 
 
 def write_duplicates(labels: LabelFolder) -> None:
-    """duplicates.jsonl: one group of near-duplicates a line, the largest first."""
+    """Write duplicates.jsonl: one group of near-duplicates per line, largest first."""
     lines = all_lines(labels.folder, "facts")
     groups = duplicate_groups({line["key"]: int(line["dhash"], 16) for line in lines})
     write_lines(labels.folder / "duplicates.jsonl", [{"keys": group} for group in groups])

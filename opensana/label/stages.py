@@ -1,8 +1,8 @@
-"""The stages of labelling: what is missing, who makes it, and where the answers go.
+"""The stages of labelling: captions, measurements, CLIP scores.
 
-A stage turns pictures into lines of one journal, a task (a key) at a time. Stages run here one
-after the other (`run`), or spread over machines (`opensana.label.spread`); what the journals hold
-already is never made again, so the same command goes on after any interruption.
+A stage turns tasks (pictures by key) into lines of one journal. Stages run here one after the other
+(`run`), or on many machines (`opensana.label.spread`). What is in the journals is not made again,
+so the same command resumes an interrupted run.
 """
 
 import sys
@@ -17,24 +17,24 @@ from tqdm import tqdm
 
 from opensana.datasets.record import Source
 from opensana.errors import DataError, OpensanaError
-from opensana.label.captioner import Captioner, Failure, Maker
+from opensana.label.captioner import Captioner, CaptionSource, Failure
 from opensana.label.journal import LabelFolder, Line
-from opensana.label.labels import Labels, own_maker
+from opensana.label.labels import Labels, own_caption_id
 from opensana.label.measurements import difference_hash, sharpness
 from opensana.workers.threads import in_order
 
 Decode = Callable[[bytes], Image.Image]
-"""Encoded bytes to an upright RGB picture; an OpensanaError if they are none."""
+"""Encoded bytes to an upright RGB picture; OpensanaError if refused."""
 
 AHEAD = 4
-"""Pictures that are decoded before they are needed."""
+"""Pictures that are decoded in advance."""
 SCORED_AT_ONCE = 8
 SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to work on; for scores with its captions, under their makers."""
+    """A picture to label; for scores with its captions by maker."""
 
     key: str
     texts: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -42,11 +42,11 @@ class Task:
 
 Work = Iterable[tuple[Task, Image.Image]]
 Results = Iterator[tuple[str, list[Line] | Failure]]
-"""Keys, and the lines to write or why there are none."""
+"""Keys with the lines to write, or with the failure."""
 
 
 class Stage(Protocol):
-    """Pictures to lines of the journal `kind`; `name` stands in rejects.jsonl."""
+    """Pictures to lines of the journal `kind`; `name` is its id in rejects.jsonl."""
 
     @property
     def kind(self) -> str: ...
@@ -64,7 +64,7 @@ class CaptionStage:
 
     @property
     def name(self) -> str:
-        return self.captioner.maker.id
+        return self.captioner.source.id
 
     def __call__(self, work: Work) -> Results:
         for key, text in self.captioner((task.key, image) for task, image in work):
@@ -73,7 +73,7 @@ class CaptionStage:
 
 
 @dataclass(frozen=True)
-class FactStage:
+class MeasurementStage:
     kind: str = "facts"
     name: str = "facts"
 
@@ -109,7 +109,7 @@ class ScoreStage:
 
 
 class PictureSet:
-    """The first `limit` pictures of a source under their keys, decoded when asked for."""
+    """The first `limit` pictures of a source by key, decoded on access."""
 
     def __init__(self, source: Source, decode: Decode, *, limit: int | None = None) -> None:
         self._source, self._decode = source, decode
@@ -122,43 +122,39 @@ class PictureSet:
         return len(self.index)
 
     def read(self, key: str) -> Image.Image | Failure:
-        """The picture; Failure if it cannot be read."""
+        """Decode a picture; Failure if that is impossible."""
         try:
             return self._decode(self._source.picture(self.index[key]))
         except (OpensanaError, OSError, ValueError, Image.DecompressionBombError) as error:
             return Failure(f"the picture cannot be read: {error}"[:300])
 
     def own_captions(self, key: str) -> dict[str, str]:
-        """The source's own captions, under the makers that their scores go by."""
+        """The captions that came with a picture, by maker."""
         captions = self._source.record(self.index[key]).captions
-        return {own_maker(caption.text): caption.text for caption in captions if caption.text}
+        return {own_caption_id(caption.text): caption.text for caption in captions if caption.text}
 
 
 def missing(kind: str, name: str, pictures: PictureSet, labels: LabelFolder) -> list[Task]:
-    """What the stage of that kind and name has still to do."""
-    if kind == "scores":
-        return _unscored(name, pictures, labels)
-    identity = (name,) if kind == "captions" else ()
-    return [Task(key) for key in pictures.index if not labels.has(kind, key, *identity)]
-
-
-def _unscored(scorer: str, pictures: PictureSet, labels: LabelFolder) -> list[Task]:
+    """The tasks of a stage that are not in the journals."""
+    if kind != "scores":
+        identity = (name,) if kind == "captions" else ()
+        return [Task(key) for key in pictures.index if not labels.has(kind, key, *identity)]
     made = Labels.open(labels.folder).texts
     tasks: list[Task] = []
     for key in pictures.index:
         texts = {**pictures.own_captions(key), **made.get(key, {})}
-        new = {m: text for m, text in texts.items() if not labels.has("scores", key, m, scorer)}
+        new = {m: text for m, text in texts.items() if not labels.has("scores", key, m, name)}
         if new:
             tasks.append(Task(key, new))
     return tasks
 
 
 def results(stage: Stage, tasks: Iterable[Task], pictures: PictureSet) -> Results:
-    """What the stage makes of its tasks; a picture that cannot be read is a failure."""
+    """Run a stage on tasks; pictures that cannot be read are failures."""
     unreadable: deque[tuple[str, Failure]] = deque()
 
     def readable() -> Work:
-        # One other thread decodes: a source need not be safe for several.
+        # One thread decodes: a source need not be thread-safe.
         read = in_order(lambda task: (task, pictures.read(task.key)), tasks, workers=1, ahead=AHEAD)
         for task, image in read:
             if isinstance(image, Failure):
@@ -174,7 +170,7 @@ def results(stage: Stage, tasks: Iterable[Task], pictures: PictureSet) -> Result
 
 
 class Tally:
-    """Counts what is done and what failed, says so, and stops a run with too many failures."""
+    """Counts and reports finished and failed pictures; too many failures stop the run."""
 
     def __init__(self, name: str, *, tasks: int, allowed: int) -> None:
         self.allowed = allowed
@@ -189,7 +185,7 @@ class Tally:
         self._bar.close()
 
     def count(self, key: str, failure: Failure | None) -> None:
-        """Count one picture; DataError when more failed than are allowed."""
+        """Count a picture; DataError once more have failed than allowed."""
         self._bar.update()
         if failure is None:
             return
@@ -202,18 +198,18 @@ class Tally:
             )
 
 
-def maker_of(stage: Stage) -> Maker | None:
-    """Who writes, in a stage that makes captions."""
-    return stage.captioner.maker if isinstance(stage, CaptionStage) else None
+def caption_source_of(stage: Stage) -> CaptionSource | None:
+    """The source of the captions of a caption stage, else None."""
+    return stage.captioner.source if isinstance(stage, CaptionStage) else None
 
 
 def run(
     stage: Stage, pictures: PictureSet, labels: LabelFolder, *, allowed: int
 ) -> tuple[str, Sequence[str]]:
-    """Do here what a stage has still to do; its name and the keys of the pictures that failed."""
-    maker = maker_of(stage)
-    if maker is not None:
-        labels.register(maker)
+    """Run a stage here; returns its name and the keys of the failed pictures."""
+    source = caption_source_of(stage)
+    if source is not None:
+        labels.register(source)
     tasks = missing(stage.kind, stage.name, pictures, labels)
     with Tally(stage.name, tasks=len(tasks), allowed=allowed) as tally:
         for key, lines in results(stage, tasks, pictures):

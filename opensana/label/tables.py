@@ -1,8 +1,8 @@
-"""Captions that somebody has already: a column of a table as a captioner.
+"""Existing captions: a column of a table as a captioner.
 
-The table is JSON lines or CSV. A row names its picture by `key`, or by `file_name` as the tables of
-a folder do. A picture without a row, or with an empty cell, has no caption by this column and is
-passed over; that is no failure, and how many there were is said in the end.
+The table is JSON lines or CSV. A row names its picture by `key`, or by `file_name` as in a folder's
+metadata. A picture without a row or with an empty cell is skipped; that is no failure, and the
+number of skipped pictures is reported at the end.
 """
 
 import csv
@@ -16,40 +16,40 @@ from opensana.datasets.sources.beside import one_spelling
 from opensana.datasets.sources.fields import Row
 from opensana.datasets.sources.tables import BadRow, table_rows
 from opensana.errors import ConfigError, DataError, near
-from opensana.label.captioner import Answers, Maker, Pictures, clean
+from opensana.label.captioner import Answers, CaptionSource, Pictures, single_line
 
 KEYS = ("key", "file_name")
 
 
 class TableCaptioner:
-    """Gives each picture the text of its row; never looks at the picture."""
+    """Gives each picture the text of its row."""
 
     def __init__(self, spec: str) -> None:
         """`spec` is FILE#COLUMN; DataError if the file cannot be read or lacks the column."""
         file, _, column = spec.rpartition("#")
         path = Path(file).expanduser()
         self.texts = read_column(path, column)
-        # The words, not the file: other columns may change.
+        # The digest of the column, not of the file: other columns may change.
         words = hashlib.sha256(repr(sorted(self.texts.items())).encode("utf-8", "replace"))
-        self.maker = Maker(column, f"sha256:{words.hexdigest()[:16]}", "", {})
+        self.source = CaptionSource(column, f"sha256:{words.hexdigest()[:16]}", "", {})
 
     def __call__(self, pictures: Pictures) -> Answers:
         passed: list[str] = []
         for key, _ in pictures:
             if (name := one_spelling(key)) in self.texts:
-                yield key, clean(self.texts[name])
+                yield key, single_line(self.texts[name])
             else:
                 passed.append(key)
         if passed:
             print(
-                f"{self.maker.captioner}: no caption of {len(passed)} pictures, "
+                f"{self.source.captioner}: no caption of {len(passed)} pictures, "
                 f"such as {passed[0]!r}",
                 file=sys.stderr,
             )
 
 
 def read_column(path: Path, column: str) -> dict[str, str]:
-    """Key, its accents in one spelling -> text of the rows that have some."""
+    """Key (in Unicode form NFC) -> text, of the rows that have one."""
     texts: dict[str, str] = {}
     columns: set[str] = set()
     for number, row in _rows(path):
@@ -71,7 +71,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 
 
 def _cell(row: Any, column: str, where: str) -> dict[str, str]:
-    """The key and the text of a row, or nothing."""
+    """{key: text} of a row; {} without a text."""
     name = next((name for name in KEYS if isinstance(row.get(name), str) and row[name]), None)
     if name is None:
         raise DataError(f"{where} names no picture; expected {' or '.join(KEYS)}")

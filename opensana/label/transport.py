@@ -1,4 +1,4 @@
-"""HTTP for labelling: one POST with limits on time and size, and the pace of many of them."""
+"""HTTP for labelling: POST with limits on time and size, and a rate limit."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ CHUNK = 65_536
 
 
 class Unreachable(Exception):
-    """No whole reply came: no connection, a broken one, too slow, or too much of it."""
+    """No complete reply: no or a broken connection, a timeout, or too many bytes."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Reply:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """A redirect is an answer like any other: the key is for the address that was given."""
+    """Redirects are not followed: the API key is for the given address only."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl) -> None:
         return None
@@ -39,23 +39,20 @@ _OPENER = build_opener(_NoRedirects)
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Reply:
-    """POST JSON, whatever the status of the reply; `timeout` seconds for all of it."""
+    """POST JSON and return the reply of any status; `timeout` seconds in total."""
     request = Request(url, body, {"Content-Type": "application/json", **headers})
     deadline = time.monotonic() + timeout
     try:
-        with _open(request, timeout) as response:
+        try:
+            opened: Any = _OPENER.open(request, timeout=timeout)
+        except HTTPError as error:  # a reply with a status of 300 or more
+            opened = error
+        with opened as response:
             return Reply(response.status, response.headers, _read(response, deadline))
     except URLError as error:
         raise Unreachable(_reason(error.reason, timeout)) from error
     except (OSError, HTTPException) as error:
         raise Unreachable(_reason(error, timeout)) from error
-
-
-def _open(request: Request, timeout: float) -> Any:
-    try:
-        return _OPENER.open(request, timeout=timeout)
-    except HTTPError as error:  # a reply with a status of 300 or more
-        return error
 
 
 def _read(response: HTTPResponse, deadline: float) -> bytes:
@@ -76,7 +73,7 @@ def _reason(error: object, timeout: float) -> str:
 
 
 def may_carry_key(url: str) -> bool:
-    """Whether a key is safe there: by https, or to this machine."""
+    """Whether a key may be sent there: over https, or to this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or is_loopback(parts.hostname or "")
 
@@ -89,7 +86,7 @@ def is_loopback(host: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait for, as a number or a date; None if it does not."""
+    """Seconds in a Retry-After header, given as a number or a date; None without one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -103,7 +100,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 class Pace:
-    """Lets requests of all threads start so many a minute at most, and none during a pause."""
+    """A rate limit for all threads, in requests per minute, that can be paused."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._gap = 60 / per_minute if per_minute else 0.0
@@ -111,19 +108,15 @@ class Pace:
         self._lock = threading.Lock()
 
     def wait(self) -> None:
-        """Come back when the next request may start."""
-        while (seconds := self._claim()) > 0:
+        """Block until the next request may start."""
+        while True:
+            with self._lock:
+                seconds = self._next - time.monotonic()
+                if seconds <= 0:
+                    self._next = time.monotonic() + self._gap
+                    return
             time.sleep(seconds)
 
     def pause(self, seconds: float) -> None:
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
-
-    def _claim(self) -> float:
-        """Take the next start if it has come, else the seconds until then."""
-        with self._lock:
-            now = time.monotonic()
-            if now >= self._next:
-                self._next = now + self._gap
-                return 0.0
-            return self._next - now

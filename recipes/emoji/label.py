@@ -39,7 +39,7 @@ def main() -> int:
         if not arguments.pictures.exists():
             write_pictures(data, arguments.pictures)
         plan = Plan(
-            captioners=captioners(data, arguments.pictures), clip=arguments.clip, facts=True
+            captioners=captioners(data, arguments.pictures), clip=arguments.clip, measure=True
         )
         pictures = partial(open_pictures, str(arguments.pictures), None, plan.max_bad)
         label(pictures, arguments.to, plan)

@@ -19,9 +19,9 @@ from opensana.datasets.rewrite import convert
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.indexed import Indexed
 from opensana.errors import ConfigError, DataError
-from opensana.label.captioner import Maker
+from opensana.label.captioner import CaptionSource
 from opensana.label.journal import writing
-from opensana.label.labels import own_maker
+from opensana.label.labels import own_caption_id
 from tests.datasets import hostile
 from tests.datasets.hostile import encoded, plain
 from tests.datasets.measured import run
@@ -130,12 +130,12 @@ def test_files_of_the_released_folder(tmp_path: Path) -> None:
 def test_labels_go_into_the_released_files(tmp_path: Path) -> None:
     hostile.write(tmp_path / "in", {"a.png": encoded(plain())})
     (tmp_path / "in" / "a.txt").write_text("own")
-    maker = Maker("org/eyes", "1", "What?", {"max_tokens": 3})
+    maker = CaptionSource("org/eyes", "1", "What?", {"max_tokens": 3})
     score = {"key": "a", "scorer": "clip@1", "windows": 1}
     with writing(tmp_path / "labels") as labels:
         labels.register(maker)
         labels.add("captions", [{"key": "a", "maker": maker.id, "text": "seen"}])
-        labels.add("scores", [score | {"maker": own_maker("own"), "score": 21.5}])
+        labels.add("scores", [score | {"maker": own_caption_id("own"), "score": 21.5}])
         labels.add("scores", [score | {"maker": maker.id, "score": 30.0}])
     words = ("data", "convert", tmp_path / "in", tmp_path / "out", "--format", "official")
     done = run(*words, "--labels", tmp_path / "labels")

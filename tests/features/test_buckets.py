@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from opensana.errors import ConfigError
-from opensana.features.buckets import Bucket, buckets, fit, nearest
+from opensana.features.buckets import Bucket, buckets, crop_and_resize, nearest
 
 TABLE_1024 = """
 0.25:512x2048 0.26:512x1984 0.27:512x1920 0.28:512x1856 0.32:576x1792 0.33:576x1728 0.35:576x1664
@@ -73,7 +73,7 @@ def test_fitting_is_resize_then_centre_crop():
     pixels = np.stack([128 + 90 * wave for wave in waves], axis=2).astype(np.uint8)
     resized = Image.fromarray(pixels).resize((60, 80), Image.Resampling.BICUBIC)
     expected = np.asarray(resized.crop((0, 20, 60, 60)))
-    difference = np.abs(fit(pixels, Bucket(40, 60)).astype(int) - expected)
+    difference = np.abs(crop_and_resize(pixels, Bucket(40, 60)).astype(int) - expected)
     assert difference.max() <= 1 and difference.mean() < 0.05
 
 
@@ -82,21 +82,21 @@ def test_scaling_is_pillows_to_two_levels():
     for bucket in (Bucket(96, 128), Bucket(450, 600)):
         size = (bucket.width, bucket.height)
         expected = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-        difference = np.abs(fit(pixels, bucket).astype(int) - expected)
+        difference = np.abs(crop_and_resize(pixels, bucket).astype(int) - expected)
         assert difference.max() <= 2 and difference.mean() < 0.02
 
 
 def test_large_buckets_are_fitted_by_lanczos():
     pixels = np.random.default_rng(1).integers(0, 256, (1025, 2050, 3), np.uint8)
     resized = Image.fromarray(pixels).resize((4096, 2048), Image.Resampling.LANCZOS)
-    np.testing.assert_array_equal(fit(pixels, Bucket(2048, 4096)), np.asarray(resized))
+    np.testing.assert_array_equal(crop_and_resize(pixels, Bucket(2048, 4096)), np.asarray(resized))
 
 
 def test_a_picture_of_the_size_is_left_alone():
     pixels = np.random.default_rng(1).integers(0, 256, (64, 32, 3), np.uint8)
-    assert fit(pixels, Bucket(64, 32)) is pixels
+    assert crop_and_resize(pixels, Bucket(64, 32)) is pixels
 
 
 def test_a_thread_of_a_picture_takes_no_memory():
     pixels = np.zeros((1, 60_000, 3), np.uint8)  # enlarged as a whole it were 512 x 30,720,000
-    assert fit(pixels, Bucket(512, 2048)).shape == (512, 2048, 3)
+    assert crop_and_resize(pixels, Bucket(512, 2048)).shape == (512, 2048, 3)

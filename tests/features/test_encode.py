@@ -24,10 +24,10 @@ from opensana.cli import main
 from opensana.datasets.record import Caption, Record
 from opensana.errors import ConfigError, DataError
 from opensana.features.blocks import BlockEncoder, EncodeOptions
-from opensana.features.buckets import buckets, fit, nearest
+from opensana.features.buckets import buckets, crop_and_resize, nearest
 from opensana.features.encode import encode
 from opensana.features.encoders import Encoders
-from opensana.features.fitting import Fitted, fitted_pictures
+from opensana.features.fitting import Resized, resized_pictures
 from opensana.features.latents import Features
 from opensana.files.growing import GrowingFiles
 from opensana.workers.threads import in_order
@@ -78,7 +78,7 @@ def test_the_cache_holds_what_the_encoders_give(whole: Path, encoders: Encoders)
         captions = [features.caption(caption) for caption in sample.captions]
         assert captions == [caption.text for caption in record.captions]
         pixels = decode(source.picture(index))
-        fitted = fit(pixels, nearest(table, record.width, record.height))
+        fitted = crop_and_resize(pixels, nearest(table, record.width, record.height))
         latent = encoders.autoencoder.encode(
             torch.tensor(fitted).permute(2, 0, 1)[None].float() / 127.5 - 1
         )
@@ -131,7 +131,7 @@ def test_workers_and_batches_change_nothing(
     run(tmp_path / "other", **changes)
     one, other = Features.open(whole), Features.open(tmp_path / "other")
     assert list(one.samples) == list(other.samples)
-    assert one.places.tolist() == other.places.tolist()
+    assert one.index.tolist() == other.index.tolist()
     for index in range(30):
         np.testing.assert_allclose(one.latent(index), other.latent(index), rtol=2e-3, atol=2e-3)
     if "workers" in changes:
@@ -244,10 +244,10 @@ def test_options_that_mean_nothing(changes: dict[str, Any]):
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_pictures_keep_their_order(workers: int):
-    items = fitted_pictures(
+    items = resized_pictures(
         PaintedSource(20, bad=[4]), range(20), buckets(64), decode=decode, workers=workers
     )
-    keys = [item.record.key if isinstance(item, Fitted) else item.path for item in items]
+    keys = [item.record.key if isinstance(item, Resized) else item.path for item in items]
     assert keys == [f"k{index}" for index in range(20)]
 
 

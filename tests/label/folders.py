@@ -15,7 +15,7 @@ from PIL import Image
 from opensana.datasets.record import Caption, Record, Reject
 from opensana.errors import DataError
 from opensana.label import stages
-from opensana.label.captioner import Answers, Maker, Pictures, Settings
+from opensana.label.captioner import Answers, CaptionSource, Pictures, Settings
 from opensana.label.journal import writing
 from opensana.label.opening import open_captioner
 from opensana.label.stages import CaptionStage, PictureSet
@@ -71,7 +71,7 @@ class ColourCaptioner:
 
     def __init__(self, *, seconds: float = 0.0) -> None:
         self.seconds = seconds
-        self.maker = Maker("colours", "1", "Which colour?", {})
+        self.source = CaptionSource("colours", "1", "Which colour?", {})
 
     def __call__(self, pictures: Pictures) -> Answers:
         for key, image in pictures:

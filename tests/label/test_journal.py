@@ -12,9 +12,9 @@ import pytest
 from opensana.datasets.record import Caption
 from opensana.errors import DataError
 from opensana.label import stages
-from opensana.label.captioner import Failure, Maker, Settings, clean
+from opensana.label.captioner import CaptionSource, Failure, Settings, single_line
 from opensana.label.journal import all_lines, write_block, writing
-from opensana.label.labels import Labels, labelled, own_maker
+from opensana.label.labels import Labels, labelled, own_caption_id
 from tests.label.folders import (
     FolderSource,
     draw,
@@ -24,7 +24,7 @@ from tests.label.folders import (
     open_stage,
 )
 
-MAKER = Maker("eyes", "1", "What?", {"max_tokens": 3})
+MAKER = CaptionSource("eyes", "1", "What?", {"max_tokens": 3})
 
 
 def line(key: str, text: str = "words") -> dict[str, str]:
@@ -132,7 +132,7 @@ def test_unreadable_pictures_are_rejects_until_they_are_mended(tmp_path: Path) -
 def test_labels_join_their_source(tmp_path: Path) -> None:
     folder, labels = draw(tmp_path / "pictures", 2), tmp_path / "labels"
     (folder / "00000.txt").write_text("from the file")
-    own = {"key": "00000", "maker": own_maker("from the file"), "scorer": "clip@1"}
+    own = {"key": "00000", "maker": own_caption_id("from the file"), "scorer": "clip@1"}
     with writing(labels) as writer:
         stages.run(open_stage(), open_pictures(folder), writer, allowed=0)
         writer.add("facts", [{"key": "00001", "sharpness": 3.5, "dhash": "00"}])
@@ -143,7 +143,7 @@ def test_labels_join_their_source(tmp_path: Path) -> None:
     assert [c.text for c in first.captions] == ["from the file", expected(folder)["00000"]]
     assert (first.captions[0].score, first.captions[0].scorer) == (21.5, "clip@1")
     assert first.captions[1].captioner == "colours" and first.captions[1].score is None
-    assert second.facts == {"sharpness": 3.5}
+    assert second.measurements == {"sharpness": 3.5}
     with pytest.raises(DataError, match="holds no labels"):
         Labels.open(tmp_path / "pictures")
 
@@ -165,13 +165,13 @@ def test_keys_of_any_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_captions_are_cleaned(text: str, caption: str) -> None:
-    assert clean(text) == caption
-    assert clean(caption) == caption
+    assert single_line(text) == caption
+    assert single_line(caption) == caption
 
 
 @pytest.mark.parametrize("text", ["", " \n\0", "\ud83d", "x" * 4001])
 def test_what_is_no_caption(text: str) -> None:
-    assert isinstance(clean(text), Failure)
+    assert isinstance(single_line(text), Failure)
 
 
 def test_a_makers_identity_is_everything_that_changes_words() -> None:
@@ -179,7 +179,7 @@ def test_a_makers_identity_is_everything_that_changes_words() -> None:
     other = Settings(batch=1, timeout=1, requests_per_minute=3, device="cpu")
     assert settings.recorded == other.recorded
     ids = {
-        Maker(*fields).id
+        CaptionSource(*fields).id
         for fields in (
             ("a/eyes", "1", "What?", {"n": 1}),
             ("b/eyes", "1", "What?", {"n": 1}),

@@ -60,16 +60,16 @@ def test_without_a_chat_template_the_prompt_is_the_whole_text(
 def test_the_maker_tells_weights_prompt_and_settings_apart(
     vision_model: Path, tmp_path: Path
 ) -> None:
-    first = LocalCaptioner(str(vision_model), ASK).maker
+    first = LocalCaptioner(str(vision_model), ASK).source
     assert first.captioner == vision_model.name
     moved = shutil.copytree(vision_model, tmp_path / vision_model.name)
-    assert LocalCaptioner(str(moved), ASK).maker.id == first.id
+    assert LocalCaptioner(str(moved), ASK).source.id == first.id
     with (moved / "model.safetensors").open("r+b") as stream:
         stream.seek(-4, 2)
         stream.write(b"\0\0\0\x3f")
-    assert LocalCaptioner(str(moved), ASK).maker.id != first.id
+    assert LocalCaptioner(str(moved), ASK).source.id != first.id
     other = Settings(prompt="what ?", max_tokens=6, device="cpu")
-    assert LocalCaptioner(str(vision_model), other).maker.id != first.id
+    assert LocalCaptioner(str(vision_model), other).source.id != first.id
 
 
 def test_a_picture_that_breaks_its_batch_fails_alone(

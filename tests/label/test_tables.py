@@ -13,7 +13,7 @@ from PIL import Image
 from opensana.cli import main
 from opensana.errors import ConfigError, DataError, OpensanaError
 from opensana.label.captioner import Captioner, Failure, Settings
-from opensana.label.journal import read_makers
+from opensana.label.journal import read_caption_sources
 from opensana.label.labels import Labels
 from opensana.label.opening import open_captioner
 from opensana.metrics.clip_score import ClipScorer
@@ -68,10 +68,10 @@ def test_a_csv_is_read_alike_and_a_long_text_fails(tmp_path: Path) -> None:
 
 
 def test_the_words_make_the_version(captions: Path) -> None:
-    before, tags = column(captions, "label").maker, column(captions, "tags").maker
+    before, tags = column(captions, "label").source, column(captions, "tags").source
     captions.write_text(JSONL.replace("food", "sweets"))
-    assert column(captions, "label").maker == before
-    assert column(captions, "tags").maker.id != tags.id
+    assert column(captions, "label").source == before
+    assert column(captions, "tags").source.id != tags.id
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,9 @@ def test_the_command_takes_columns_beside_models(
     ]
     assert all(c.score is not None and c.scorer.startswith("small@sha256:") for c in found)
     assert len((labels / "captions.jsonl").read_text().splitlines()) == 4
-    assert {json.dumps(maker["settings"]) for maker in read_makers(labels).values()} == {"{}"}
+    assert {json.dumps(maker["settings"]) for maker in read_caption_sources(labels).values()} == {
+        "{}"
+    }
 
 
 def test_a_set_that_is_mostly_bad_is_not_labelled(

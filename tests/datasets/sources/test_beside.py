@@ -19,7 +19,7 @@ from opensana.datasets.rewrite import convert
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.beside import one_spelling
 from opensana.datasets.writers import WRITERS
-from opensana.label.captioner import Maker
+from opensana.label.captioner import CaptionSource
 from opensana.label.journal import writing
 from opensana.label.labels import Labels
 from opensana.label.tables import read_column
@@ -271,7 +271,7 @@ def test_pictures_without_a_label_are_counted(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folder_of(tmp_path / "set", ["a.png", "a.txt", "b.png", "b.txt", "c.png", "c.txt"])
-    maker = Maker("eyes", "1", "What?", {})
+    maker = CaptionSource("eyes", "1", "What?", {})
     with writing(tmp_path / "labels") as labels:
         labels.register(maker)
         labels.add("captions", [{"key": key, "maker": maker.id, "text": "x"} for key in "az"])
