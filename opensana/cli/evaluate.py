@@ -27,6 +27,11 @@ class Evaluate(Command):
     """How many labels on colours; 0 for none."""
     pairs: int = Counts.pairs
     """How many pairs of the training set and as many that were kept out of it; 0 for none."""
+    questions: int = Counts.questions
+    """How many scenes of each of GenEval's questions: two objects, counting, colours, position,
+    colour attribution; 0 for none."""
+    languages: int = Counts.languages
+    """How many labels of each of ten other languages, and emoji characters, at most; 0 for none."""
     steps: Annotated[int | None, arg(metavar="N")] = None
     """Draw in so many steps; left out, what the model recommends."""
     size: Annotated[int | None, arg(metavar="N")] = None
@@ -41,7 +46,14 @@ class Evaluate(Command):
             check_file(self.grid)
         from opensana.evaluate import evaluate_emoji
 
-        counts = Counts(self.labels, self.captions, self.colours, self.pairs)
+        counts = Counts(
+            self.labels,
+            self.captions,
+            self.colours,
+            self.pairs,
+            self.questions,
+            self.languages,
+        )
         figures = evaluate_emoji(
             self.model,
             self.data,

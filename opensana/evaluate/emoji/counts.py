@@ -13,6 +13,8 @@ class Counts:
     captions: int = 300
     colours: int = 120
     pairs: int = 100
+    questions: int = 100
+    languages: int = 20
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -5,12 +5,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opensana.autoencoder.model import Autoencoder
 from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.generator import Vocabulary
 from opensana.datasets.emoji.preparation import prepare
 from opensana.evaluate.emoji.backgrounds import halves, whole
 from opensana.evaluate.emoji.colours import Colours, ask_colours, colour_questions
 from opensana.evaluate.emoji.counts import Counts
+from opensana.evaluate.emoji.languages import Spoken, ask_spoken
 from opensana.evaluate.emoji.nearest import (
     Answers,
     Draw,
@@ -23,6 +27,7 @@ from opensana.evaluate.emoji.nearest import (
     save_sheet,
 )
 from opensana.evaluate.emoji.pairs import Pairs, ask_pairs, pair_questions
+from opensana.evaluate.emoji.questions import QUESTIONS, Composed, ask_composed
 from opensana.evaluate.emoji.reconstruction import evaluate_reconstruction, linear_reference
 from opensana.metrics.reconstruction import Reconstruction, through
 from opensana.models.index import INDEX
@@ -49,6 +54,12 @@ class Generation:
     held_out_pairs: Pairs | None
     """Pairs of emoji that were never trained on together."""
     training_pairs: Pairs | None
+    composed: Composed | None
+    """GenEval's questions beside the single object, which is `labels_among_all`."""
+    overall: float | None
+    """The mean of the six."""
+    spoken: Spoken | None
+    """Held-out labels of other languages, and emoji characters."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,10 @@ def measure_drawing(
     held_out = ask(draw, others, known, report=progress("held-out captions"))[0] if others else None
     colours = measure_colours(draw, data, counts.colours)
     held_out_pairs, training_pairs = measure_pairs(draw, data, counts.pairs)
+    composed = measure_composed(draw, data, counts.questions)
+    spoken = None
+    if counts.languages:
+        spoken = ask_spoken(draw, data, known, counts.languages, report=progress)
     return Generation(
         labels=answers,
         labels_among_all=among_all,
@@ -141,7 +156,20 @@ def measure_drawing(
         colours=colours,
         held_out_pairs=held_out_pairs,
         training_pairs=training_pairs,
+        composed=composed,
+        overall=None if composed is None else overall(among_all, composed),
+        spoken=spoken,
     )
+
+
+def measure_composed(draw: Draw, data: EmojiData, count: int) -> Composed | None:
+    """Ask the questions about scenes of several things; None when there is nothing to ask."""
+    return ask_composed(draw, Vocabulary(data), count, report=progress)[0] if count else None
+
+
+def overall(single: Answers, composed: Composed) -> float:
+    """The mean of the six questions."""
+    return float(np.mean([single.top1, *(getattr(composed, name) for name in QUESTIONS)]))
 
 
 def measure_colours(draw: Draw, data: EmojiData, count: int) -> Colours | None:

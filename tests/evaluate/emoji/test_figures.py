@@ -45,7 +45,10 @@ def test_all_figures(data: EmojiData, tmp_path: Path, capsys: pytest.CaptureFixt
         return [Image.fromarray(compose(Scene((n,)), data.pictures)) for n in numbers]
 
     generation = measure_drawing(
-        draw, data, counts=Counts(labels=3, colours=0, pairs=0), grid=tmp_path / "grid.png"
+        draw,
+        data,
+        counts=Counts(labels=3, colours=0, pairs=0, questions=0, languages=0),
+        grid=tmp_path / "grid.png",
     )
     assert (generation.labels.pictures, generation.labels.top1) == (3, 1.0)
     assert generation.labels_among_all.top1 == 1
@@ -69,7 +72,7 @@ def test_a_perfect_drawer(crowd: EmojiData) -> None:
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return [Image.fromarray(compose(scenes[prompt], crowd.pictures)) for prompt in prompts]
 
-    figures = measure_drawing(draw, crowd, counts=Counts(16, 16, 20, 10))
+    figures = measure_drawing(draw, crowd, counts=Counts(16, 16, 20, 10, 0, 0))
     answers = Answers(pictures=16, top1=1.0, top5=1.0, error=0.0)
     assert figures.labels == figures.labels_among_all == figures.held_out_captions == answers
     assert figures.colours is not None
