@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from opensana.autoencoder.model import Autoencoder
 from opensana.datasets.emoji.compose import Scene, compose_batch
 from opensana.datasets.emoji.dataset import EmojiData, Record, Split
 from opensana.metrics.reconstruction import Reconstruct, Reconstruction, Tally, pairs
-from opensana.pictures.pixels import from_levels
+from opensana.pictures.pixels import from_levels, to_images
 
 TRAIN_SAMPLE = 256
 BATCH = 8
@@ -53,6 +55,16 @@ def measure(reconstruct: Reconstruct, batches: Iterable[np.ndarray]) -> Reconstr
     for first, second in pairs(reconstruct, batches):
         tally.add(first, second)
     return tally.figures()
+
+
+@torch.inference_mode()
+def round_trip(model: Autoencoder, pictures: Sequence[np.ndarray]) -> list[Image.Image]:
+    """Pictures [H, W, 3] as the autoencoder gives them back."""
+    given: list[Image.Image] = []
+    for first in range(0, len(pictures), BATCH):
+        pixels = from_levels(np.stack(pictures[first : first + BATCH])).permute(0, 3, 1, 2)
+        given += to_images(model.decode(model.encode(pixels)))
+    return given
 
 
 # ------------------------------------------------------------------ the linear reference

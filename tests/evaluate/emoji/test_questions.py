@@ -10,6 +10,9 @@ from opensana.datasets.emoji.generator import Vocabulary
 from opensana.datasets.emoji.scenes import Composition
 from opensana.evaluate.emoji.detect import Detector
 from opensana.evaluate.emoji.questions import QUESTIONS, ask_composed, questions, right
+from opensana.evaluate.emoji.reconstruction import round_trip
+from opensana.models.find import find_autoencoder
+from opensana.models.load import load_autoencoder
 from tests.datasets.emoji.vocabularies import small_vocabulary
 
 VOCABULARY = Vocabulary(small_vocabulary())
@@ -44,15 +47,26 @@ def test_numbers_come_in_turn() -> None:
 
 
 def test_true_scenes_are_right() -> None:
-    scenes = {one.prompt: one.scene for name in QUESTIONS for one in questions(VOCABULARY, name, 6)}
+    scenes = {one.prompt: one.scene for name in QUESTIONS for one in questions(VOCABULARY, name, 4)}
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         return [drawn(scenes[prompt]) for prompt in prompts]
 
-    shares, answers = ask_composed(draw, VOCABULARY, 6)
+    shares, answers = ask_composed(draw, VOCABULARY, 4)
     assert [getattr(shares, name) for name in QUESTIONS] == [1.0] * 5
-    assert shares.pictures == 6
-    assert {name: len(found) for name, found in answers.items()} == dict.fromkeys(QUESTIONS, 6)
+    assert shares.pictures == 4
+    assert {name: len(found) for name, found in answers.items()} == dict.fromkeys(QUESTIONS, 4)
+
+
+def test_true_scenes_are_right_after_the_autoencoder() -> None:
+    model = load_autoencoder(find_autoencoder("emoji-256")).float()
+    verdicts = []
+    for name in QUESTIONS:
+        asked = questions(VOCABULARY, name, 4)
+        given = round_trip(model, [VOCABULARY.painter.draw(one.scene) for one in asked])
+        pairs = zip(asked, given, strict=True)
+        verdicts += [right(DETECTOR, name, one.scene, picture) for one, picture in pairs]
+    assert sum(verdicts) >= 0.98 * len(verdicts)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
