@@ -181,7 +181,7 @@ def test_every_module_has_tests_of_its_name_or_named_by_others() -> None:
         for path in TESTS.rglob("test_*.py")
     }
     assert also_tested() <= names, "a docstring names a module that is not there"
-    assert not {name for name in names - own - also_tested() if not name.startswith("train/")}
+    assert not names - own - also_tested()
 
 
 def own_methods(cls: type) -> set[str]:

@@ -26,10 +26,12 @@ class Train(Command):
     """With --dry-run: as if started by torchrun with so many processes."""
 
     def run(self) -> None:
-        from opensana.train import run, work_out
+        from opensana.train import run
 
         if self.dry_run:
-            print(work_out(self.recipe, self.overrides, processes=self.processes or 1))
+            from opensana.train.dry_run import dry_run
+
+            print(dry_run(self.recipe, self.overrides, processes=self.processes or 1))
         elif self.processes is not None:
             raise RequestError(
                 "--processes belongs to --dry-run; to train in several, start with torchrun"

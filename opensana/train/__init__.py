@@ -1,6 +1,4 @@
-"""Training: the autoencoder's three phases, flow matching,
-distillation, a CLIP, from complete TOML recipes.
-"""
+"""Training from complete TOML recipes: autoencoder, flow matching, distillation, CLIP."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,6 @@ __all__ = [
     "TransformerRecipe",
     "load_recipe",
     "run",
-    "work_out",
 ]
 
 
@@ -48,10 +45,3 @@ def run(recipe_path: Path | str, overrides: Sequence[str] = ()) -> None:
     from opensana.train.transformer.task import train_transformer
 
     return train_transformer(recipe)
-
-
-def work_out(recipe_path: Path | str, overrides: Sequence[str] = (), *, processes: int = 1) -> str:
-    """What follows from a recipe for so many processes, as lines of text; nothing is trained."""
-    from opensana.train.dry_run import plan
-
-    return str(plan(load_recipe(recipe_path, overrides), processes=processes))

@@ -54,7 +54,9 @@ class CaptionRule:
         weights = np.zeros(len(scores))
         if self.rule == "softmax" and self.temperature > 0:
             rated = ~np.isnan(scores)
-            weights[rated] = _exponential(scores[rated], self.temperature)
+            with np.errstate(over="ignore"):  # at tiny temperatures exp(-inf) is 0, as it is
+                gaps = scores[rated] - scores[rated].max()
+                weights[rated] = np.exp(gaps / self.temperature)
         elif self.rule == "power":
             passed = np.nan_to_num(scores, nan=-np.inf) >= self.threshold
             passed &= np.nan_to_num(scores, nan=0.0) > 0
@@ -65,17 +67,12 @@ class CaptionRule:
 
 
 def pick(probabilities: np.ndarray, uniform: float) -> int:
-    """The place that a uniform number of [0, 1) falls on; never one of probability 0."""
-    place = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
-    return min(place, int(np.flatnonzero(probabilities)[-1]))
+    """The index that a uniform number of [0, 1) falls on; never one of probability 0."""
+    index = int(np.searchsorted(np.cumsum(probabilities), uniform, side="right"))
+    return min(index, int(np.flatnonzero(probabilities)[-1]))
 
 
-def _exponential(scores: np.ndarray, temperature: float) -> np.ndarray:
-    with np.errstate(over="ignore"):  # of tiny temperatures: exp of minus infinity is 0, as it is
-        return np.exp((scores - scores.max()) / temperature)
-
-
-def _only(place: int, count: int) -> np.ndarray:
+def _only(index: int, count: int) -> np.ndarray:
     chances = np.zeros(count)
-    chances[place] = 1.0
+    chances[index] = 1.0
     return chances

@@ -1,7 +1,8 @@
 """`opensana train RECIPE --dry-run`: every number that follows from a recipe, before any work."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -34,6 +35,7 @@ from opensana.train.recipe import (
     DistillationRecipe,
     Recipe,
     TransformerRecipe,
+    load_recipe,
     require,
 )
 from opensana.train.transformer.controlnet import choose_trained
@@ -153,16 +155,21 @@ class Shapes:
     cost: Cost
 
 
+def dry_run(recipe_path: Path | str, overrides: Sequence[str] = (), *, processes: int = 1) -> str:
+    """What follows from a recipe for so many processes, as lines of text; nothing is trained."""
+    return str(plan(load_recipe(recipe_path, overrides), processes=processes))
+
+
 def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
-    """Work out a recipe for so many processes, on shapes alone; ConfigError if it cannot be."""
+    """A recipe in numbers for so many processes, from shapes alone; ConfigError if it has none."""
     if isinstance(recipe, ClipRecipe):
         raise ConfigError("a clip recipe has no dry run: it takes minutes on one device")
     if isinstance(recipe, DistillationRecipe):
         raise ConfigError("a distillation has no dry run; that of its teacher says what fits")
     require(processes > 0, "processes", processes, "1 or more")
     device = training_device(recipe.parallel.device)
-    fellows = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
-    samples = len(fellows.slots(recipe.batch, recipe.accumulate)[0])
+    group = Processes(count=processes, sharded=recipe.parallel.mode == "fsdp" and processes > 1)
+    samples = len(group.slots(recipe.batch, recipe.accumulate)[0])
     if recipe.dtype == "auto":
         recipe = replace(recipe, dtype=best_format(device))
     half = isinstance(recipe, CachedRecipe) and recipe.dtype == "bfloat16"
@@ -188,7 +195,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
         parameters=sum(p.numel() for p in shapes.model.parameters()),
         trained=sum(p.numel() for p in shapes.trained.values()),
         saved=shapes.saved,
-        memory=_memory(recipe, shapes, fellows, dtype),
+        memory=_memory(recipe, shapes, group, dtype),
         tokens=tokens,
         flops=shapes.cost.flops * processes * recipe.accumulate * passes,
         peak=known_peak(recipe.parallel, device, products) or measured_peak(device, products),
@@ -224,7 +231,11 @@ def _shapes_of_controlnet(
 
 def _shapes_of_autoencoder(recipe: AutoencoderRecipe, samples: int) -> Shapes:
     with META:
-        model = Autoencoder(_autoencoder_config(recipe))
+        model = Autoencoder(
+            AutoencoderConfig.from_dict(recipe.model)
+            if recipe.model is not None
+            else autoencoder_config_of(str(recipe.initial))
+        )
     trained = freeze_all_but(model, phase_prefixes(recipe, model.config))
     cost = autoencoder_cost(model, samples=samples, crop=recipe.data.crop)
     return Shapes(model, trained, sum(p.numel() for p in model.parameters()), cost)
@@ -234,23 +245,20 @@ def _memory(recipe: Recipe, shapes: Shapes, processes: Processes, dtype: torch.d
     model, trained, cost = shapes.model, shapes.trained, shapes.cost
     learnt = FLOAT * sum(held(p.shape, processes) for p in trained.values())
     recomputing = recipe.parallel.checkpoint_activations
+    total = sum(p.numel() for p in model.parameters())
+    gathered = total * dtype.itemsize if dtype != torch.float32 else 0
+    if processes.sharded:
+        # FSDP gathers the current block, the next one and the root, and one block's gradients.
+        sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
+        gathered = (2 * max(sizes) + total - sum(sizes)) * dtype.itemsize + max(sizes) * FLOAT
     return Memory(
         weights=FLOAT * sum(held(p.shape, processes) for p in model.parameters()),
         gradients=learnt,
         optimizer=optimizer_bytes(recipe.optimizer.name, trained, processes),
         average=learnt,
-        gathered=_gathered_bytes(model, processes, dtype),
+        gathered=gathered,
         activations=cost.kept_with_recomputing if recomputing else cost.kept,
     )
-
-
-def _gathered_bytes(model: nn.Module, processes: Processes, dtype: torch.dtype) -> int:
-    """FSDP holds the current block, the next one and the root whole, and one block's gradients."""
-    total = sum(p.numel() for p in model.parameters())
-    if not processes.sharded:
-        return total * dtype.itemsize if dtype != torch.float32 else 0
-    sizes = [sum(p.numel() for p in block.parameters()) for block in blocks(model)]
-    return (2 * max(sizes) + total - sum(sizes)) * dtype.itemsize + max(sizes) * FLOAT
 
 
 def _transformer_config(recipe: TransformerRecipe | ControlNetRecipe) -> TransformerConfig:
@@ -261,10 +269,3 @@ def _transformer_config(recipe: TransformerRecipe | ControlNetRecipe) -> Transfo
     assert recipe.initial is not None
     check_trainable(recipe.initial)
     return transformer_config_of(recipe.initial)
-
-
-def _autoencoder_config(recipe: AutoencoderRecipe) -> AutoencoderConfig:
-    if recipe.model is not None:
-        return AutoencoderConfig.from_dict(recipe.model)
-    assert recipe.initial is not None
-    return autoencoder_config_of(recipe.initial)

@@ -68,11 +68,11 @@ class CheckpointRecipe:
 
 @dataclass(frozen=True)
 class ParallelRecipe:
-    """How the processes of torchrun share the work; one process alone needs none of it.
+    """How the processes of torchrun share the work; one process needs none of it.
 
-    ddp: each holds everything. fsdp: weights, gradients, averages and optimiser state are cut among
-    them. `timeout` is how many seconds one waits for the others. `peak_tflops` is what a device can
-    do; known for common GPUs, it tells how much of it the training uses.
+    ddp: each holds everything. fsdp: weights, gradients, EMA weights and optimiser state are
+    sharded. `timeout` is how many seconds one waits for the others. `peak_tflops` is what a device
+    can do, for MFU; that of common GPUs is known.
     """
 
     mode: Literal["ddp", "fsdp"] = "ddp"
@@ -84,7 +84,7 @@ class ParallelRecipe:
 
 @dataclass(frozen=True)
 class EvaluateRecipe:
-    """Measure the averaged weights on fixed pictures every so many steps."""
+    """Measure the EMA weights on fixed pictures every so many steps."""
 
     every: int = 1000
     pictures: int = 64
@@ -244,7 +244,7 @@ class FeaturesRecipe:
     `sampling`, `temperature` and `threshold` choose among a picture's captions
     (`data.captions.CaptionRule`); `expect` names keys that the cache must have been made with.
     `text_noise` disturbs each text's states by normal noise of up to so many deviations of their
-    channels (an amount drawn uniformly): words that are met rarely are then not learnt by heart.
+    channels (an amount drawn uniformly): rare words are then not memorised.
     """
 
     folder: str
@@ -366,14 +366,13 @@ class ConditionedFeaturesRecipe(FeaturesRecipe):
 class ControlNetRecipe(CachedRecipe):
     """A ControlNet of the frozen transformer `initial`: copies of its first `blocks` train.
 
-    `control` names a ControlNet to go on from.
+    `control` names a ControlNet to start from.
     """
 
     hints: ClassVar[dict[str, str]] = {
         "initial": "name the transformer that it steers",
         "model": "leave it out: `initial` brings its own",
-        "lora": "leave it out for a controlnet",
-        "prior": "leave it out for a controlnet",
+        **dict.fromkeys(("lora", "prior"), "leave it out for a controlnet"),
     }
 
     data: ConditionedFeaturesRecipe
@@ -428,8 +427,7 @@ class DistillationRecipe(CachedRecipe):
     hints: ClassVar[dict[str, str]] = {
         "initial": "name the teacher, a transformer",
         "model": "leave it out: `initial` brings its own",
-        "lora": "leave it out for a distillation",
-        "prior": "leave it out for a distillation",
+        **dict.fromkeys(("lora", "prior"), "leave it out for a distillation"),
     }
 
     kind: Literal["distillation"] = "distillation"
@@ -503,7 +501,12 @@ KINDS: dict[str, type[AnyRecipe]] = {
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read a recipe file and apply `a.b=value` overrides; ConfigError names what is wrong."""
     path = Path(path)
-    kind = _kind(path)
+    try:
+        kind = tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "")
+    except FileNotFoundError as error:
+        raise ConfigError(f"no recipe at {path}; try a file of recipes/emoji/") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
     if kind not in KINDS:
         raise ConfigError(
             f"{path}: kind is {kind!r}; it must be one of {', '.join(KINDS)}"
@@ -516,12 +519,3 @@ def require(condition: bool, name: str, value: object, wanted: str) -> None:
     """Raise a ConfigError that says what was wrong, got and wanted."""
     if not condition:
         raise ConfigError(f"`{name}` is {value!r}; it must be {wanted}")
-
-
-def _kind(path: Path) -> str:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get("kind", "")
-    except FileNotFoundError as error:
-        raise ConfigError(f"no recipe at {path}; try a file of recipes/emoji/") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error

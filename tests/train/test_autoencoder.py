@@ -1,4 +1,9 @@
-"""The three phases of the autoencoder: what trains, what resumes, what is exported."""
+"""The three phases of the autoencoder: what trains, what resumes, what is exported.
+
+Also tests `train/autoencoder/task.py`, `train/autoencoder/phases.py`,
+`train/autoencoder/losses.py`, `train/autoencoder/discriminator.py` and
+`train/autoencoder/patch_gan.py`.
+"""
 
 from pathlib import Path
 

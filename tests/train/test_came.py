@@ -1,4 +1,7 @@
-"""CAME against its equations, written here as the paper writes them, one matrix at a time."""
+"""CAME against its equations, written here as the paper writes them, one matrix at a time.
+
+Also tests `train/optim/came.py`.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,8 @@
-"""A checkpoint is whole or absent, and damage is named, never loaded."""
+"""A checkpoint is whole or absent, and damage is named, never loaded.
+
+Also tests `train/checkpoints/checkpoint.py`, `train/checkpoints/stored.py`,
+`train/checkpoints/export.py` and `train/engine/task.py`.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,7 @@
-"""Training a small CLIP: it learns, resumes, and never contrasts what belongs together."""
+"""Training a small CLIP: it learns, resumes, and never contrasts what belongs together.
+
+Also tests `train/clip/task.py`.
+"""
 
 import json
 from collections.abc import Callable
@@ -14,8 +17,9 @@ from opensana.datasets.emoji.dataset import VERSION
 from opensana.errors import ConfigError, DataError
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.metrics.small_clip import load_clip
-from opensana.train import load_recipe, run, work_out
+from opensana.train import load_recipe, run
 from opensana.train.clip.task import ClipTask, belonging, on_white, train_clip, varied
+from opensana.train.dry_run import dry_run
 from opensana.train.recipe import ClipDataRecipe, ClipRecipe
 from tests.train.conftest import COMMON
 
@@ -160,5 +164,7 @@ def test_missing_captions_and_wrong_recipes_are_named(
         ClipTask(clip_recipe(model={"text_channels": 7, "size": 8, "widths": [8]}))
     with pytest.raises(ConfigError, match="accumulate"):
         clip_recipe(accumulate=2)
+    with pytest.raises(ConfigError, match="unknown key 'initial'; leave it out: a CLIP starts"):
+        clip_recipe(initial="somewhere")
     with pytest.raises(ConfigError, match="no dry run"):
-        work_out(write_recipe(recipe))
+        dry_run(write_recipe(recipe))

@@ -1,4 +1,7 @@
-"""A compiled training step is one graph, and rounds in its backward pass what eager mode rounds."""
+"""A compiled training step is one graph, and rounds in its backward pass what eager mode rounds.
+
+Also tests `train/engine/compilation.py`.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,7 @@
-"""Training a ControlNet: the base stays, the condition is followed, diffusers reads it."""
+"""Training a ControlNet: the base stays, the condition is followed, diffusers reads it.
+
+Also tests `train/transformer/controlnet.py`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Distillation: its objective against finite differences, a whole small run, resuming.
 
-Also tests `flow/consistency.py`.
+Also tests `flow/consistency.py`, `train/distillation/task.py`, `train/distillation/student.py` and
+`train/distillation/discriminator.py`.
 """
 
 from collections.abc import Callable
@@ -227,6 +228,13 @@ def normed_teacher(folder: Path) -> Path:
 def test_a_wrong_recipe_is_refused(recipe, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         recipe(**changes)
+
+
+def test_the_keys_of_stored_recipes_are_still_read(recipe) -> None:
+    """Those that a distillation cannot change stand in every recipe that a checkpoint holds."""
+    kept = {"accumulate": 1, "caption_norm": 0.01, "standardise_captions": False}
+    data = {**recipe().data.__dict__, "repeat": 1}
+    assert recipe(**kept, data=data) == recipe()
 
 
 def test_blocks_that_the_teacher_lacks_are_refused(recipe) -> None:

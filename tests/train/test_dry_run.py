@@ -1,6 +1,6 @@
 """The dry run: its numbers are those of the model as 32 processes would really hold it.
 
-Also tests `models/flops.py`.
+Also tests `models/flops.py` and `train/optim/sizes.py`.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""Whole processes: killed, asked to stop, started twice. The same command always goes on."""
+"""Whole processes: killed, asked to stop, started twice. The same command always goes on.
+
+Also tests `train/engine/stop.py` and `train/checkpoints/resuming.py`.
+"""
 
 import random
 import shutil

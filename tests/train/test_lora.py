@@ -1,4 +1,7 @@
-"""LoRA and prior preservation: only adapters train, runs resume to the bit, exports are right."""
+"""LoRA and prior preservation: only adapters train, runs resume to the bit, exports are right.
+
+Also tests `train/transformer/lora.py` and `train/engine/ema.py`.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Metrics: lines after the resumed step are forgotten; a missing extra is said at once."""
+"""Metrics: lines after the resumed step are forgotten; a missing extra is said at once.
+
+Also tests `train/monitor/metrics.py`.
+"""
 
 import builtins
 import json

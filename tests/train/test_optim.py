@@ -1,4 +1,7 @@
-"""Optimisers: Muon on matrices alone, state that round-trips to the bit, schedules."""
+"""Optimisers: Muon on matrices alone, state that round-trips to the bit, schedules.
+
+Also tests `train/optim/optimizers.py`.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,7 @@
-"""T3, T4: batches of one bucket; every sample once an epoch; the step is all that is remembered."""
+"""T3, T4: batches of one bucket; every sample once an epoch; the step is all that is remembered.
+
+Also tests `train/transformer/order.py`.
+"""
 
 import time
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Several processes, started by torchrun on gloo: they train, save and stop as one."""
+"""Several processes, started by torchrun on gloo: they train, save and stop as one.
+
+Also tests `train/engine/parallel.py` and `train/engine/shards.py`.
+"""
 
 import json
 import os

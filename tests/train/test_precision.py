@@ -1,4 +1,7 @@
-"""The number format of a training: what a device only emulates is refused, or not chosen."""
+"""The number format of a training: what a device only emulates is refused, or not chosen.
+
+Also tests `train/engine/precision.py`.
+"""
 
 from contextlib import nullcontext
 

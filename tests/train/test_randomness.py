@@ -1,4 +1,7 @@
-"""Draws are functions of the step; each sample comes exactly once an epoch."""
+"""Draws are functions of the step; each sample comes exactly once an epoch.
+
+Also tests `train/engine/randomness.py`.
+"""
 
 import torch
 

@@ -1,6 +1,7 @@
 """A run works where its user stands, or says so before any work; the work is saved first.
 
-Also tests `features/text_encoder.py`.
+Also tests `features/text_encoder.py`, `train/engine/before.py`, `train/transformer/drawing.py` and
+`train/engine/loop.py`.
 """
 
 import re
@@ -29,6 +30,8 @@ from opensana.train.checkpoints import checkpoint
 from opensana.train.dry_run import plan
 from opensana.train.engine import before, precision
 from opensana.train.engine.precision import settled
+from opensana.train.optim.optimizers import Optimizers
+from opensana.train.optim.sizes import expected_bytes, tensor_bytes
 from opensana.train.recipe import load_recipe
 from opensana.train.transformer.task import FlowTask, train_transformer, transformer_task
 from tests import tiny
@@ -323,7 +326,11 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_saved(
 ) -> None:
     recipe = transformer_recipe(steps=1, optimizer={"name": name})
     parts = transformer_task(recipe).parts
-    expected = sum(before._saved_bytes(part) for part in parts.values())
+    optimizer = parts["optimizer"]
+    assert isinstance(optimizer, Optimizers)
+    expected = expected_bytes(optimizer) + sum(
+        tensor_bytes(parts[name].state_tensors()) for name in ("model", "ema")
+    )
     train_transformer(recipe)
     folder = tmp_path / "run" / "checkpoints" / "step-00000001"
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -1,6 +1,6 @@
 """What is said of runs: finished, running, stopped, damaged; and their curves.
 
-Also tests `cli/runs.py`.
+Also tests `cli/runs.py`, `train/monitor/runs.py` and `train/monitor/plot.py`.
 """
 
 import json

@@ -1,4 +1,8 @@
-"""Flow matching on cached features: it learns, resumes to the bit, and draws."""
+"""Flow matching on cached features: it learns, resumes to the bit, and draws.
+
+Also tests `train/transformer/task.py`, `train/transformer/networks.py`,
+`train/transformer/batches.py`, `train/transformer/initial.py` and `train/monitor/samples.py`.
+"""
 
 from collections import Counter
 from functools import partial

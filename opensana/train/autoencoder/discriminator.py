@@ -19,7 +19,11 @@ class PatchDiscriminator(nn.Module):
         for level in range(1, depth + 1):
             wider = width * min(2**level, 8)
             stride = 2 if level < depth else 1
-            layers += _normalised(channels, wider, stride)
+            layers += [
+                nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False),
+                nn.GroupNorm(min(8, wider // 4), wider),
+                nn.LeakyReLU(0.2),
+            ]
             channels = wider
         layers.append(nn.Conv2d(channels, 1, 4, padding=1))
         self.layers = nn.Sequential(*layers)
@@ -45,11 +49,3 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
     (wanted,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (pushed,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     return (wanted.norm() / (pushed.norm() + 1e-4)).clamp(0, 1e4).detach()
-
-
-def _normalised(channels: int, wider: int, stride: int) -> list[nn.Module]:
-    return [
-        nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(min(8, wider // 4), wider),
-        nn.LeakyReLU(0.2),
-    ]

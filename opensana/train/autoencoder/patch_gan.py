@@ -41,7 +41,7 @@ class PatchGan:
         weight = torch.tensor(self.weight)
         if self.adaptive:
             weight = weight * adaptive_weight(reconstruction, term, layer).cpu()
-            weight = self.processes.gathered(weight[None]).mean()
+            weight = self.processes.all_gather(weight[None]).mean()
         values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
         return weight * term
 

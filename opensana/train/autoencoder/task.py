@@ -3,7 +3,7 @@
 full: everything, on low-resolution crops. latent: the layers around the latent, on high-resolution
 pictures. refine: the decoder's last layers, with a PatchGAN. And one that the paper does not have,
 for published weights: decoder, all of it, below an encoder that stays. What is measured, drawn and
-exported are the averaged weights.
+exported are the EMA weights.
 
 B batch, C latent channels, H W picture size, h w latent size. Pixels are in [-1, 1].
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.datasets.crops import PictureSource, stacked
@@ -29,7 +29,7 @@ from opensana.train.checkpoints.export import Export
 from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
 from opensana.train.engine.loop import drive, require_finite
-from opensana.train.engine.parallel import ALONE, Processes, clip_gradients, distributed, whole
+from opensana.train.engine.parallel import ALONE, Processes, clip_gradients, distributed, unsharded
 from opensana.train.engine.precision import products
 from opensana.train.engine.randomness import drawn_by, numpy_generator, samples_of_step
 from opensana.train.engine.task import ModuleState, Part
@@ -81,6 +81,8 @@ class AutoencoderTask:
             "ema": ModuleState(self.average.module),
             "optimizer": self.optimizer,
         }
+        head = self.model.decoder.conv_out.named_parameters()
+        self.last_layer = [p for name, p in head if name.endswith("weight")][-1]
         self.gan = PatchGan(recipe, processes) if recipe.loss.gan else None
         if self.gan:
             self.parts["discriminator"] = ModuleState(self.gan.discriminator)
@@ -114,7 +116,7 @@ class AutoencoderTask:
             loss = self.loss.weighted(terms)
             values = {name: float(value.detach()) for name, value in terms.items()}
             if gan:
-                loss = loss + gan.decoder_loss(output, loss, self._last_layer(), values)
+                loss = loss + gan.decoder_loss(output, loss, self.last_layer, values)
         values = self.processes.mean({"loss": float(loss.detach()), **values})
         require_finite(step, batch.names, loss=values["loss"])
 
@@ -142,8 +144,11 @@ class AutoencoderTask:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """PSNR of whole pictures on white with the averaged weights, and the latent's scale."""
-        figures = {f"psnr_{split}": self._psnr(pictures) for split, pictures in self.fixed.items()}
+        """PSNR of whole pictures on white with the EMA weights, and the latent's scale."""
+        model, figures = self.average.module, {}
+        for split, pictures in self.fixed.items():
+            values = [psnr(model(pixels), pixels) for pixels in self._batches(pictures)]
+            figures[f"psnr_{split}"] = float(torch.cat(values).mean())
         return {**figures, "latent_std": self._latent_std()}
 
     @torch.no_grad()
@@ -159,7 +164,7 @@ class AutoencoderTask:
         if self.recipe.scaling == "measured":
             config = replace(config, scaling_factor=round(1 / self._latent_std(), 6))
         folder = Path(self.recipe.run) / "export"
-        state = whole(self.average.module.state_dict(), self.processes)
+        state = unsharded(self.average.module.state_dict(), self.processes)
         return Export(folder, config.to_dict(), state)
 
     def _batches(self, pictures: np.ndarray) -> list[Tensor]:
@@ -171,20 +176,11 @@ class AutoencoderTask:
         """Pixels where and as the model wants them."""
         return from_levels(pictures).to(self.processes.device, memory_format=self.layout)
 
-    def _psnr(self, pictures: np.ndarray) -> float:
-        model = self.average.module
-        values = [psnr(model(pixels), pixels) for pixels in self._batches(pictures)]
-        return float(torch.cat(values).mean())
-
     @torch.no_grad()
     def _latent_std(self) -> float:
         encoder = self.average.module.encoder
         latents = [encoder(pixels) for pixels in self._batches(self.fixed["train"])]
         return float(torch.cat(latents).std())
-
-    def _last_layer(self) -> nn.Parameter:
-        head = self.model.decoder.conv_out
-        return [p for name, p in head.named_parameters() if name.endswith("weight")][-1]
 
 
 def initial_autoencoder(recipe: AutoencoderRecipe) -> Autoencoder:
@@ -202,17 +198,12 @@ def fixed_pictures(recipe: AutoencoderRecipe, train: PictureSource) -> dict[str,
     A folder without a held-out split is measured on training pictures alone.
     """
     count, size = recipe.evaluate.pictures, recipe.evaluate.size
-    sources = {"held_out": _open(recipe, "held_out"), "train": train}
-    return {
-        split: stacked([source.square(index, size) for index in spread(len(source), count)])
-        for split, source in sources.items()
-        if len(source)
-    }
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most `count` numbers below `total`, evenly spaced."""
-    return np.linspace(0, total - 1, min(count, total)).astype(int).tolist()
+    found = {}
+    for split, source in {"held_out": _open(recipe, "held_out"), "train": train}.items():
+        if len(source):
+            spaced = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+            found[split] = stacked([source.square(int(index), size) for index in spaced])
+    return found
 
 
 def _open(recipe: AutoencoderRecipe, split: str) -> PictureSource:

@@ -100,7 +100,10 @@ def save(
         temporary.mkdir(parents=True, exist_ok=True)
         entries = _write_tensors(temporary, tensors, writer)
         if writer.index == 0:
-            entries |= _write_texts(temporary, {"step": step, **state}, recipe)
+            texts = {"state.json": json.dumps({"step": step, **state}, indent=2) + "\n"}
+            for name, text in (texts | {"recipe.toml": recipe}).items():
+                (temporary / name).write_text(text, encoding="utf-8")
+                entries |= _settled([temporary / name])
             entries |= _entries_of_others(temporary, writer)
             _publish(temporary, final, entries)
     except (OSError, SafetensorError) as error:
@@ -193,12 +196,6 @@ def _write_tensors(
     if writer.index > 0:
         _report(folder, writer, {"files": entries})
     return entries
-
-
-def _write_texts(folder: Path, state: Mapping[str, Any], recipe: str) -> Entries:
-    (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
-    return _settled([folder / "state.json", folder / "recipe.toml"])
 
 
 def _settled(paths: list[Path]) -> Entries:

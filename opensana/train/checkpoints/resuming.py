@@ -1,4 +1,4 @@
-"""Where a run goes on: its newest good checkpoint, and what of the recipe has changed since."""
+"""Resuming a run: its newest good checkpoint, and what of the recipe has changed since."""
 
 import sys
 import tomllib
@@ -20,16 +20,16 @@ HARMLESS = (
 
 
 def newest(run: Path, processes: Processes) -> checkpoint.Checkpoint | None:
-    """The newest good checkpoint: the first process finds it, each opens it."""
+    """The newest good checkpoint: rank 0 finds it, every rank opens it."""
     found, step = None, 0
-    with processes.together():
+    with processes.raise_together():
         if processes.first:
             found = checkpoint.load_latest(run)
             step = found.step if found else 0
-    step = processes.told(step)
+    step = processes.broadcast(step)
     if step == 0:
         return None
-    with processes.together():
+    with processes.raise_together():
         return found or checkpoint.at_step(run, step)
 
 
@@ -42,7 +42,7 @@ def resume(
     """Load what was saved, each process what it needs; returns the step."""
     if found is None:
         return 0
-    with processes.together():
+    with processes.raise_together():
         for name, part in parts.items():
             part.load_state_tensors(found.tensors(name))
         if processes.first:

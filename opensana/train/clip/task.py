@@ -44,7 +44,7 @@ EVALUATED_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Pixels [B, 3, H, W] in -1..1, states [T, N, S], their mask, and which belong together."""
+    """Pixels [B, 3, H, W] in -1..1, states [T, N, S], their mask, and the positive pairs [B, T]."""
 
     pixels: Tensor
     states: Tensor
@@ -79,7 +79,9 @@ class ClipTask:
             f"{self.texts.null.shape[-1]}, as the states in {recipe.data.text}",
         )
         self.ids = caption_ids(self.records, self.texts, recipe.data.text)
-        self.model = initial_clip(config, recipe.seed, self.texts)
+        with drawn_by(recipe.seed, "initialisation"):
+            self.model = Clip(config)
+        standardise_inputs(self.model.text.project, self.texts)
         self.model.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
@@ -96,29 +98,39 @@ class ClipTask:
         chosen = samples_of_step(step, batch=recipe.batch, count=count, seed=recipe.seed)
         rows = [row for _, row in chosen]
         draw = numpy_generator(recipe.seed, step, "captions")
-        captions = [self._draw(row, draw) for _ in range(data.captions) for row in rows]
+        known = [self.ids[row] for row in rows]
+        captions = [
+            ids[int(draw.integers(len(ids)))] for _ in range(data.captions) for ids in known
+        ]
         pictures = self.pictures[torch.tensor(rows)]
         states, mask = self.texts.batch(captions)
         return ClipBatch(
             varied(pictures, data, torch_generator(recipe.seed, step, "varied")),
             states,
             mask,
-            belonging(rows, captions, [self.ids[row] for row in rows]),
+            belonging(rows, captions, known),
             [self.records[row].label for row in rows],
         )
 
     def train(self, step: int, batch: ClipBatch) -> dict[str, float]:
-        recipe, place = self.recipe, self.device
-        rate = rate_at(recipe, step)
-        pixels = batch.pixels.to(place, memory_format=torch.channels_last)
-        with products(recipe, place):
-            logits = self.engine(pixels, batch.states.to(place), batch.mask.to(place))
-        loss = contrastive_loss(logits.float(), batch.positive.to(place))
+        """One step of symmetric InfoNCE (CLIP, arXiv 2103.00020, figure 3)."""
+        recipe, device = self.recipe, self.device
+
+        # Data and loss
+        pixels = batch.pixels.to(device, memory_format=torch.channels_last)
+        with products(recipe, device):
+            logits = self.engine(pixels, batch.states.to(device), batch.mask.to(device))
+        loss = contrastive_loss(logits.float(), batch.positive.to(device))
         require_finite(step, batch.names, loss=float(loss.detach()))
+
+        # Backward and gradient clip
         self.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
         require_finite(step, batch.names, gradient=norm)
+
+        # Update, then the EMA weights
+        rate = rate_at(recipe, step)
         self.optimizer.step(lr=rate)
         self.average.update(self.model, step)
         return {"loss": float(loss.detach()), "lr": rate, "gradient": norm}
@@ -126,14 +138,15 @@ class ClipTask:
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """How often a held-out caption finds its picture: among all, and in the vocabulary."""
-        pictures = self.embedded_pictures()
+        model, parts = self.average.module, self.pictures.split(EVALUATED_AT_ONCE)
+        pictures = torch.cat([model.embed_images(on_white(p).to(self.device)) for p in parts])
         known = [row for row, record in enumerate(self.records) if record.vocabulary]
         found = {
             f"{name}_top{count}": share
             for name, rows in {"all": range(len(self.records)), "vocabulary": known}.items()
             for count, share in self._retrieved(pictures, list(rows)).items()
         }
-        return {**found, "scale": float(self.average.module.log_scale.exp())}
+        return {**found, "scale": float(model.log_scale.exp())}
 
     def draw(self, step: int) -> None:
         """Nothing: a CLIP makes no pictures."""
@@ -144,37 +157,18 @@ class ClipTask:
         half = {name: value.half() for name, value in state.items()}
         return Export(Path(self.recipe.run) / "export", self.model.config.to_dict(), half)
 
-    @torch.no_grad()
-    def embedded_pictures(self) -> Tensor:
-        """Unit vectors [K, D] of all pictures on white."""
-        parts = self.pictures.split(EVALUATED_AT_ONCE)
-        return torch.cat(
-            [self.average.module.embed_images(on_white(p).to(self.device)) for p in parts]
-        )
-
     def _retrieved(self, pictures: Tensor, rows: Sequence[int]) -> dict[int, float]:
-        held = [(place, self.records[row].held_out_caption) for place, row in enumerate(rows)]
-        asked = [(place, caption.text) for place, caption in held if caption]
+        held = [(index, self.records[row].held_out_caption) for index, row in enumerate(rows)]
+        asked = [(index, caption.text) for index, caption in held if caption]
         if not asked:
             return {}
         known = {text: index for index, text in enumerate(self.texts.captions)}
         states, mask = self.texts.batch([known[text] for _, text in asked])
         texts = self.average.module.embed_texts(states.to(self.device), mask.to(self.device))
         cosines = texts @ pictures[rows].T
-        right = cosines.gather(1, torch.tensor([[place] for place, _ in asked]).to(self.device))
+        right = cosines.gather(1, torch.tensor([[index] for index, _ in asked]).to(self.device))
         ranks = (cosines > right).sum(1)
         return {count: float((ranks < count).float().mean()) for count in (1, TOP)}
-
-    def _draw(self, row: int, draw: np.random.Generator) -> int:
-        return self.ids[row][int(draw.integers(len(self.ids[row])))]
-
-
-def initial_clip(config: ClipConfig, seed: int, texts: Texts) -> Clip:
-    """A random start that depends on the seed alone, fitted to the text states."""
-    with drawn_by(seed, "initialisation"):
-        model = Clip(config)
-    standardise_inputs(model.text.project, texts)
-    return model
 
 
 def caption_ids(records: Sequence[Record], texts: Texts, folder: str) -> list[list[int]]:
@@ -202,13 +196,12 @@ def belonging(rows: Sequence[int], captions: Sequence[int], ids: Sequence[list[i
 
 def shrunk_pictures(data: EmojiData, records: Sequence[Record], size: int) -> Tensor:
     """uint8 [K, 4, S, S], colours premultiplied by alpha, averaged over areas."""
-    return torch.stack([_shrunk(data.pictures[record.index], size) for record in records])
-
-
-def _shrunk(picture: np.ndarray, size: int) -> Tensor:
-    levels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
-    layer = torch.cat([levels[:3] * levels[3:] / 255, levels[3:]])
-    return functional.adaptive_avg_pool2d(layer, size).round().to(torch.uint8)
+    shrunk = []
+    for record in records:
+        levels = torch.from_numpy(np.array(data.pictures[record.index])).permute(2, 0, 1).float()
+        layer = torch.cat([levels[:3] * levels[3:] / 255, levels[3:]])
+        shrunk.append(functional.adaptive_avg_pool2d(layer, size).round().to(torch.uint8))
+    return torch.stack(shrunk)
 
 
 def on_white(pictures: Tensor) -> Tensor:
@@ -225,10 +218,10 @@ def varied(pictures: Tensor, data: ClipDataRecipe, generator: torch.Generator) -
     """Pixels [B, 3, S, S] of premultiplied uint8 pictures: zoomed, moved, on some colour."""
     count = len(pictures)
     zoom, *shifts = (2 * torch.rand(3, count, generator=generator) - 1).unbind()
-    place = torch.zeros(count, 2, 3)
-    place[:, 0, 0] = place[:, 1, 1] = 1 + data.zoom * zoom
-    place[:, :, 2] = 2 * data.shift * torch.stack(shifts, dim=1)
-    grid = functional.affine_grid(place, list(pictures.shape), align_corners=False)
+    affine = torch.zeros(count, 2, 3)
+    affine[:, 0, 0] = affine[:, 1, 1] = 1 + data.zoom * zoom
+    affine[:, :, 2] = 2 * data.shift * torch.stack(shifts, dim=1)
+    grid = functional.affine_grid(affine, list(pictures.shape), align_corners=False)
     layers = functional.grid_sample(pictures.float() / 255, grid, align_corners=False)
     grounds = torch.rand(count, 3, generator=generator)
     white = torch.rand(count, 1, generator=generator) < data.white

@@ -1,8 +1,8 @@
-"""The student of a distillation: its teacher's weights, told the time more smoothly (Sprint 3.2).
+"""The student of a distillation: its teacher's weights, a smoother time embedding (Sprint 3.2).
 
-A flow model is told 1000 sigma, whose sines turn up to 160 times on the way from data to noise: of
-no use where the network is derived by sigma. The student is told sigma itself, as published, with
-an embedder fitted to answer as the teacher's does; and it embeds the guidance.
+A flow model embeds 1000 sigma, whose sines turn up to 160 times on the way from data to noise: of
+no use where the network is differentiated by sigma. The student embeds sigma itself, as published,
+with an embedder fitted to the teacher's; and it embeds the guidance scale.
 """
 
 from dataclasses import replace
@@ -26,8 +26,8 @@ def student_of(teacher: Transformer, *, generator: torch.Generator) -> Transform
     config = teacher.config
     if config.guidance_embeds:
         raise ConfigError("`initial` is a few-step model already; name the model it was made from")
-    told = {"guidance_embeds": True, "guidance_embeds_scale": GUIDANCE_SCALE}
-    student = Transformer(replace(config, **told))
+    config = replace(config, guidance_embeds=True, guidance_embeds_scale=GUIDANCE_SCALE)
+    student = Transformer(config)
     state = {
         name.replace("time_embed.emb.", "time_embed."): value
         for name, value in teacher.state_dict().items()

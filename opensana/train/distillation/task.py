@@ -140,6 +140,8 @@ class DistillationTask:
         data = batch.flow.to(self.device)
         x0, sigma, guidance = data.latents, data.sigma, batch.guidance.to(self.device)
         x = interpolate(x0, data.noise, sigma)
+        patch = self.teacher.config.patch_size
+        grid = x.shape[-2] // patch, x.shape[-1] // patch
 
         self.optimizer.zero_grad()
         with self._products():
@@ -162,7 +164,7 @@ class DistillationTask:
             # Discriminator on the student's guess of the data, x0 = x - sigma v (section 3.3)
             guess = to_x0(x, v.float(), sigma)
             fake = self._features(guess, batch, teacher_text)
-            logits = self.discriminator(fake, self._grid(x0))
+            logits = self.discriminator(fake, grid)
 
         # Loss
         losses = consistency_loss(v, frozen, change)
@@ -191,8 +193,8 @@ class DistillationTask:
         with self._products():
             with torch.no_grad():
                 real = self._features(x0, batch, teacher_text)
-            logits_of_real = self.discriminator(real, self._grid(x0))
-            logits_of_fake = self.discriminator([part.detach() for part in fake], self._grid(x0))
+            logits_of_real = self.discriminator(real, grid)
+            logits_of_fake = self.discriminator([part.detach() for part in fake], grid)
             of_discriminator = discriminator_loss(logits_of_real, logits_of_fake)
         of_discriminator.backward()
         self.discriminator_optimizer.step(lr=recipe.adversary.lr)
@@ -246,11 +248,6 @@ class DistillationTask:
             timestep = network_timestep(sigma, truncated=True)
             self.teacher.velocity(interpolate(x0, noise, sigma), timestep, text)
         return tokens
-
-    def _grid(self, latents: Tensor) -> tuple[int, int]:
-        """Rows and columns of the teacher's tokens."""
-        patch = self.teacher.config.patch_size
-        return latents.shape[-2] // patch, latents.shape[-1] // patch
 
     @contextmanager
     def _products(self) -> Iterator[None]:

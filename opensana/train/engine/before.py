@@ -28,13 +28,13 @@ WRITTEN = ("checkpoints", "export", "samples")
 def check_writable(run: Path) -> None:
     """ConfigError if the run folder, or one that will be inside it, cannot be written."""
     for folder in (run, *(run / name for name in WRITTEN)):
-        place = next(path for path in (folder, *folder.parents, Path()) if os.path.lexists(path))
+        parent = next(path for path in (folder, *folder.parents, Path()) if os.path.lexists(path))
         try:
-            with TemporaryFile(dir=place):
+            with TemporaryFile(dir=parent):
                 pass
         except OSError as error:
             raise ConfigError(
-                f"`run` is {str(run)!r}, but {place} cannot be written ({error.strerror}); name"
+                f"`run` is {str(run)!r}, but {parent} cannot be written ({error.strerror}); name"
                 " another folder with --set run=FOLDER"
             ) from error
 
@@ -44,10 +44,11 @@ def check_compiler(recipe: Recipe, device: torch.device) -> None:
     if not recipe.compile:
         return
     try:
-        torch.compile(_twice)(torch.ones(2, device=device))
+        torch.compile(lambda x: 2 * x)(torch.ones(2, device=device))
     except Exception as error:  # a missing compiler is met by any part of torch.compile
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"compile = true, but torch.compile does not work here ({_first_line(error)}); install"
+            f"compile = true, but torch.compile does not work here ({reason}); install"
             " a C++ compiler, or say compile=false"
         ) from error
 
@@ -59,7 +60,10 @@ def check_disk(recipe: Recipe, parts: Mapping[str, Any], *, done: int) -> None:
     """
     run = Path(recipe.run)
     average = tensor_bytes(parts["ema"].state_tensors())
-    each = sum(_saved_bytes(part) for part in parts.values())
+    each = sum(
+        expected_bytes(part) if isinstance(part, Optimizers) else tensor_bytes(part.state_tensors())
+        for part in parts.values()
+    )
     free = shutil.disk_usage(run).free
     if free < each + average:
         raise CheckpointError(
@@ -78,17 +82,3 @@ def check_disk(recipe: Recipe, parts: Mapping[str, Any], *, done: int) -> None:
             " lower checkpoint.keep, or make room",
             file=sys.stderr,
         )
-
-
-def _saved_bytes(part: Any) -> int:
-    if isinstance(part, Optimizers):
-        return expected_bytes(part)
-    return tensor_bytes(part.state_tensors())
-
-
-def _twice(x: torch.Tensor) -> torch.Tensor:
-    return 2 * x
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).split("\n")), "") or type(error).__name__

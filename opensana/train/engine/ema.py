@@ -10,7 +10,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class Average(Generic[Module]):
-    """A second module whose parameters follow the trained one's; frozen ones are shared.
+    """EMA weights: a second module that follows the trained one; frozen parameters are shared.
 
     The decay warms up as (1 + t) / (10 + t), so that early averages forget the random start.
     """
@@ -20,12 +20,9 @@ class Average(Generic[Module]):
         self.module = copy.deepcopy(model, frozen).requires_grad_(False).eval()
         self.decay = decay
 
-    def decay_at(self, step: int) -> float:
-        return min(self.decay, (1 + step) / (10 + step))
-
     @torch.no_grad()
     def update(self, model: Module, step: int) -> None:
-        weight = 1 - self.decay_at(step)
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
         for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
             if average is not value:
                 average.lerp_(value, weight)

@@ -1,4 +1,4 @@
-"""What both trainings share: resume, step, report, evaluate, save, stop.
+"""What every training shares: resume, step, report, evaluate, save, stop.
 
 A task says what is trained; this file says in what order things happen, so that a run killed at any
 moment and started again by the same command ends with the same bits.
@@ -46,32 +46,41 @@ def drive(
         torch.set_num_threads(recipe.threads)
     with ExitStack() as stack:
         processes = stack.enter_context(started(recipe.parallel))
-        with processes.together():
+        with processes.raise_together():
             if processes.first:
                 check_writable(run)
                 stack.enter_context(locked(run))
                 checkpoint.clean(run / "export")
         stop = stack.enter_context(StopRequest())
         found = newest(run, processes)
-        with processes.together():
+        with processes.raise_together():
             recipe = settled(recipe, processes, saved=found.recipe() if found else None)
             check_dtype(recipe, processes.device)
             check_compiler(recipe, processes.device)
             task = build(recipe, processes)
         done = resume(found, recipe, task.parts, processes)
-        with processes.together():
+        with processes.raise_together():
             if processes.first:
                 if done < recipe.steps:
                     check_disk(recipe, task.parts, done=done)
                 text = to_toml(recipe)
                 write_atomic(run / "recipe.toml", lambda path: path.write_text(text, "utf-8"))
-            metrics = _metrics(recipe, task, done) if processes.first else Silence()
+            metrics = Silence()
+            if processes.first:
+                metrics = Metrics(
+                    run,
+                    step=done,
+                    steps=recipe.steps,
+                    work=task.work,
+                    tensorboard=recipe.tensorboard,
+                    console_seconds=recipe.console_seconds,
+                )
         stack.callback(metrics.close)
         saver = Saver(asynchronous=recipe.checkpoint.asynchronous)
         stack.callback(saver.close)
         session = Session(recipe, task, processes, metrics, saver, stop, draw_every)
         try:
-            session.go_on(done)
+            session.run(done)
         except NumericsError as error:
             if processes.first:
                 raise
@@ -79,7 +88,7 @@ def drive(
 
 
 def require_finite(step: int, names: Sequence[str], **values: float) -> None:
-    """Stop the run at the first number that is none; saved checkpoints stay as they are."""
+    """NumericsError at the first NaN or infinity; saved checkpoints stay as they are."""
     for what, value in values.items():
         if not isfinite(value):
             raise NumericsError(
@@ -90,7 +99,7 @@ def require_finite(step: int, names: Sequence[str], **values: float) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """A task on its way, and all that goes with it."""
+    """A task in training, and what it reports to, saves with and is stopped by."""
 
     recipe: Recipe
     task: Task
@@ -102,17 +111,17 @@ class Session:
     undrawn: list[str] = field(default_factory=list[str])
     """Why samples could not be drawn, each time."""
 
-    def go_on(self, done: int) -> None:
+    def run(self, done: int) -> None:
         """From step `done` to the last, or to the first signal that any process gets.
 
         The work of a step is saved before it is measured and drawn, which may fail. What a run that
         was killed in between had not reported yet, the next one reports first.
         """
         recipe, task, metrics = self.recipe, self.task, self.metrics
-        if not self.processes.told(metrics.told):
+        if not self.processes.broadcast(metrics.reported):
             self._measure(done, saved=True)
         drawn = grid_path(Path(recipe.run), done).exists()
-        if done > 0 and not self.processes.told(drawn):
+        if done > 0 and not self.processes.broadcast(drawn):
             self._draw(done)
         if done >= recipe.steps:
             self._write(task.export())
@@ -202,24 +211,8 @@ class Session:
             export.write()
 
 
-def _metrics(recipe: Recipe, task: Task, done: int) -> Metrics:
-    return Metrics(
-        Path(recipe.run),
-        step=done,
-        steps=recipe.steps,
-        work=task.work,
-        tensorboard=recipe.tensorboard,
-        console_seconds=recipe.console_seconds,
-    )
-
-
 def locked(run: Path) -> AbstractContextManager[None]:
     """Hold the run folder; a second trainer on it is refused at once."""
     run.mkdir(parents=True, exist_ok=True)
-    return held(run, lambda owner: busy(run, owner))
-
-
-def busy(run: Path, owner: str) -> CheckpointError:
-    return CheckpointError(
-        f"{run} is in use by {owner}; stop that training or choose another `run` folder"
-    )
+    tip = "stop that training or choose another `run` folder"
+    return held(run, lambda owner: CheckpointError(f"{run} is in use by {owner}; {tip}"))

@@ -28,7 +28,7 @@ from opensana.train.recipe import ParallelRecipe
 
 CPU = torch.device("cpu")
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
-# What gloo and NCCL say when a fellow process is gone.
+# What gloo and NCCL say when another process is gone.
 LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out")
 
 
@@ -56,7 +56,7 @@ class Processes:
         return self.count if self.sharded else 1
 
     def slots(self, batch: int, accumulate: int) -> list[range]:
-        """This process's places in the global batch, one range for each micro-batch."""
+        """This rank's slots in the global batch, one range for each micro-batch."""
         size, left = divmod(batch, self.count * accumulate)
         if left or not size:
             raise ConfigError(
@@ -68,7 +68,7 @@ class Processes:
             range(first, first + size) for first in range(start, start + accumulate * size, size)
         ]
 
-    def gathered(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """Values [..., n] of all processes, in order of rank: [..., count * n] on the CPU."""
         values = values.detach().cpu().contiguous()
         if self.alone:
@@ -87,14 +87,14 @@ class Processes:
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
-        return bool(self.gathered(torch.tensor([flag])).any())
+        return bool(self.all_gather(torch.tensor([flag])).any())
 
-    def told(self, number: int) -> int:
+    def broadcast(self, number: int) -> int:
         """Broadcast an integer from rank 0."""
-        return int(self.gathered(torch.tensor([number]))[0])
+        return int(self.all_gather(torch.tensor([number]))[0])
 
-    def shared(self, value: Any) -> Any:
-        """What the first process has."""
+    def broadcast_object(self, value: Any) -> Any:
+        """Broadcast any picklable value from rank 0."""
         if self.alone:
             return value
         box = [value]
@@ -102,21 +102,21 @@ class Processes:
         return box[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """What fails in one process ends all of them, and only one of them says why."""
+    def raise_together(self) -> Iterator[None]:
+        """An error in one process ends all of them, and only one of them says why."""
         problem: Exception | None = None
         try:
             yield
         except Exception as error:
             problem = error
-        failed = self.gathered(torch.tensor([problem is not None]))
+        failed = self.all_gather(torch.tensor([problem is not None]))
         if failed.any():
             if problem and int(failed.byte().argmax()) == self.rank:
                 raise problem
             raise SystemExit(1)
 
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """For a network small enough to need no overlap of reducing and computing."""
+        """All-reduce; for a network small enough to need no overlap with the backward pass."""
         if self.alone:
             return
         for parameter in parameters:
@@ -141,14 +141,14 @@ def started(recipe: ParallelRecipe) -> Iterator[Processes]:
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=recipe.timeout))
-    fellows = Processes(dist.get_rank(), dist.get_world_size(), device, recipe.mode == "fsdp")
+    processes = Processes(dist.get_rank(), dist.get_world_size(), device, recipe.mode == "fsdp")
     try:
-        yield fellows
+        yield processes
     except RuntimeError as error:
         if not any(word in str(error).lower() for word in LOST):
             raise
         raise OpensanaError(
-            f"process {fellows.rank} lost another process of the run"
+            f"process {processes.rank} lost another process of the run"
             f" ({str(error).splitlines()[0]}). Saved checkpoints are untouched; the same command"
             " resumes"
         ) from error
@@ -163,7 +163,7 @@ def training_device(name: str, local: int = 0) -> torch.device:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of the model's outermost lists of modules: what is sharded and recomputed."""
+    """The members of the model's outermost module lists: what is sharded and recomputed."""
     found: list[nn.Module] = []
     for child in model.children():
         found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
@@ -200,12 +200,12 @@ def distributed(
 
 
 def recompute(block: nn.Module) -> None:
-    """Keep only the block's inputs; the backward pass computes the rest again."""
+    """Activation checkpointing: the backward pass recomputes all but the block's inputs."""
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def shard(model: nn.Module, *, half: bool = False) -> nn.Module:
-    """Cut each block's parameters, then the rest, by rows among all processes; in place."""
+    """FSDP2: shard each block's parameters, then the rest, by rows over all ranks; in place."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
@@ -251,8 +251,8 @@ def own(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
     }
 
 
-def whole(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
-    """Full copies on the CPU of the first process, and nothing elsewhere; all must call."""
+def unsharded(state: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+    """All-gathered copies on the CPU of rank 0, and nothing elsewhere; all ranks must call."""
     full: dict[str, Tensor] = {}
     for name, value in state.items():
         tensor = value.full_tensor() if is_sharded(value) else value

@@ -51,7 +51,6 @@ def best_format(device: torch.device) -> Format:
 
 def check_dtype(recipe: Recipe, device: torch.device) -> None:
     """Raise ConfigError for a format that this device would only emulate, very slowly."""
-    assert recipe.dtype != "auto", "settled before a task is built"
     has_it = cpu_has_bfloat16() if device.type == "cpu" else has_bfloat16(device)
     kind = "CPU" if device.type == "cpu" else "GPU"
     wanted = f"float32 or auto: this {kind} has no bfloat16 products"
@@ -60,4 +59,5 @@ def check_dtype(recipe: Recipe, device: torch.device) -> None:
 
 def products(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The context in which a step's products are computed."""
+    assert recipe.dtype != "auto", "settled before a task is built"
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16")

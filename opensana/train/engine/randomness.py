@@ -45,4 +45,4 @@ def samples_of_step(step: int, *, batch: int, count: int, seed: int) -> list[tup
     """(epoch, sample) of every slot of a step: each sample exactly once in each epoch."""
     first = step * batch
     positions = (divmod(position, count) for position in range(first, first + batch))
-    return [(epoch, int(epoch_order(count, seed, epoch)[place])) for epoch, place in positions]
+    return [(epoch, int(epoch_order(count, seed, epoch)[index])) for epoch, index in positions]

@@ -1,4 +1,4 @@
-"""Tensors whose rows are cut among the processes: torch's DTensor, read and built by rows.
+"""Tensors whose rows are sharded over the processes: torch's DTensor, read and built by rows.
 
 To import that class takes seconds, which a training in one process saves.
 """
@@ -34,7 +34,7 @@ def rows_like(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return _rebuilt(zeros, tensor, torch.Size(shape))
 
 
-def fitted(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+def resharded(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
     """A stored tensor with the device, layout and sharding of `like`.
 
     What has another shape than `like`, such as a count of steps, is taken as it is.

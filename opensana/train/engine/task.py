@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from opensana.errors import CheckpointError
 from opensana.train.checkpoints.export import Export
-from opensana.train.engine.shards import fitted
+from opensana.train.engine.shards import resharded
 from opensana.train.monitor.metrics import Workload
 
 
@@ -33,7 +33,7 @@ class ModuleState:
         ours = self.module.state_dict()
         try:
             state = {
-                name: fitted(tensors, name, ours[name]) if name in ours else tensors[name]
+                name: resharded(tensors, name, ours[name]) if name in ours else tensors[name]
                 for name in tensors
             }
             self.module.load_state_dict(state, strict=True)

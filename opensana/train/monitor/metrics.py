@@ -68,7 +68,7 @@ class Metrics:
         self.board = _board(run, step) if tensorboard else None
         truncate(self.path, step)
         truncate(run / "speed.jsonl", step)
-        self.told = was_told(self.path, step)
+        self.reported = was_reported(self.path, step)
         """Whether the evaluation at the step where it was opened has been recorded."""
         self._stream = self.path.open("a", encoding="utf-8")
         self._speeds = (run / "speed.jsonl").open("a", encoding="utf-8")
@@ -123,7 +123,7 @@ class Metrics:
 class Silence:
     """The metrics of a process that is not the first."""
 
-    told = False
+    reported = False
 
     def step(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -144,7 +144,8 @@ class Progress:
         self.steps, self._start = steps, step
         self._begun = self._said = time.monotonic()
         self._loss = self._speed = 0.0
-        self._bar = _bar(step, steps) if sys.stderr.isatty() else None
+        bar = {"total": steps, "initial": step, "unit": "step", "dynamic_ncols": True}
+        self._bar = tqdm(file=sys.stderr, **bar) if sys.stderr.isatty() else None
 
     def update(self, step: int, values: Mapping[str, float], speed: float) -> None:
         self._loss = _smooth(self._loss, values["loss"])
@@ -197,7 +198,7 @@ def truncate(path: Path, step: int) -> None:
     os.truncate(path, kept if step > 0 else 0)
 
 
-def was_told(path: Path, step: int) -> bool:
+def was_reported(path: Path, step: int) -> bool:
     """Whether the last line is the evaluation after `step`: one more than the step's own."""
     if not path.exists():
         return False
@@ -208,10 +209,6 @@ def was_told(path: Path, step: int) -> bool:
 
 def _smooth(average: float, value: float) -> float:
     return value if average == 0 else 0.95 * average + 0.05 * value
-
-
-def _bar(step: int, steps: int) -> "tqdm[Any]":
-    return tqdm(total=steps, initial=step, unit="step", file=sys.stderr, dynamic_ncols=True)
 
 
 def _board(run: Path, step: int) -> Any:

@@ -64,10 +64,10 @@ def plot(
     _draw_axes(pen, across, up, label, across_label)
     for index, (name, curve) in enumerate(drawn.items()):
         colour = COLOURS[index % len(COLOURS)]
-        places = [(across.place(x) * FINER, up.place(y) * FINER) for x, y in curve]
-        pen.line(places, fill=colour, width=2 * FINER, joint="curve")
-        for place in (*places[:1], *places[-1:]):
-            pen.circle(place, 2 * FINER, fill=colour)
+        points = [(across.place(x) * FINER, up.place(y) * FINER) for x, y in curve]
+        pen.line(points, fill=colour, width=2 * FINER, joint="curve")
+        for point in (*points[:1], *points[-1:]):
+            pen.circle(point, 2 * FINER, fill=colour)
         right, row = (WIDTH - RIGHT - 8) * FINER, (TOP + 12 + 18 * index) * FINER
         _write(pen, (right, row), name, "rm")
         left = right - pen.textlength(name, font=_font()) - 8 * FINER
@@ -100,8 +100,8 @@ def _draw_axes(
     _write(pen, (8 * FINER, 6 * FINER), label, "lt")
 
 
-def _write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anchor: str) -> None:
-    pen.text(place, text, fill="black", font=_font(), anchor=anchor)
+def _write(pen: ImageDraw.ImageDraw, point: tuple[float, float], text: str, anchor: str) -> None:
+    pen.text(point, text, fill="black", font=_font(), anchor=anchor)
 
 
 @cache

@@ -60,16 +60,17 @@ def list_runs(folder: Path | str) -> list[Run]:
 
 def find_runs(folder: Path) -> Iterator[Path]:
     """Run folders at any depth, in the order of their names."""
-    for place, folders, files in os.walk(folder):
+    for path, folders, files in os.walk(folder):
         if METRICS in files:
             folders.clear()
-            yield Path(place)
+            yield Path(path)
         folders.sort()
 
 
 def describe(run: Path) -> Run:
     """What the files of a run say."""
-    newest = max(_checkpoints(run), default=None)
+    saved = (run / "checkpoints").glob(f"{PREFIX}*")
+    newest = max((p for p in saved if p.name.removeprefix(PREFIX).isdecimal()), default=None)
     lines, damage = read_lines(run / METRICS)
     speeds, _ = read_lines(run / "speed.jsonl")
     recipe = _recipe(run) or (_recipe(newest) if newest else {})
@@ -78,12 +79,13 @@ def describe(run: Path) -> Run:
     steps = recipe.get("steps")
     rates = [line[SPEED] for line in speeds[-RECENT:] if SPEED in line]
     problem = damage or (_damage(newest) if newest else None)
-    finished = steps is not None and step >= steps
+    state: State = "finished" if steps is not None and step >= steps else "stopped"
+    state = "running" if _is_locked(run) else "damaged" if problem is not None else state
     return Run(
         folder=str(run),
         name=recipe.get("name", run.name),
         kind=recipe.get("kind"),
-        state=_state(locked=_is_locked(run), damaged=problem is not None, finished=finished),
+        state=state,
         step=step,
         steps=steps,
         loss=losses[-1]["loss"] if losses else None,
@@ -129,14 +131,6 @@ def series(runs: Sequence[Run], metric: str) -> dict[str, list[tuple[int, float]
     return found
 
 
-def _state(*, locked: bool, damaged: bool, finished: bool) -> State:
-    if locked:
-        return "running"
-    if damaged:
-        return "damaged"
-    return "finished" if finished else "stopped"
-
-
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
         line = json.loads(text)
@@ -144,11 +138,6 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         return None
     numbers = isinstance(line, dict) and all(isinstance(v, int | float) for v in line.values())
     return line if numbers and isinstance(line.get("step"), int) else None
-
-
-def _checkpoints(run: Path) -> Sequence[Path]:
-    root = run / "checkpoints"
-    return [p for p in root.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdecimal()]
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def _step(matrices: list[Work], others: list[Work], group: dict[str, Any]) -> No
     (first, second, third), (eps, residual_eps) = group["betas"], group["eps"]
 
     # u = g / sqrt(second moment)
-    _scale(matrices, "", second, lambda work: work.update.square().add_(eps), _update)
+    _scale(matrices, "", second, lambda work: work.update.square().add_(eps), lambda w: w.update)
     for work in others:
         square = work.state["square"].lerp_(work.update.square().add_(eps), 1 - second)
         work.update.mul_(square.rsqrt())
@@ -117,24 +117,15 @@ def _step(matrices: list[Work], others: list[Work], group: dict[str, Any]) -> No
     # The step is m; for matrices m / sqrt(running mean of (u - m)^2)
     for work in works:
         work.parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    _scale(matrices, "residual_", third, lambda work: _residual(work, residual_eps), _confidence)
+    _scale(
+        *(matrices, "residual_", third),
+        lambda work: (work.update - work.state["mean"]).square_().add_(residual_eps),
+        lambda work: work.update.copy_(work.state["mean"]),  # nothing more is needed of u
+    )
     for work in matrices:
         work.parameter.sub_(work.update, alpha=group["lr"])
     for work in others:
         work.parameter.sub_(work.state["mean"], alpha=group["lr"])
-
-
-def _update(work: Work) -> Tensor:
-    return work.update
-
-
-def _confidence(work: Work) -> Tensor:
-    """m takes the place of u, of which nothing more is needed."""
-    return work.update.copy_(work.state["mean"])
-
-
-def _residual(work: Work, eps: float) -> Tensor:
-    return (work.update - work.state["mean"]).square_().add_(eps)
 
 
 def _scale(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from opensana.errors import CheckpointError
-from opensana.train.engine.shards import fitted
+from opensana.train.engine.shards import resharded
 from opensana.train.optim.came import Came
 from opensana.train.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
 
@@ -113,11 +113,15 @@ class Optimizers:
         matrices = [p for n, p in named.items() if recipe.name == "muon" and is_matrix(n, p)]
         taken = {id(parameter) for parameter in matrices}
         rest = [parameter for parameter in self.parameters if id(parameter) not in taken]
+        common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
         self.parts: list[torch.optim.Optimizer] = []
         if matrices:
-            self.parts.append(_muon(matrices, recipe))
-        if rest:
-            self.parts.append((_came if recipe.name == "came" else _adamw)(rest, recipe))
+            options = {"momentum": recipe.momentum, "steps": recipe.orthogonal_steps}
+            self.parts.append(Muon(matrices, **common, **options))
+        if rest and recipe.name == "came":
+            self.parts.append(Came(rest, **common, **vars(recipe.came)))
+        elif rest:
+            self.parts.append(_adamw(rest, recipe))
 
     def step(self, *, lr: float) -> None:
         for part in self.parts:
@@ -139,7 +143,12 @@ class Optimizers:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        by_name = {self.names[id(p)]: (part, p) for part in self.parts for p in _all(part)}
+        by_name = {
+            self.names[id(p)]: (part, p)
+            for part in self.parts
+            for group in part.param_groups
+            for p in group["params"]
+        }
         for key in tensors:
             name, _, slot = key.rpartition("/")
             if name not in by_name:
@@ -149,7 +158,7 @@ class Optimizers:
                 )
             part, parameter = by_name[name]
             like = part.fresh(parameter)[slot] if isinstance(part, Came) else parameter
-            part.state[parameter][slot] = fitted(tensors, key, like)
+            part.state[parameter][slot] = resharded(tensors, key, like)
 
 
 def base_rate(recipe: Recipe) -> float:
@@ -178,28 +187,6 @@ def learning_rate(step: int, *, lr: float, steps: int, schedule: ScheduleRecipe)
     return lr * (schedule.final + (1 - schedule.final) * fall)
 
 
-def _muon(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Muon:
-    return Muon(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        steps=recipe.orthogonal_steps,
-    )
-
-
-def _came(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> Came:
-    options = recipe.came
-    return Came(
-        parameters,
-        lr=recipe.lr,
-        betas=options.betas,
-        eps=options.eps,
-        clip=options.clip,
-        weight_decay=recipe.weight_decay,
-    )
-
-
 def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.AdamW:
     decayed = [p for p in parameters if p.ndim >= 2]
     plain = [p for p in parameters if p.ndim < 2]
@@ -209,7 +196,3 @@ def _adamw(parameters: list[nn.Parameter], recipe: OptimizerRecipe) -> torch.opt
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, fused=True)
-
-
-def _all(part: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in part.param_groups for parameter in group["params"]]

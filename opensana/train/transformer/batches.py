@@ -5,7 +5,6 @@ Everything in a slot of a step's batch is a function of the seed, the step and t
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,8 +112,9 @@ class Stream:
         spaced = np.linspace(0, len(features) - 1, count).astype(int)
         levels = torch.from_numpy(numpy_generator("fixed").permutation(count))
         sigma = shift_sigma(((levels + 0.5) / count).float(), recipe.flow.shift)
-        batches = []
-        for slots in _by_bucket(features.buckets[spaced], recipe.evaluate.batch):
+        batches, size = [], recipe.evaluate.batch
+        alike = [np.flatnonzero(features.buckets[spaced] == b) for b in np.unique(features.buckets)]
+        for slots in (i[first : first + size] for i in alike for first in range(0, len(i), size)):
             samples = [int(sample) for sample in spaced[slots]]
             captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
             shape = features.shape_of(samples[0])
@@ -173,13 +173,6 @@ def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tens
     if flow.density == "uniform":
         return shift_sigma(uniform(count, generator), flow.shift)
     return shift_sigma(logit_normal(count, generator, flow.mean, flow.std), flow.shift)
-
-
-def _by_bucket(buckets: np.ndarray, batch: int) -> Iterator[np.ndarray]:
-    """The indices of equal bucket numbers, at most `batch` at a time."""
-    for bucket in np.unique(buckets):
-        indices = np.flatnonzero(buckets == bucket)
-        yield from (indices[first : first + batch] for first in range(0, len(indices), batch))
 
 
 def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:

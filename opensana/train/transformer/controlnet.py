@@ -6,7 +6,6 @@ the loss is equation 5 with a velocity in place of the noise).
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
@@ -18,12 +17,12 @@ from opensana.models.load import load_controlnet, load_transformer
 from opensana.train.checkpoints.export import Export
 from opensana.train.engine.ema import Average
 from opensana.train.engine.loop import drive
-from opensana.train.engine.parallel import ALONE, Processes, whole
+from opensana.train.engine.parallel import ALONE, Processes
 from opensana.train.recipe import ControlNetRecipe
 from opensana.train.transformer.batches import SHOWN, FlowBatch, Stream, likeliest
 from opensana.train.transformer.drawing import Drawn
 from opensana.train.transformer.initial import check_fit, trainable
-from opensana.train.transformer.networks import in_training, module_parts
+from opensana.train.transformer.networks import exported, in_training, module_parts
 from opensana.train.transformer.task import FlowTask
 from opensana.transformer.controlnet import Controlled, ControlNet
 from opensana.transformer.model import Transformer
@@ -84,9 +83,7 @@ class ControlledNetwork:
         return lambda x, timestep: self.averaged.velocity(x, timestep, prepared)
 
     def export(self) -> Export:
-        folder = Path(self.recipe.run) / "export" / "controlnet"
-        state = whole(self.average.module.state_dict(), self.processes)
-        return Export(folder, self.trained.config.to_dict(), state)
+        return exported("controlnet", self.average, self.recipe, self.processes)
 
 
 def choose_trained(control: ControlNet) -> None:

@@ -39,12 +39,7 @@ class Drawn:
 
     @classmethod
     def captions(
-        cls,
-        captions: Sequence[int],
-        texts: Texts,
-        *,
-        seed: int,
-        condition: Tensor | None = None,
+        cls, captions: Sequence[int], texts: Texts, *, seed: int, condition: Tensor | None = None
     ) -> "Drawn":
         """Captions of the cache; seeds count up."""
         states = [texts.of(caption) for caption in captions]
@@ -70,7 +65,7 @@ def drawn_texts(recipe: CachedRecipe, features: Features, processes: Processes) 
     states = {prompt: texts.of(ids[prompt]) for prompt in options.prompts if prompt in ids}
     if unknown and options.autoencoder is not None:
         made = encoded(unknown, features, processes.device) if processes.first else None
-        found = processes.shared(made)
+        found = processes.broadcast_object(made)
         states |= found if isinstance(found, dict) else {}
         if isinstance(found, str) and processes.first:
             print(

@@ -30,7 +30,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def initial_transformer(recipe: TransformerRecipe) -> Transformer:
     """The weights of `initial`, or a random start of [model] that depends on the seed alone.
 
-    Given both, the weights go on in a model of [model]: another size of picture, or positions.
+    Given both, the weights train on in a model of [model]: another size of picture, or positions.
     """
     if recipe.initial is not None:
         model = given_transformer(recipe.initial)
@@ -70,7 +70,7 @@ def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:
 def check_trainable(initial: str) -> None:
     """Raise ConfigError for weights that are known to draw in float16 only.
 
-    A published model that is not on this machine is told by its name.
+    A published model that is not on this machine is recognised by its name.
 
     The published float16 models have activations up to a million and lean on a clamp at float16's
     limit, which neither float32 nor bfloat16 has: fine-tuned, they collapse. An own model in

@@ -42,7 +42,11 @@ def add_adapters(model: nn.Module, recipe: LoraRecipe, *, seed: int) -> None:
 
 def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
     """Each target must be the end of the name of a linear layer or a plain convolution."""
-    names = [name.split(".") for name, layer in model.named_modules() if _is_matrix(layer)]
+    names = [
+        name.split(".")
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    ]
     ends = {".".join(parts[start:]) for parts in names for start in range(len(parts))}
     for target in targets:
         if target not in ends:
@@ -50,10 +54,6 @@ def check_targets(model: nn.Module, targets: tuple[str, ...]) -> None:
                 f"lora.targets: {target!r} names no linear layer of the transformer"
                 f"{near(target, ends)}; usual are to_q, to_k, to_v and to_out.0"
             )
-
-
-def _is_matrix(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -16,7 +16,7 @@ from opensana.flow.guidance import Velocity
 from opensana.train.checkpoints.export import Export
 from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
-from opensana.train.engine.parallel import Processes, distributed, shard, whole
+from opensana.train.engine.parallel import Processes, distributed, shard, unsharded
 from opensana.train.engine.task import ModuleState, Part
 from opensana.train.recipe import CachedRecipe
 from opensana.train.transformer.batches import FlowBatch
@@ -25,27 +25,23 @@ from opensana.transformer.model import PreparedText, Stack, Transformer
 
 
 class FlowNetwork(Protocol):
-    """Weights that train, and their EMA: what is measured, drawn and exported."""
+    """Weights that train, and their EMA: what is measured, drawn and exported.
+
+    `trained` is the module that trains, `average` its EMA weights; `engine` is what DDP or FSDP
+    wraps; `parts` are what a checkpoint holds of both, "model" and "ema".
+    """
 
     @property
-    def trained(self) -> Stack:
-        """The module that trains; its frozen parameters stay as they are."""
-        ...
+    def trained(self) -> Stack: ...
 
     @property
-    def average(self) -> Average[Any]:
-        """The EMA weights of `trained`."""
-        ...
+    def average(self) -> Average[Any]: ...
 
     @property
-    def engine(self) -> nn.Module:
-        """The module whose `forward` DDP or FSDP wraps."""
-        ...
+    def engine(self) -> nn.Module: ...
 
     @property
-    def parts(self) -> Mapping[str, Part]:
-        """What a checkpoint holds of both: "model" and "ema"."""
-        ...
+    def parts(self) -> Mapping[str, Part]: ...
 
     def velocity_for(self, batch: FlowBatch) -> Velocity:
         """The velocity in training, for the texts of this batch: of x [B * R, C, h, w]."""
@@ -57,9 +53,7 @@ class FlowNetwork(Protocol):
         """The EMA weights' velocity for texts [B, N, D]; all processes compute the same."""
         ...
 
-    def export(self) -> Export:
-        """The EMA weights in the published layout."""
-        ...
+    def export(self) -> Export: ...
 
 
 class PlainNetwork:
@@ -98,15 +92,21 @@ class PlainNetwork:
         return lambda x, timestep: model.velocity(x, timestep, text)
 
     def export(self) -> Export:
-        folder = Path(self.recipe.run) / "export" / "transformer"
-        state = whole(self.average.module.state_dict(), self.processes)
-        return Export(folder, self.trained.config.to_dict(), state)
+        return exported("transformer", self.average, self.recipe, self.processes)
+
+
+def exported(
+    part: str, average: Average[Any], recipe: CachedRecipe, processes: Processes
+) -> Export:
+    """The EMA weights of a network in the published layout, in the run's export folder."""
+    state = unsharded(average.module.state_dict(), processes)
+    return Export(Path(recipe.run) / "export" / part, average.module.config.to_dict(), state)
 
 
 def in_training(
     network: Transformer | Controlled, recipe: CachedRecipe, processes: Processes
 ) -> tuple[nn.Module, Callable[..., Tensor]]:
-    """The network's `forward` spread over all processes, and its `velocity` for one, compiled."""
+    """What trains in many processes, called by `forward`, and in one, by `velocity`."""
     half = recipe.dtype == "bfloat16"
     engine = distributed(network, recipe.parallel, processes, half=half, compiled=recipe.compile)
     return engine, compiled(network.velocity) if recipe.compile else network.velocity

@@ -34,7 +34,7 @@ class BucketOrder:
         epoch = self.epoch(step)
         bucket, index = self._schedule(epoch)[step - self._before(epoch)]
         first = int(index) * self.batch
-        return [self._visit(int(bucket), place) for place in range(first, first + self.batch)]
+        return [self._visit(int(bucket), index) for index in range(first, first + self.batch)]
 
     def epoch(self, step: int) -> int:
         """The epoch whose samples complete the batch of a step."""
@@ -58,10 +58,10 @@ class BucketOrder:
         order = numpy_generator(self.seed, epoch, "batches").permutation(len(pairs))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)[order]
 
-    def _visit(self, bucket: int, place: int) -> tuple[int, int]:
-        """(epoch, sample) at a place of a bucket's stream."""
-        epoch, place = divmod(place, int(self.counts[bucket]))
-        return epoch, int(self._members[bucket][self._order(bucket, epoch)[place]])
+    def _visit(self, bucket: int, index: int) -> tuple[int, int]:
+        """(epoch, sample) at an index of a bucket's stream."""
+        epoch, index = divmod(index, int(self.counts[bucket]))
+        return epoch, int(self._members[bucket][self._order(bucket, epoch)[index]])
 
     def _order(self, bucket: int, epoch: int) -> np.ndarray:
         known, order = self._orders.get(bucket, (-1, np.empty(0)))

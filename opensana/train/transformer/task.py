@@ -116,12 +116,12 @@ class FlowTask:
         # The losses of all processes, in the order of the global batch
         own = slice(len(self.slots))
         sigmas = torch.cat([part.sigma for part in batch[own]])
-        loss, sigma = processes.gathered(torch.stack([torch.cat(losses[own]), sigmas]))
+        loss, sigma = processes.all_gather(torch.stack([torch.cat(losses[own]), sigmas]))
         values = {"loss": float(loss.mean()), **by_band(loss, sigma)}
         if not isfinite(values["loss"]):
             require_finite(step, self._names(step, ~loss.isfinite()), loss=values["loss"])
         if len(self.streams) > 1:
-            of_prior = processes.gathered(torch.cat(losses[len(self.slots) :]))
+            of_prior = processes.all_gather(torch.cat(losses[len(self.slots) :]))
             values["prior_loss"] = float(of_prior.mean())
             require_finite(step, ["those of the prior"], prior_loss=values["prior_loss"])
 
