@@ -29,6 +29,7 @@ from torch import nn
 from transformers import Gemma2Config, Gemma2Model
 
 from benchmarks.timing import machine, medians
+from opensana.drawing.solving import job_noises
 from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.pipeline import Sana
 from opensana.request import Request
@@ -75,7 +76,7 @@ def plain(config: dict[str, Any]) -> dict[str, Any]:
 
 def sides(theirs: Any, ours: Sana, request: Request) -> tuple[Callable[[], Image.Image], ...]:
     """Ours and theirs, each from the prompt to an image."""
-    noise = next(ours.noises(request, request.seeds))
+    noise = next(job_noises(ours, ours.job(request)))
 
     def fast() -> Image.Image:
         return ours.generate(request)[0].image

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import machine
+from opensana.drawing.job import Job
+from opensana.drawing.solving import encode, job_noises, solve
 from opensana.flow.solvers import SOLVERS
 from opensana.metrics.reconstruction import decibels
 from opensana.pictures.pixels import to_images
@@ -68,16 +70,16 @@ class Drawer:
 
     def __init__(self, sana: Sana, prompts: Sequence[str]) -> None:
         self.sana, self.prompts = sana, prompts
-        self.texts = sana.encode(self.request(EXACT_SOLVER, EXACT), prompts)
+        self.texts = encode(sana, self.job(EXACT_SOLVER, EXACT), prompts)
 
-    def request(self, solver: str, steps: int) -> Request:
+    def job(self, solver: str, steps: int) -> Job:
         name = cast(SolverName, solver)
-        return self.sana.complete(Request(self.prompts[0], seed=0, steps=steps, solver=name))
+        return self.sana.job(Request(self.prompts[0], seed=0, steps=steps, solver=name))
 
     def __call__(self, solver: str, steps: int) -> Drawn:
-        request = self.request(solver, steps)
-        noises = self.sana.noises(request, range(len(self.prompts)))
-        latents = self.sana.solve(request, self.texts, noises)
+        job = self.job(solver, steps)
+        noises = job_noises(self.sana, job, range(len(self.prompts)))
+        latents = solve(self.sana, job, self.texts, noises)
         autoencoder = self.sana.autoencoder
         return Drawn(latents, autoencoder.decode(latents.to(autoencoder.dtype)).float())
 

@@ -4,7 +4,7 @@ One frozen dataclass is the command line's flags, the HTTP body and the pipeline
 """
 
 import math
-import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
@@ -84,26 +84,17 @@ class Request:
         if self.strength is not None:
             _check_strength(self.strength)
 
-    def seeded(self) -> "Request":
-        """This request with its seed decided: itself, or a copy with a random one."""
-        return self if self.seed is not None else replace(self, seed=secrets.randbelow(DRAWN_SEEDS))
 
-    def fitted(self, own: SolverName) -> "Request":
-        """This request with its solver decided, by default the model's `own`, scm for Sprint.
+def as_request(prompt: str | Request, fields: Mapping[str, Any]) -> Request:
+    """A request with some of its fields changed, or one for a prompt."""
+    if isinstance(prompt, Request):
+        return replace(prompt, **fields) if fields else prompt
+    return Request(prompt, **fields)
 
-        RequestError for what the model cannot do.
-        """
-        if own == "scm":
-            _check_sprint(self)
-        elif self.solver == "scm":
-            raise RequestError("solver scm needs a Sprint model, and this is none; try flow_dpm")
-        return replace(self, solver=self.solver or own)
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One seed a picture; call `seeded` first."""
-        assert self.seed is not None, "seeds are known once the request is seeded"
-        return tuple((self.seed + index) % (LARGEST_SEED + 1) for index in range(self.images))
+def seeds_from(first: int, images: int) -> tuple[int, ...]:
+    """One seed a picture; after the largest comes 0."""
+    return tuple((first + index) % (LARGEST_SEED + 1) for index in range(images))
 
 
 def _check_text(name: str, value: object) -> None:
@@ -156,26 +147,3 @@ def _check_solver(value: object) -> None:
     if value not in names:
         hint = near(value, names) if isinstance(value, str) else ""
         raise RequestError(f"solver must be {' or '.join(names)}, got {value!r}{hint}")
-
-
-def _check_sprint(request: Request) -> None:
-    """A Sprint model was taught to jump to the picture, with guidance inside its network."""
-    if request.solver not in (None, "scm"):
-        raise RequestError(
-            f"a Sprint model draws with solver scm alone, got {request.solver!r}; leave solver out"
-        )
-    if request.steps is not None and request.steps > MOST_SPRINT_STEPS:
-        raise RequestError(
-            f"a Sprint model was taught to draw in 1 to {MOST_SPRINT_STEPS} steps and gains "
-            f"nothing from more, got {request.steps} steps; try 2"
-        )
-    if request.negative_prompt.strip():
-        raise RequestError(
-            "a Sprint model takes no negative prompt, for it never draws an unguided half, "
-            f"got {request.negative_prompt!r}; leave it out"
-        )
-    if request.strength is not None:
-        raise RequestError(
-            "a Sprint model draws from text alone so far, got an image to start from; "
-            "leave it out or try another model"
-        )

@@ -40,7 +40,6 @@ HEIGHT = {name: -line for line, names in enumerate(LINES) for name in names}
 LONGEST_MODULE = 300
 # A longer module is a question: here are the answers.
 LONG_FOR_A_REASON = {
-    "pipeline.py": "the one class that people call, its steps in the order they run",
     "train/recipe.py": "every table of a recipe, as its reader meets them",
     "weights/safetensors.py": "one file format, with every way in which a file can be broken",
 }

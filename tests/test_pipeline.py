@@ -5,6 +5,7 @@ Also tests `drawing/solving.py`, `models/load.py`, `models/open.py` and `models/
 
 import json
 import shutil
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from opensana.autoencoder.plan import decoder_chain
+from opensana.drawing.solving import job_noises
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.models import load as reading
 from opensana.models.describe import describe
@@ -99,7 +101,7 @@ def _call(pipeline, noise: torch.Tensor, **options):
 
 
 def test_diffusers_loads_what_we_save_and_draws_the_same(sana: Sana, reference) -> None:
-    noise = next(sana.noises(REQUEST, REQUEST.seeds))
+    noise = next(job_noises(sana, sana.job(REQUEST)))
     theirs = drawn_by_diffusers(reference, noise, output_type="latent")
     ours = sana.draw_latents(REQUEST)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
@@ -192,6 +194,55 @@ def test_a_stop_in_on_step_stops_the_work(quick: Sana) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         quick.generate("a cat", stop, steps=50)
+
+
+class Watched:
+    """Says stop once so many steps are done."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.done: list[int] = []
+
+    def on_step(self, step: int, _total: int, _latent: torch.Tensor) -> None:
+        self.done.append(step)
+
+    def stop(self) -> bool:
+        return len(self.done) >= self.after
+
+
+@pytest.mark.parametrize(
+    ("after", "seeds"), [(0, []), (1, []), (3, []), (4, [4, 5, 6, 7]), (5, [4, 5, 6, 7])]
+)
+@pytest.mark.parametrize("solver", ["flow_dpm", "euler"])
+def test_stop_ends_within_a_step_and_leaves_whole_pictures(
+    quick: Sana, after: int, seeds: list[int], solver: str
+) -> None:
+    """Of two batches of 3 steps. That the last step of a batch is followed by stop draws none."""
+    watched = Watched(after)
+    request = Request("a cat", seed=4, steps=3, images=6, solver=solver)  # pyright: ignore[reportArgumentType]
+    pictures = quick.generate(request, watched.on_step, stop=watched.stop)
+    assert watched.done == list(range(after))
+    assert [picture.request.seed for picture in pictures] == seeds
+    for picture, whole in zip(pictures, quick.generate(request), strict=False):
+        assert picture.png() == whole.png()
+
+
+def test_stop_ends_a_sprint_model_too() -> None:
+    watched = Watched(1)
+    sprint = tiny.sprint(instruction="none")
+    assert sprint.generate("a cat", watched.on_step, steps=4, stop=watched.stop) == []
+    assert watched.done == [0]
+
+
+def test_stop_before_the_work_does_none(quick: Sana, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opensana.pipeline.encode", None)
+    assert list(quick.draw("a cat", steps=1, stop=lambda: True)) == []
+
+
+def test_an_event_that_is_never_set_stops_nothing(quick: Sana) -> None:
+    request, event = Request("a cat", seed=1, steps=2), threading.Event()
+    [picture] = quick.generate(request, stop=event.is_set)
+    assert picture.png() == quick.generate(request)[0].png()
 
 
 def test_pictures_come_when_their_batch_is_done(quick: Sana) -> None:
@@ -364,7 +415,7 @@ def test_a_folder_with_eulers_scheduler_is_drawn_with_euler_and_stays_one(
     saved = Sana.load(again, device="cpu")
     assert (saved.shift, saved.info.solver) == (2.5, "euler")
     theirs = drawn_by_diffusers(
-        load_diffusers(again), next(saved.noises(REQUEST, [5])), output_type="latent"
+        load_diffusers(again), next(job_noises(saved, saved.job(REQUEST))), output_type="latent"
     )
     ours = saved.draw_latents(REQUEST)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
@@ -405,7 +456,7 @@ def test_another_transformer_stands_in(saved: Path, quick: Sana, tmp_path: Path)
     model = Sana.load(saved, device="cpu", dtype="float32", transformer=tmp_path / "run")
     torch.testing.assert_close(model.transformer.state_dict(), other.state_dict())
     [picture] = model.generate(replace(REQUEST, steps=1))
-    assert picture.facts["transformer"] == str(tmp_path / "run")
+    assert picture.provenance["transformer"] == str(tmp_path / "run")
 
     narrow = tiny.transformer(replace(tiny.TRANSFORMER, caption_channels=24))
     replace(quick, transformer=narrow).save(tmp_path / "narrow")
@@ -441,7 +492,7 @@ def test_a_folder_may_name_its_text_encoder(
     pipeline = load_diffusers(tmp_path / "whole")
     theirs = drawn_by_diffusers(
         pipeline,
-        next(loaded.noises(REQUEST, [5])),
+        next(job_noises(loaded, loaded.job(REQUEST))),
         output_type="latent",
         complex_human_instruction=None,
     )

@@ -8,7 +8,7 @@ import tyro
 from pydantic import TypeAdapter, ValidationError
 
 from opensana.errors import OpensanaError, RequestError
-from opensana.request import LARGEST_SEED, Request
+from opensana.request import LARGEST_SEED, Request, as_request, seeds_from
 
 
 def test_the_defaults_need_only_a_prompt() -> None:
@@ -85,16 +85,15 @@ def test_a_request_cannot_be_changed() -> None:
 
 
 def test_seeds_follow_from_the_first() -> None:
-    assert Request("a fox", seed=7, images=3).seeds == (7, 8, 9)
-    assert Request("a fox", seed=LARGEST_SEED, images=2).seeds == (LARGEST_SEED, 0)
+    assert seeds_from(7, 3) == (7, 8, 9)
+    assert seeds_from(LARGEST_SEED, 2) == (LARGEST_SEED, 0)
 
 
-def test_a_seed_is_drawn_only_when_none_was_given() -> None:
-    request = Request("a fox", seed=5)
-    assert request.seeded() is request
-    drawn = {Request("a fox").seeded().seed for _ in range(8)}
-    assert len(drawn) > 1
-    assert None not in drawn
+def test_fields_may_be_added_to_a_prompt_or_a_request() -> None:
+    request = Request("a fox", steps=3)
+    assert as_request("a fox", {"steps": 3}) == request
+    assert as_request(request, {}) is request
+    assert as_request(request, {"steps": 4}) == Request("a fox", steps=4)
 
 
 def test_the_command_line_reads_it(capsys: pytest.CaptureFixture[str]) -> None:

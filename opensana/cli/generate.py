@@ -20,6 +20,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
+from opensana.drawing.inputs import Inputs, read_inputs
 from opensana.drawing.recorded import (
     DIGEST,
     check_same,
@@ -35,14 +36,14 @@ from opensana.models.options import LoadOptions
 from opensana.request import Request
 
 if TYPE_CHECKING:
-    from opensana.drawing.control_image import Control
-    from opensana.drawing.init_image import Original
+    from opensana.drawing.control_image import ControlImage
+    from opensana.drawing.init_image import InitImage
     from opensana.pipeline import Picture, Sana
     from opensana.weights.lora import Lora
 
 
 @dataclass(frozen=True)
-class Generate(LoadOptions, Request, Command):
+class Generate(LoadOptions, Inputs, Request, Command):
     """Draw pictures from a prompt; their paths go to stdout."""
 
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
@@ -55,15 +56,6 @@ class Generate(LoadOptions, Request, Command):
     """Replace existing files; without it the new one gets -1, -2, ... before .png."""
     prompt_file: Annotated[str | None, arg(metavar="FILE")] = None
     """Draw one prompt a line of this file; - reads standard input."""
-    image: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Start from this picture instead of noise; its size is kept unless one is given."""
-    mask: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Draw anew only where this picture is white, or painted on a transparent ground; every other
-    pixel of --image stays."""
-    control_image: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The picture that the ControlNet follows; it is scaled and cut to the size that is drawn."""
-    control_scale: Annotated[float, arg(metavar="FACTOR")] = 1.0
-    """How much the control image counts; 0 draws as without it."""
     from_png: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw a picture again from what its PNG records; flags given beside it change that."""
     no_metadata: bool = False
@@ -81,11 +73,11 @@ class Generate(LoadOptions, Request, Command):
 
     def run(self) -> None:
         requests = self.requests()
-        original, control = self.inputs()
+        init_image, control = self.inputs()
         files = PictureFiles(self.output, overwrite=self.overwrite)
         files.check(requests)
         sana = self._load()
-        pictures = chain.from_iterable(_draw(sana, one, original, control) for one in requests)
+        pictures = chain.from_iterable(_draw(sana, one, init_image, control) for one in requests)
         for index, picture in enumerate(pictures):
             path = files.path(seed=picture.request.seed, index=index)
             picture.save(path, metadata=not self.no_metadata)
@@ -105,47 +97,34 @@ class Generate(LoadOptions, Request, Command):
         finally:
             gc.enable()
 
-    def inputs(self) -> "tuple[Original | None, Control | None]":
+    def inputs(self) -> "tuple[InitImage | None, ControlImage | None]":
         """The picture to start from and the one to follow; RequestError unless they are those of
         --from-png.
         """
-        from opensana.drawing.control_image import read_control
-        from opensana.drawing.init_image import read_original
-
-        wanted = {} if self.from_png is None else recorded_files(self.from_png)
+        png = self.from_png
+        wanted = {} if png is None else recorded_files(png)
         for name in wanted:
             if not getattr(self, name):
-                raise RequestError(f"{self.from_png} was drawn with {flag(name)}; give it again")
-        original = read_original(
-            self.image, self.mask, strength=self.strength, binned=self.binned, notice=say
-        )
-        expected = self.controlnet is not None
-        control = read_control(self.control_image, self.control_scale, expected=expected)
-        digests = (original.facts if original else {}) | (control.facts if control else {})
-        digests["lora" + DIGEST] = [lora.sha256 for lora in self.loras]
+                raise RequestError(f"{png} was drawn with {flag(name)}; give it again")
+        controlnet = self.controlnet is not None
+        init_image, control = read_inputs(self, self, controlnet=controlnet, notice=say)
+        digests: dict[str, Any] = {"lora" + DIGEST: [lora.sha256 for lora in self.loras]}
+        for part in filter(None, (init_image, control)):
+            digests |= part.provenance
         for name, known in wanted.items():
             given = zip(each(getattr(self, name)), each(digests[name + DIGEST]), strict=True)
-            assert self.from_png is not None
-            check_same(self.from_png, name, list(given), known)
+            check_same(str(png), name, list(given), known)
         for lora in self.loras:
             for line in lora.notes:
                 say(line)
-        return original, control
+        return init_image, control
 
     @cached_property
     def loras(self) -> "list[Lora]":
         """The LoRAs, read."""
-        from opensana.weights.lora import read_lora
+        from opensana.weights.lora import paired, read_lora
 
-        given, scales = len(each(self.lora)), len(each(self.lora_scale))
-        if scales and not given:
-            raise RequestError("--lora-scale belongs to --lora PATH: give both or neither")
-        if scales not in (0, given):
-            raise RequestError(
-                f"got {given} --lora and {scales} --lora-scale: give one for each, in the same "
-                "order, or none"
-            )
-        return [read_lora(path) for path in each(self.lora)]
+        return [read_lora(path) for path, _ in paired(self.lora, self.lora_scale)]
 
     @property
     def lora_scales(self) -> list[float]:
@@ -209,15 +188,15 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
 
 
 def _draw(
-    sana: "Sana", request: Request, original: "Original | None", control: "Control | None"
+    sana: "Sana", request: Request, init: "InitImage | None", control: "ControlImage | None"
 ) -> "Iterator[Picture]":
     with _progress(request) as on_step:
         yield from sana.draw(
             request,
             on_step=on_step,
             notice=say,
-            image=original and original.image,
-            mask=original and original.mask,
+            image=init and init.image,
+            mask=init and init.mask,
             control_image=control and control.image,
             control_scale=control.scale if control else 1.0,
         )

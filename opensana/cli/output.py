@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Formatter
 
 from opensana.errors import RequestError, near
-from opensana.request import DRAWN_SEEDS, Request
+from opensana.request import DRAWN_SEEDS, Request, seeds_from
 
 DEFAULT_NAME = "out_{seed}.png"
 PLACEHOLDERS = ("seed", "index")
@@ -70,7 +70,7 @@ def _seeds(requests: Iterable[Request]) -> Iterator[int]:
     random = count(DRAWN_SEEDS - 1, -1)
     for request in requests:
         drawn = (next(random) for _ in range(request.images))
-        yield from drawn if request.seed is None else request.seeds
+        yield from drawn if request.seed is None else seeds_from(request.seed, request.images)
 
 
 def _split(pattern: str) -> tuple[Path, str]:

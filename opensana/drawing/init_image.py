@@ -1,30 +1,31 @@
-"""Original: the picture that an edit starts from, and which of its pixels are drawn anew."""
+"""InitImage: the picture that an edit starts from, and which of its pixels are drawn anew."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from opensana.drawing.mask import drawn_part
+from opensana.drawing.recorded import DIGEST, digest
 from opensana.errors import RequestError
+from opensana.models.resolution_bins import Size
 from opensana.pictures.input import ImageSource, read_image, read_layer
 from opensana.pictures.resize import covering
-from opensana.request import LARGEST_SIZE, SIZE_STEP, Request
+from opensana.request import LARGEST_SIZE, SIZE_STEP
 
 STRENGTH = 0.6
-"""The strength of a request for a whole picture that leaves it out; with a mask it is 1."""
+"""Of a request for a whole picture that leaves it out; with a mask it is 1."""
 FAR_LARGER = 4  # times the pixels that a model was trained for
 FEATHER = 8
 """How many pixels inside the mask's edge blend from the original to what was drawn."""
 
 
 @dataclass(frozen=True)
-class Original:
-    """A picture and, for inpainting, its mask; `read_original` makes one from files."""
+class InitImage:
+    """A picture and, for inpainting, its mask; `read_init_image` makes one from files."""
 
     image: Image.Image
     """RGB."""
@@ -38,35 +39,30 @@ class Original:
             )
 
     @cached_property
-    def facts(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """SHA-256 of the pixels, by which a PNG remembers what it was drawn from."""
         parts = {"image": self.image, "mask": self.mask}
-        return {f"{name}_sha256": _sha256(part) for name, part in parts.items() if part is not None}
+        return {name + DIGEST: digest(part) for name, part in parts.items() if part is not None}
 
-    def complete(self, request: Request, unit: int) -> Request:
-        """The request with size and strength decided: the picture's shape in steps of `unit`.
+    @property
+    def default_strength(self) -> float:
+        """The strength of a request that leaves it out."""
+        return STRENGTH if self.mask is None else 1.0
+
+    def size_for(self, width: int | None, height: int | None, unit: int) -> Size:
+        """The size of a request, by default the picture's shape in steps of `unit`.
 
         Of a size that is half given the other half follows the picture's shape.
         """
         unit = math.lcm(unit, SIZE_STEP)
-        width, height = request.width, request.height
-        shape = self.image.width / self.image.height
+        shape, width_given = self.image.width / self.image.height, bool(width)
         if width is None:
             width = _rounded(height * shape if height else self.image.width, unit)
         if height is None:
-            height = _rounded(width / shape if request.width else self.image.height, unit)
-        strength = request.strength or (STRENGTH if self.mask is None else 1.0)
-        return replace(request, width=width, height=height, strength=strength)
+            height = _rounded(width / shape if width_given else self.image.height, unit)
+        return width, height
 
-    def fit(self, request: Request, *, native: int, notice: Callable[[str], None]) -> "Original":
-        """`fitted` to the size of a complete request; `notice` gets its `fit_notes`."""
-        assert request.width
-        assert request.height
-        for note in self.fit_notes(request.width, request.height, native=native):
-            notice(note)
-        return self.fitted(request.width, request.height)
-
-    def fitted(self, width: int, height: int) -> "Original":
+    def resized(self, width: int, height: int) -> "InitImage":
         """Scaled until it covers the size, then cut to it about its centre.
 
         A pixel of the new mask is white when any white falls on it.
@@ -76,12 +72,12 @@ class Original:
             return self
         image = covering(self.image, *size)
         if self.mask is None:
-            return Original(image)
+            return InitImage(image)
         shares = ImageOps.fit(self.mask.convert("F"), size, Image.Resampling.BOX)
-        return Original(image, _black_and_white(np.asarray(shares) > 0))
+        return InitImage(image, _black_and_white(np.asarray(shares) > 0))
 
-    def fit_notes(self, width: int, height: int, *, native: int) -> Iterator[str]:
-        """What the user should know of `fitted`, with a model for `native` x `native` pixels."""
+    def resize_notes(self, width: int, height: int, *, native: int) -> Iterator[str]:
+        """What the user should know of `resized`, with a model for `native` x `native` pixels."""
         if self.mask is not None and self.mask.getextrema() == (255, 255):
             yield "the mask is white on the whole picture: all of it is drawn anew"
         if self.image.size != (width, height):
@@ -106,16 +102,17 @@ class Original:
 
     def paste(self, drawn: Image.Image) -> Image.Image:
         """What was drawn where the mask is white; elsewhere every bit of the original."""
-        return drawn if self.mask is None else Image.composite(drawn, self.image, self.blend)
+        return drawn if self.blend is None else Image.composite(drawn, self.image, self.blend)
 
     @cached_property
-    def blend(self) -> Image.Image:
+    def blend(self) -> Image.Image | None:
         """The share of what was drawn, mode L: 0 outside the mask, 255 deep inside it.
 
         Between them it rises in equal steps over the outer FEATHER pixels of the mask, over fewer
         where the mask is thinner, so that a thin stroke is drawn anew as well.
         """
-        assert self.mask is not None
+        if self.mask is None:
+            return None
         depth, eroded = np.zeros(self.mask.size[::-1], np.uint8), self.mask
         for _ in range(FEATHER):
             depth += np.asarray(eroded) > 0
@@ -127,26 +124,12 @@ class Original:
         return Image.fromarray((255 * share).round().astype(np.uint8))
 
 
-def read_original(
-    image: ImageSource | None,
-    mask: ImageSource | None,
-    *,
-    strength: float | None = None,
-    binned: bool = False,
-    notice: Callable[[str], None] = lambda _: None,
-) -> Original | None:
-    """The original of a request, None when it has none; a mask's `drawn_part` is drawn anew."""
-    if image is None:
-        for name, value in (("mask", mask), ("strength", strength)):
-            if value is not None:
-                raise RequestError(f"{name} was given without a picture; add the image to change")
-        return None
-    if binned:
-        raise RequestError(
-            "a picture to start from is drawn at its own size, not binned; leave binned out"
-        )
+def read_init_image(
+    image: ImageSource, mask: ImageSource | None, notice: Callable[[str], None]
+) -> InitImage:
+    """The picture and its mask, read: the mask's `drawn_part` is drawn anew."""
     picture = read_image(image)
-    return Original(picture, None if mask is None else _read_mask(mask, picture.size, notice))
+    return InitImage(picture, None if mask is None else _read_mask(mask, picture.size, notice))
 
 
 def _read_mask(
@@ -171,8 +154,3 @@ def _black_and_white(white: np.ndarray) -> Image.Image:
 
 def _rounded(pixels: float, unit: int) -> int:
     return min(max(round(pixels / unit), 1), LARGEST_SIZE // unit) * unit
-
-
-def _sha256(image: Image.Image) -> str:
-    size = f"{image.mode} {image.width} {image.height} ".encode()
-    return hashlib.sha256(size + image.tobytes()).hexdigest()

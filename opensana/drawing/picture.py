@@ -31,7 +31,8 @@ class Picture:
     image: Image.Image
     request: Request
     model: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What it was drawn from, beside model and request: files by their digests, scales."""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -39,10 +40,10 @@ class Picture:
         note = {
             "format": FORMAT,
             "model": self.model,
-            **self.facts,
+            **self.provenance,
             "request": asdict(self.request),
         }
-        text = parameters(self.request, self.model, self.facts)
+        text = parameters(self.request, self.model, self.provenance)
         return {"parameters": text, CHUNK: json.dumps(note)}
 
     def png(self, *, metadata: bool = True) -> bytes:
@@ -68,7 +69,9 @@ class Picture:
         return path
 
 
-def parameters(request: Request, model: str = "", facts: Mapping[str, Any] | None = None) -> str:
+def parameters(
+    request: Request, model: str = "", provenance: Mapping[str, Any] | None = None
+) -> str:
     """The A1111 text: prompt, negative prompt, one line of settings; of several LoRAs each."""
     lines = [request.prompt]
     if request.negative_prompt:
@@ -81,7 +84,7 @@ def parameters(request: Request, model: str = "", facts: Mapping[str, Any] | Non
         "Size": f"{request.width}x{request.height}",
         "Denoising strength": request.strength,
         "Model": model,
-        **_several_loras(facts or {}),
+        **_several_loras(provenance or {}),
     }
     lines.append(
         ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items() if v not in ("", None))
@@ -89,9 +92,9 @@ def parameters(request: Request, model: str = "", facts: Mapping[str, Any] | Non
     return "\n".join(lines)
 
 
-def _several_loras(facts: Mapping[str, Any]) -> dict[str, str]:
+def _several_loras(provenance: Mapping[str, Any]) -> dict[str, str]:
     """By number, as the names of their files are not recorded."""
-    digests, scales = facts.get("lora_sha256"), facts.get("lora_scale")
+    digests, scales = provenance.get("lora_sha256"), provenance.get("lora_scale")
     if not isinstance(digests, list) or not isinstance(scales, list):
         return {}
     return {

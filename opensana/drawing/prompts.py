@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from opensana.request import Request
+from opensana.drawing.job import Job
 from opensana.text.encoder import TextEncoder, TextStates
 
 # How other programs weigh words: (red:1.5), (red)1.5, [red:blue:0.5], [red:0.5], [red|blue],
@@ -25,31 +25,26 @@ SHOWN = 40
 
 
 def read_prompts(
-    encoder: TextEncoder, request: Request, prompts: Sequence[str] | None = None
+    encoder: TextEncoder, job: Job, prompts: Sequence[str] | None = None
 ) -> list[TextStates]:
     """The prompt, or `prompts`, with the instruction; for guidance the negative one without."""
-    states = [encoder.encode(prompts or [request.prompt])]
-    if has_negative_half(request):
-        states.append(encoder.encode_plain([request.negative_prompt]))
+    states = [encoder.encode(prompts or [job.request.prompt])]
+    if job.guided:
+        states.append(encoder.encode_plain([job.request.negative_prompt]))
     return states
 
 
-def has_negative_half(request: Request) -> bool:
-    """Guidance of 1 and less is none, as published; that of Sprint is inside its network."""
-    assert request.guidance is not None, "the request is complete"
-    return request.guidance > 1 and request.solver != "scm"
-
-
-def prompt_notes(encoder: TextEncoder, request: Request) -> Iterator[str]:
-    """A line for each thing in a complete request's prompts that has no effect, or another."""
+def prompt_notes(encoder: TextEncoder, job: Job) -> Iterator[str]:
+    """A line for each thing in the prompts that has no effect, or another."""
+    request = job.request
     read = {"prompt": request.prompt}
     cut = {"prompt": encoder.truncated(request.prompt)}
-    if has_negative_half(request):
+    if job.guided:
         read["negative prompt"] = request.negative_prompt
         cut["negative prompt"] = encoder.truncated(request.negative_prompt, plain=True)
     elif request.negative_prompt.strip():
         yield (
-            f"the negative prompt has no effect, since guidance is {request.guidance:g}: it counts "
+            f"the negative prompt has no effect, since guidance is {job.guidance:g}: it counts "
             "above 1"
         )
     for name, text in read.items():

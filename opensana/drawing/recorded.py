@@ -1,16 +1,26 @@
 """What a PNG records of the picture in it, and whether the files given again are the same."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opensana.errors import RequestError
 from opensana.models.options import DEFAULT_MODEL
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 DIGEST = "_sha256"
 FILES = ("image", "mask", "control_image", "lora")
 """Flags whose files a picture records by their digest."""
+
+
+def digest(image: "Image.Image") -> str:
+    """SHA-256 of the size and the pixels, by which a PNG remembers what it was drawn from."""
+    size = f"{image.mode} {image.width} {image.height} ".encode()
+    return hashlib.sha256(size + image.tobytes()).hexdigest()
 
 
 def recorded(path: Path) -> dict[str, Any]:
@@ -43,7 +53,7 @@ def recorded_scales(path: Path) -> list[float]:
 
 
 def check_same(
-    png: Path, name: str, given: Sequence[tuple[Any, str]], wanted: Sequence[Any]
+    png: str, name: str, given: Sequence[tuple[Any, str]], wanted: Sequence[Any]
 ) -> None:
     """RequestError unless the files given with a flag, and their digests, are those of a PNG."""
     if len(given) != len(wanted):

@@ -1,33 +1,29 @@
-"""From noise to latents: a request's solver, led by the transformer's velocity.
+"""From a job to latents: what the network reads, noise, and the solver that its velocity leads.
 
 Shapes: B pictures, C channels of the latent, h w its size.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
+from opensana.drawing.decoding import encode_image
+from opensana.drawing.job import Job
+from opensana.drawing.prompts import read_prompts
 from opensana.flow.edit import Start, from_picture
 from opensana.flow.guidance import Velocity, guided_velocity
+from opensana.flow.noise import noises_for
 from opensana.flow.scm import scm, scm_sigmas
 from opensana.flow.solvers import SOLVERS, OnStep
-from opensana.request import Request
+from opensana.models.open import OpenModel
 from opensana.transformer.config import TransformerConfig
-from opensana.transformer.controlnet import Controlled, ControlledText, ControlNet
-from opensana.transformer.model import PreparedText, Transformer
+from opensana.transformer.controlnet import Controlled, ControlledText
+from opensana.transformer.model import PreparedText
 
 Prepared = PreparedText | ControlledText
 Text = TypeVar("Text", contravariant=True)
-
-
-@dataclass(frozen=True)
-class Condition:
-    """The latent of a control image [1, C, h, w], and how much it counts."""
-
-    latent: Tensor
-    scale: float
 
 
 class Network(Protocol[Text]):
@@ -46,49 +42,76 @@ class Network(Protocol[Text]):
     ) -> Tensor: ...
 
 
-def network_of(transformer: Transformer, controlnet: ControlNet | None) -> Network[Any]:
+def network_of(model: OpenModel) -> Network[Any]:
     """What leads the solver."""
-    return transformer if controlnet is None else Controlled(transformer, controlnet)
+    if model.controlnet is None:
+        return model.transformer
+    return Controlled(model.transformer, model.controlnet)
 
 
-def prepare(
-    transformer: Transformer,
-    controlnet: ControlNet | None,
-    states: Tensor,
-    mask: Tensor,
-    condition: Condition | None,
-) -> Prepared:
-    """A prompt [B, N, D] as that network reads it, with all that needs no step."""
-    if controlnet is None or condition is None:
-        return transformer.fold(transformer.prepare_text(states, mask))
-    network = Controlled(transformer, controlnet)
-    return network.fold(network.prepare(states, mask, condition.latent, scale=condition.scale))
+def encode(
+    model: OpenModel,
+    job: Job,
+    prompts: Sequence[str] | None = None,
+    *,
+    memory: int | None = None,
+) -> list[Prepared]:
+    """What the network reads: the prompt, or `prompts`, and for guidance the negative one.
+
+    All that needs no step is done here. With a ControlNet the latent of the control image, made
+    with `memory` as in `decode_images`, is read beside each.
+    """
+    found: list[Prepared] = []
+    latent, control = None, job.control_image
+    if control is not None:
+        latent = encode_image(model.autoencoder, control.image, memory=memory)
+    for text in read_prompts(model.text, job, prompts):
+        states, mask = text.states.to(model.device), text.mask.to(model.device)
+        if model.controlnet is None or control is None or latent is None:
+            found.append(model.transformer.fold(model.transformer.prepare_text(states, mask)))
+        else:
+            network = Controlled(model.transformer, model.controlnet)
+            found.append(network.fold(network.prepare(states, mask, latent, scale=control.scale)))
+    return found
+
+
+def job_noises(model: OpenModel, job: Job, seeds: Sequence[int] | None = None) -> Iterator[Tensor]:
+    """Latents of noise, float32, one a seed: one to start from, and scm takes one a step."""
+    shape = (model.autoencoder.latent_channels, *job.latent_size)
+    return noises_for(job.seeds if seeds is None else seeds, shape, model.device)
+
+
+def job_start(model: OpenModel, job: Job, *, memory: int | None = None) -> Start | None:
+    """Where an edit starts: the latent of its init image, and the cells that are drawn anew."""
+    if job.init_image is None:
+        return None
+    cells = job.init_image.cells(model.autoencoder.compression)
+    redrawn = None if cells is None else torch.from_numpy(cells).to(model.device)
+    x0 = encode_image(model.autoencoder, job.init_image.image, memory=memory)
+    return Start(x0, job.strength, redrawn)
 
 
 def solve(
-    network: Network[Text],
-    request: Request,
-    texts: Sequence[Text],
+    model: OpenModel,
+    job: Job,
+    texts: Sequence[Prepared],
     noises: Iterable[Tensor],
     *,
-    shift: float,
     on_step: OnStep | None = None,
     start: Start | None = None,
 ) -> Tensor:
-    """The latents [B, C, h, w] of a complete request.
+    """The latents [B, C, h, w] of a job.
 
     `texts` are the prompt and, for guidance, the negative prompt; of `noises` scm takes one a step,
-    every other solver the first. `shift` moves the noise levels towards noise (section 4.2).
+    every other solver the first. Noise levels are shifted towards noise (section 4.2).
     """
-    assert request.steps is not None
-    assert request.guidance is not None
-    assert request.solver is not None
-    velocities = [velocity_of(network, text, request.guidance) for text in texts]
-    velocity = guided_velocity(velocities, request.guidance)
-    if request.solver == "scm":
-        return scm(velocity, noises, scm_sigmas(request.steps), on_step)
-    solver, noise = SOLVERS[request.solver], next(iter(noises))
-    sigmas = solver.sigmas(request.steps, shift)
+    network = network_of(model)
+    velocities = [velocity_of(network, text, job.guidance) for text in texts]
+    velocity = guided_velocity(velocities, job.guidance)
+    if job.solver == "scm":
+        return scm(velocity, noises, scm_sigmas(job.steps), on_step)
+    solver, noise = SOLVERS[job.solver], next(iter(noises))
+    sigmas = solver.sigmas(job.steps, model.shift)
     if start is not None:
         velocity, noise, sigmas = from_picture(start, velocity, noise, sigmas)
     return solver.solve(velocity, noise, sigmas, on_step)
@@ -103,3 +126,19 @@ def velocity_of(network: Network[Text], text: Text, guidance: float) -> Velocity
         return network.velocity(x, timestep.expand(len(x)), text, guidance=scale)
 
     return velocity
+
+
+class Stopped(Exception):
+    """No more is wanted; raised between two steps and caught where pictures are yielded."""
+
+
+def watched(on_step: OnStep | None, stop: Callable[[], bool], batch: int, batches: int) -> OnStep:
+    """`on_step` with its steps counted over all batches; after each, Stopped if `stop` says so."""
+
+    def watch(step: int, total: int, x: Tensor) -> None:
+        if on_step is not None:
+            on_step(batch * total + step, batches * total, x)
+        if stop():
+            raise Stopped
+
+    return watch

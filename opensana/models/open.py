@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_device, resolve_dtype
@@ -19,6 +21,8 @@ from opensana.models.load import (
 )
 from opensana.models.options import LoadOptions
 from opensana.models.parts import SPRINT_PART, stored_dtype
+from opensana.models.save import write_model
+from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
@@ -45,6 +49,39 @@ class OpenModel:
     """What lets a control image steer the transformer."""
     few_step: Transformer | None = None
     """A distilled transformer beside the model's own, which draws in 1 to 4 steps."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.transformer.parameters()).device
+
+    @property
+    def shift(self) -> float:
+        """How far the solver's noise levels are shifted towards noise (section 4.2)."""
+        return self.info.shift
+
+    @property
+    def sprint(self) -> bool:
+        """A few-step model, whose network takes the guidance as an input (SANA-Sprint)."""
+        return self.transformer.config.guidance_embeds
+
+    @property
+    def native_size(self) -> int:
+        """The side in pixels of the pictures that the model was trained for."""
+        return self.transformer.config.sample_size * self.autoencoder.compression
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the whole model in the published layout; diffusers reads it."""
+        return write_model(
+            folder,
+            text=self.text,
+            transformer=self.transformer,
+            autoencoder=self.autoencoder,
+            info=self.info,
+            sprint=self.few_step,
+        )
+
+
+Model = TypeVar("Model", bound=OpenModel)
 
 
 def open_model(options: LoadOptions) -> OpenModel:
@@ -98,3 +135,17 @@ def _few_step(folder: Path, variant: str | None) -> Transformer | None:
     """The distilled transformer that a model folder may bring."""
     part = folder / SPRINT_PART
     return load_transformer(part, variant=variant) if part.is_dir() else None
+
+
+def few_step_model(model: Model, request: Request) -> Model | None:
+    """The model with its few-step transformer, where it has one that can draw the request.
+
+    That is for 1 to 4 steps, without a negative prompt and from text alone, or for solver scm.
+    """
+    if model.few_step is None or request.solver not in (None, "scm"):
+        return None
+    plain = request.strength is None and not request.negative_prompt.strip()
+    short = request.steps is not None and request.steps <= MOST_SPRINT_STEPS
+    if request.solver != "scm" and not (plain and short):
+        return None
+    return replace(model, transformer=model.few_step, info=model.info.sprint, few_step=None)

@@ -132,7 +132,8 @@ def paired(
     scales = given or [1.0] * len(sources)
     if len(scales) != len(sources):
         raise ConfigError(
-            f"lora_scale has {len(scales)} values for {len(sources)} LoRAs; give one for each"
+            f"lora_scale has {len(scales)} values for {len(sources)} LoRAs; give one for each, in "
+            "the same order, or none"
         )
     for one in scales:
         _check_scale(one)

@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from opensana.cli import main
-from opensana.drawing.init_image import read_original
+from opensana.drawing.inputs import Inputs, read_inputs
 from opensana.drawing.picture import Picture
-from opensana.request import Request
+from opensana.request import Request, seeds_from
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+RANDOM = 1234567
 
 
 class PaintedSana:
@@ -24,7 +27,7 @@ class PaintedSana:
 
     def __init__(self) -> None:
         self.loads, self.requests = [], []
-        self.facts: dict[str, str] = {}
+        self.provenance: dict[str, str] = {}
         self.failure: BaseException | None = None
         self.painted_before_failure = 0
 
@@ -44,21 +47,23 @@ class PaintedSana:
         control_scale: float = 1.0,
     ) -> Iterator[Picture]:
         self.requests.append(request)
-        original = read_original(image, mask)
-        self.facts = original.facts if original else {}
+        inputs = Inputs(image=image, mask=mask)
+        init_image, _ = read_inputs(inputs, request, controlnet=False, notice=notice)
+        self.provenance = init_image.provenance if init_image else {}
         if len(request.prompt) > 100:
             notice("the prompt is too long")
         steps = 20 if request.steps is None else request.steps
         for step in range(steps):
             on_step(step, steps, None)
         whole = replace(
-            request.seeded(),
+            request,
+            seed=RANDOM if request.seed is None else request.seed,
             width=request.width or 64,
             height=request.height or 64,
             steps=steps,
             guidance=4.5 if request.guidance is None else request.guidance,
         )
-        for number, seed in enumerate(whole.seeds):
+        for number, seed in enumerate(seeds_from(whole.seed or 0, whole.images)):
             if self.failure is not None and number == self.painted_before_failure:
                 raise self.failure
             yield self.paint(whole, seed)
@@ -66,7 +71,7 @@ class PaintedSana:
     def paint(self, request: Request, seed: int) -> Picture:
         image = Image.new("RGB", (request.width or 64, request.height or 64), (seed % 256, 0, 0))
         own = replace(request, seed=seed, images=1)
-        return Picture(image, own, model="painted", facts=self.facts)
+        return Picture(image, own, model="painted", provenance=self.provenance)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

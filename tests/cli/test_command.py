@@ -22,7 +22,7 @@ class Painted:
     def load(*_, **__): return Painted()
     def draw(self, request, notice, **_):
         notice(request.prompt)
-        for seed in request.seeds:
+        for _ in range(request.images):
             yield Picture(Image.new('RGB', (8, 8)), request)
 opensana.Sana = Painted()
 program()

@@ -39,7 +39,7 @@ def test_a_binned_picture_is_drawn_again_as_one(sana: PaintedSana) -> None:
 
 def test_image_and_mask_reach_the_model(scans: PaintedSana) -> None:
     assert main([*EDIT, "--strength", "0.4", "-n", "2"]) == 0
-    assert scans.facts.keys() == {"image_sha256", "mask_sha256"}
+    assert scans.provenance.keys() == {"image_sha256", "mask_sha256"}
     assert scans.requests == [Request("x", seed=1, images=2, strength=0.4)]
 
 
@@ -55,7 +55,7 @@ def test_an_edit_is_drawn_again_from_the_same_picture(scans: PaintedSana, tmp_pa
 def test_a_plain_picture_may_be_redrawn_with_an_image(scans: PaintedSana) -> None:
     assert main(["generate", "x", "-o", "plain.png"]) == 0
     assert main(["generate", "--from-png", "plain.png", "--image", "cat.png"]) == 0
-    assert scans.facts.keys() == {"image_sha256"}
+    assert scans.provenance.keys() == {"image_sha256"}
 
 
 @pytest.mark.parametrize(

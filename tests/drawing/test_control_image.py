@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from opensana.cli import main
-from opensana.drawing.control_image import read_control
+from opensana.drawing.control_image import read_control_image
+from opensana.drawing.inputs import Inputs, check_inputs
 from opensana.drawing.picture import read_note
+from opensana.drawing.solving import job_noises
 from opensana.errors import ConfigError, RequestError, WeightsError
 from opensana.models.save import write_controlnet
 from opensana.pictures.pixels import to_pixels
@@ -58,8 +60,7 @@ def latent_of(sana: Sana, request: Request = REQUEST, **options) -> torch.Tensor
 def test_what_is_drawn_is_the_controlled_velocity(sana: Sana, guidance: float) -> None:
     """One Euler step is one velocity, taken here from the networks themselves."""
     request = replace(REQUEST, steps=1, solver="euler", guidance=guidance)
-    whole = sana.complete(request)
-    noise = next(iter(sana.noises(whole, whole.seeds)))
+    noise = next(job_noises(sana, sana.job(request, Inputs(control_image=IMAGE))))
     assert sana.controlnet is not None
     network, condition = Controlled(sana.transformer, sana.controlnet), to_pixels(IMAGE)
     condition = sana.autoencoder.encode(condition)
@@ -126,7 +127,7 @@ def test_what_is_missing_or_wrong_is_said(sana: Sana, tmp_path: Path) -> None:
         sana.generate(REQUEST, control_image=tmp_path / "x.png")
     for scale in (-1, 11, float("nan"), "much", True):
         with pytest.raises(RequestError, match="control_scale must be"):
-            read_control(IMAGE, scale, expected=True)  # pyright: ignore[reportArgumentType]
+            sana.generate(REQUEST, control_image=IMAGE, control_scale=scale)  # pyright: ignore
 
 
 def test_loading_another_kind_is_refused(folders: tuple[str, str, str], tmp_path: Path) -> None:
@@ -175,7 +176,7 @@ def test_the_scale_is_recorded_and_never_without_effect(
     assert main(["generate", "--from-png", str(first), *control, "--output", str(second)]) == 0
     assert first.read_bytes() == second.read_bytes()
     with pytest.raises(RequestError, match=r"control_scale 0\.5 was given without a control image"):
-        read_control(None, 0.5, expected=False)
+        check_inputs(Inputs(control_scale=0.5), REQUEST, controlnet=False)
 
 
 def test_a_sketch_that_white_swallows_is_refused() -> None:
@@ -184,9 +185,9 @@ def test_a_sketch_that_white_swallows_is_refused() -> None:
     lines.paste((255, 255, 255, 255), (10, 10, 50, 14))
     for sketch in (lines, lines.convert("LA")):
         with pytest.raises(RequestError, match="the control image is white on a transparent"):
-            read_control(sketch, 1.0, expected=True)
+            read_control_image(sketch, 1.0)
     for blank in (Image.new("RGBA", (64, 64)), Image.new("RGB", (64, 64), "white")):
-        assert read_control(blank, 1.0, expected=True)
+        assert read_control_image(blank, 1.0)
     black = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     black.paste((0, 0, 0, 255), (10, 10, 50, 14))
-    assert read_control(black, 1.0, expected=True)
+    assert read_control_image(black, 1.0)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from opensana.drawing.init_image import FEATHER, Original, read_original
+from opensana.drawing.init_image import FEATHER, InitImage, read_init_image
 from opensana.errors import RequestError
-from opensana.request import Request
 
 GENERATOR = np.random.default_rng(4)
 
@@ -25,10 +24,8 @@ def masked(width: int, height: int, *boxes: Sequence[int]) -> Image.Image:
     return mask
 
 
-def original(image: Image.Image, mask: Image.Image | None = None) -> Original:
-    found = read_original(image, mask)
-    assert found is not None
-    return found
+def original(image: Image.Image, mask: Image.Image | None = None) -> InitImage:
+    return read_init_image(image, mask, lambda _: None)
 
 
 # ------------------------------------------------------------------ sizes
@@ -51,27 +48,26 @@ def original(image: Image.Image, mask: Image.Image | None = None) -> Original:
 def test_the_size_is_the_pictures(
     size: tuple[int, int], fields: dict, unit: int, expected: tuple[int, int]
 ) -> None:
-    request = original(Image.new("RGB", size)).complete(Request("x", **fields), unit)
-    assert (request.width, request.height) == expected
+    image = original(Image.new("RGB", size))
+    assert image.size_for(fields.get("width"), fields.get("height"), unit) == expected
 
 
 def test_strength_depends_on_the_mask() -> None:
     plain, mask = painted(64, 64), masked(64, 64, (0, 0, 9, 9))
-    assert original(plain).complete(Request("x"), 32).strength == 0.6
-    assert original(plain, mask).complete(Request("x"), 32).strength == 1.0
-    assert original(plain, mask).complete(Request("x", strength=0.2), 32).strength == 0.2
+    assert original(plain).default_strength == 0.6
+    assert original(plain, mask).default_strength == 1.0
 
 
 def test_a_picture_that_fits_is_not_touched() -> None:
     image = painted(64, 96)
-    assert np.array_equal(np.asarray(original(image).fitted(64, 96).image), np.asarray(image))
+    assert np.array_equal(np.asarray(original(image).resized(64, 96).image), np.asarray(image))
 
 
 def test_another_shape_is_covered_and_cut_about_the_centre() -> None:
     columns = np.repeat(np.arange(300) // 3, 100).reshape(300, 100).T.astype(np.uint8)
     image = Image.fromarray(columns).convert("RGB")  # 300 x 100, dark to light from left to right
     mask = masked(300, 100, (100, 0, 110, 100))
-    fitted = original(image, mask).fitted(96, 96)
+    fitted = original(image, mask).resized(96, 96)
     levels = np.asarray(fitted.image)[48, :, 0]
     assert levels[0] == pytest.approx(100 / 3, abs=1)
     assert levels[-1] == pytest.approx(200 / 3, abs=1)
@@ -85,7 +81,7 @@ def test_another_shape_is_covered_and_cut_about_the_centre() -> None:
 def test_white_survives_any_scaling() -> None:
     for size in ((64, 64), (992, 960), (32, 32)):
         fitted = original(painted(900, 900), masked(900, 900, (450, 450, 451, 451)))
-        mask = fitted.fitted(*size).mask
+        mask = fitted.resized(*size).mask
         assert mask is not None
         assert set(np.unique(np.asarray(mask))) == {0, 255}
 
@@ -93,17 +89,17 @@ def test_white_survives_any_scaling() -> None:
 def test_a_mask_that_is_cut_away_is_refused() -> None:
     wide = original(painted(300, 100), masked(300, 100, (0, 0, 9, 9)))
     with pytest.raises(RequestError, match="black on the whole picture"):
-        wide.fitted(96, 96)
+        wide.resized(96, 96)
 
 
 def test_a_change_of_shape_is_told() -> None:
     image = original(painted(250, 100))
-    assert list(image.fit_notes(250, 100, native=128)) == []
-    [note] = image.fit_notes(256, 96, native=128)
+    assert list(image.resize_notes(250, 100, native=128)) == []
+    [note] = image.resize_notes(256, 96, native=128)
     assert note == "the image of 250 x 100 pixels was scaled and cut to 256 x 96"
-    [note] = image.fit_notes(500, 200, native=256)
+    [note] = image.resize_notes(500, 200, native=256)
     assert note == "the image of 250 x 100 pixels was scaled to 500 x 200"
-    [_, note] = image.fit_notes(1024, 1024, native=256)
+    [_, note] = image.resize_notes(1024, 1024, native=256)
     assert "1024 x 1024 pixels are far more than the 256 x 256" in note
 
 
@@ -166,26 +162,20 @@ def test_the_light_half_of_a_mask_is_white() -> None:
 
 def test_the_digest_is_of_the_pixels() -> None:
     image, mask = painted(32, 64), masked(32, 64, (0, 0, 9, 9))
-    facts = original(image, mask).facts
-    assert facts.keys() == {"image_sha256", "mask_sha256"}
-    assert original(image.convert("RGBA"), mask.convert("RGB")).facts == facts
-    assert original(image).facts == {"image_sha256": facts["image_sha256"]}
+    digests = original(image, mask).provenance
+    assert digests.keys() == {"image_sha256", "mask_sha256"}
+    assert original(image.convert("RGBA"), mask.convert("RGB")).provenance == digests
+    assert original(image).provenance == {"image_sha256": digests["image_sha256"]}
     changed = image.copy()
     changed.putpixel((31, 63), (1, 2, 3))
-    assert original(changed).facts["image_sha256"] != facts["image_sha256"]
+    assert original(changed).provenance["image_sha256"] != digests["image_sha256"]
     turned = Image.frombytes("RGB", (64, 32), image.tobytes())
-    assert original(turned).facts["image_sha256"] != facts["image_sha256"]
-
-
-def test_nothing_given_is_no_original() -> None:
-    assert read_original(None, None) is None
+    assert original(turned).provenance["image_sha256"] != digests["image_sha256"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mask": masked(8, 8, (0, 0, 1, 1))}, "mask was given without a picture"),
-        ({"strength": 0.5}, "strength was given without a picture"),
         (
             {"image": painted(8, 8), "mask": masked(8, 9, (0, 0, 1, 1))},
             "the mask has 8 x 9 pixels, its image 8 x 8",
@@ -197,4 +187,4 @@ def test_nothing_given_is_no_original() -> None:
 )
 def test_what_cannot_be_edited_is_refused(options: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        read_original(options.get("image"), options.get("mask"), strength=options.get("strength"))
+        original(options["image"], options.get("mask"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from opensana.drawing.init_image import Original, read_original
+from opensana.drawing.init_image import InitImage, read_init_image
 from opensana.errors import RequestError
 
 SIZE = (96, 64)
@@ -48,7 +48,7 @@ def soft() -> np.ndarray:
 
 def read(mask: bytes | Image.Image) -> tuple[np.ndarray, list[str]]:
     heard: list[str] = []
-    found = read_original(Image.new("RGB", SIZE), mask, notice=heard.append)
+    found = read_init_image(Image.new("RGB", SIZE), mask, heard.append)
     assert found is not None and found.mask is not None
     return np.asarray(found.mask) == 255, heard
 
@@ -159,12 +159,12 @@ def test_a_mask_that_shows_nothing_is_refused(colour: tuple[int, ...]) -> None:
         read(file(Image.new("RGBA", SIZE, (0, 0, 0, 200))))
 
 
+def of_mask(mask: Image.Image) -> InitImage:
+    return read_init_image(Image.new("RGB", SIZE), mask, lambda _: None)
+
+
 def test_a_mask_that_is_white_everywhere_is_told() -> None:
     for white in (Image.new("L", SIZE, 255), Image.new("RGBA", SIZE, (255, 255, 255, 90))):
-        whole = read_original(Image.new("RGB", SIZE), white)
-        assert isinstance(whole, Original)
-        [note] = whole.fit_notes(*SIZE, native=64)
+        [note] = of_mask(white).resize_notes(*SIZE, native=64)
         assert note == "the mask is white on the whole picture: all of it is drawn anew"
-    part = read_original(Image.new("RGB", SIZE), painted("L", 0, 255))
-    assert part is not None
-    assert list(part.fit_notes(*SIZE, native=64)) == []
+    assert list(of_mask(painted("L", 0, 255)).resize_notes(*SIZE, native=64)) == []

@@ -5,14 +5,23 @@ from typing import Any
 
 import pytest
 
+from opensana.drawing.job import make_job
 from opensana.drawing.prompts import prompt_notes
+from opensana.models.index import ModelDefaults, ModelInfo
 from opensana.request import Request
 
 ENCODER: Any = SimpleNamespace(truncated=lambda text, plain=False: "")
+MODEL: Any = SimpleNamespace(
+    autoencoder=SimpleNamespace(compression=32),
+    transformer=SimpleNamespace(config=SimpleNamespace(patch_size=1)),
+    native_size=64,
+    info=ModelInfo("a model", 3.0, ModelDefaults()),
+)
 
 
 def notes(prompt: str = "a cat", **fields: Any) -> list[str]:
-    return list(prompt_notes(ENCODER, Request(prompt, **{"guidance": 4.5, **fields})))
+    job = make_job(Request(prompt, **{"guidance": 4.5, **fields}), MODEL)
+    return list(prompt_notes(ENCODER, job))
 
 
 def test_a_plain_prompt_needs_no_word() -> None:

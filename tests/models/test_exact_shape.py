@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2Model
 
+from opensana.drawing.solving import job_noises
 from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.pipeline import Sana
 from opensana.request import Request
@@ -65,7 +66,7 @@ def test_the_published_shape_draws_what_diffusers_draws(tmp_path: Path) -> None:
     write_with_diffusers(tmp_path)
     request = Request("a red apple", width=512, height=512, steps=STEPS, guidance=4.5, seed=1)
     ours = Sana.load(tmp_path, device="cpu", dtype="float32")
-    noise = next(ours.noises(request, request.seeds))
+    noise = next(job_noises(ours, ours.job(request)))
     latent, [picture] = ours.draw_latents(request), ours.generate(request)
     del ours
 

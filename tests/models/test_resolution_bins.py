@@ -19,6 +19,7 @@ from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import (
 from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import ASPECT_RATIO_2048_BIN
 from diffusers.pipelines.sana.pipeline_sana import ASPECT_RATIO_4096_BIN
 
+from opensana.drawing.solving import job_noises
 from opensana.errors import RequestError
 from opensana.models.resolution_bins import bins, nearest_bin
 from opensana.pictures.input import ImageSource
@@ -95,7 +96,7 @@ def test_a_binned_picture_is_that_of_diffusers(sana: Sana, tmp_path: Path) -> No
 
     pipeline: Any = SanaPipeline.from_pretrained(sana.save(tmp_path / "tiny"), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    noise = next(sana.noises(REQUEST, REQUEST.seeds))
+    noise = next(job_noises(sana, sana.job(REQUEST)))
     assert noise.shape[-2:] == (384 // 32, 640 // 32)  # of ratio 0.6, for 0.625
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' own, of numpy 2

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from opensana.drawing.picture import read_request
+from opensana.drawing.solving import job_noises
 from opensana.errors import ConfigError, OpensanaError, RequestError
 from opensana.evaluate.emoji.nearest import drawer
 from opensana.files.writing import read_json
 from opensana.models.convert import convert
 from opensana.models.describe import describe
 from opensana.pipeline import Sana
-from opensana.request import Request
+from opensana.request import Request, seeds_from
 from tests import tiny
 from tests.weights.test_rename_tables import official_transformer
 
@@ -66,6 +67,7 @@ def reference(saved: Path):
 
 
 def drawn_by_diffusers(pipeline, request: Request, **options):
+    seeds = seeds_from(request.seed or 0, request.images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # diffusers' own, of numpy 2
         return pipeline(
@@ -76,7 +78,7 @@ def drawn_by_diffusers(pipeline, request: Request, **options):
             intermediate_timesteps=1.3 if request.steps == 2 else None,
             guidance_scale=request.guidance,
             num_images_per_prompt=request.images,
-            generator=[torch.Generator().manual_seed(seed) for seed in request.seeds],
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             use_resolution_binning=False,
             **options,
         ).images
@@ -114,7 +116,7 @@ def test_we_load_what_diffusers_saves(sprint: Sana, reference, tmp_path: Path) -
 
 
 def test_noises_may_be_given(quick: Sana) -> None:
-    own = [noise for noise, _ in zip(quick.noises(REQUEST, REQUEST.seeds), range(2), strict=False)]
+    own = [noise for noise, _ in zip(job_noises(quick, quick.job(REQUEST)), range(2), strict=False)]
     torch.testing.assert_close(
         quick.draw_latents(REQUEST, noises=own), quick.draw_latents(REQUEST), rtol=1e-4, atol=1e-4
     )

@@ -169,7 +169,7 @@ def test_a_model_is_loaded_with_its_lora(tmp_path: Path):
     pictures = [model.generate("a cat", **request)[0] for model in (plain, with_lora, none)]
     first, second, third = (picture.image.tobytes() for picture in pictures)
     assert first == third != second
-    assert pictures[1].facts["lora_scale"] == 0.8
+    assert pictures[1].provenance["lora_scale"] == 0.8
 
     # The picture records which LoRA it needs, and how much of it.
     pictures[1].save(tmp_path / "drawn.png")

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.drawing.job import Job
+from opensana.drawing.solving import encode, job_noises, solve
 from opensana.pictures.pixels import to_images
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
@@ -172,16 +174,16 @@ def drawer(model: Sana, *, steps: int | None = None, size: int | None = None) ->
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         drawing = model.for_request(request)
-        return to_images(_pixels(drawing, drawing.complete(request), prompts, seeds))
+        return to_images(_pixels(drawing, drawing.job(request), prompts, seeds))
 
     return draw
 
 
 @torch.inference_mode()
-def _pixels(model: Sana, request: Request, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
-    """Decoded pixels [B, 3, H, W] of prompts, one seed each; `request` says the rest."""
-    texts = model.encode(request, prompts)
-    latent = model.solve(request, texts, model.noises(request, seeds))
+def _pixels(model: Sana, job: Job, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    """Decoded pixels [B, 3, H, W] of prompts, one seed each; `job` says the rest."""
+    texts = encode(model, job, prompts)
+    latent = solve(model, job, texts, job_noises(model, job, seeds))
     return model.autoencoder.decode(latent.to(next(model.autoencoder.parameters()).dtype))
 
 
