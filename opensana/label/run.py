@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from opensana.errors import ConfigError
-from opensana.label import spread as cluster
-from opensana.label import stages
+from opensana.label import spread, stages
 from opensana.label.captioner import Settings
 from opensana.label.journal import LabelFolder, all_lines, write_lines, writing
 from opensana.label.measurements import duplicate_groups
@@ -60,13 +59,13 @@ def label(open_pictures: Callable[[], PictureSet], to: str | Path, plan: Plan) -
     failed: dict[str, int] = {}
     with ExitStack() as stack:
         labels = stack.enter_context(writing(to))
-        spread = None
+        run_stage = None
         if plan.ray is not None:
             connection = stack.enter_context(connected(plan.ray, plan.workers))
-            spread = partial(cluster.run, connection)
+            run_stage = partial(spread.run, connection)
         for open_stage in plan.stages:
-            if spread is not None:
-                name, keys = spread(open_stage, open_pictures, labels, allowed=allowed)
+            if run_stage is not None:
+                name, keys = run_stage(open_stage, open_pictures, labels, allowed=allowed)
             else:
                 name, keys = stages.run(open_stage(), pictures, labels, allowed=allowed)
             failed[name] = len(keys)

@@ -180,7 +180,7 @@ def test_a_model_is_loaded_with_its_lora(tmp_path: Path):
     save_file(matrices(), tmp_path / "other.safetensors")
     with pytest.raises(RequestError, match="is not the --lora"):
         Generate(from_png=drawn, lora=(str(tmp_path / "other.safetensors"),)).inputs()
-    with pytest.raises(RequestError, match="--lora-scale belongs to --lora"):
+    with pytest.raises(ConfigError, match="lora_scale has 1 values for 0 LoRAs"):
         Generate(lora_scale=(0.5,)).inputs()
 
 

@@ -23,7 +23,7 @@ from opensana.errors import DataError, MissingExtraError, OpensanaError
 from opensana.features.blocks import BlockEncoder, EncodeOptions
 from opensana.features.encode import encode, encode_on
 from opensana.features.encoders import Encoders
-from opensana.label import spread as cluster
+from opensana.label import spread
 from opensana.label.journal import writing
 from opensana.label.stages import Stage
 from opensana.workers.cluster import Cluster, connected
@@ -111,7 +111,7 @@ def test_labelling(ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cluster, "BLOCK", 2)
     folder, labels = draw(tmp_path / "pictures", 5), tmp_path / "labels"
     with writing(labels) as writer:
-        cluster.run(ray, open_stage, partial(open_pictures, folder), writer, allowed=0)
+        spread.run(ray, open_stage, partial(open_pictures, folder), writer, allowed=0)
     assert len(lines(labels)) == 5
     assert {line["key"]: line["text"] for line in lines(labels)} == expected(folder)
 
@@ -144,7 +144,7 @@ def test_a_killed_labeller_loses_nothing(
         killer = Thread(target=kill_one, args=(pids, ready, killed))
         killer.start()
         stage = partial(open_stage, 0.05, pids)
-        name, failed = cluster.run(ray, stage, partial(open_pictures, folder), writer, allowed=0)
+        name, failed = spread.run(ray, stage, partial(open_pictures, folder), writer, allowed=0)
         killer.join()
     assert len(killed) == 1
     assert len(list(pids.iterdir())) == 4, "one describes, two work, and a new one took its place"
@@ -206,19 +206,19 @@ def test_a_second_labelling_does_only_what_is_missing(ray: Cluster, tmp_path: Pa
     for count in (5, 9, 9):
         draw(folder, count)
         with writing(labels) as writer:
-            cluster.run(ray, open_stage, pictures, writer, allowed=0)
+            spread.run(ray, open_stage, pictures, writer, allowed=0)
         assert len(lines(labels)) == count
     draw(folder, 10)
     (folder / "00009.png").write_bytes(b"broken")
     with writing(labels) as writer:
-        _, failed = cluster.run(ray, open_stage, pictures, writer, allowed=1)
+        _, failed = spread.run(ray, open_stage, pictures, writer, allowed=1)
     assert list(failed) == ["00009"]
     assert "00009" in (labels / "rejects.jsonl").read_text()
 
 
 def test_a_worker_that_cannot_start_is_one_line(ray: Cluster, tmp_path: Path) -> None:
     with writing(tmp_path / "labels") as writer, pytest.raises(OpensanaError) as error:
-        cluster.run(ray, no_stage, partial(open_pictures, tmp_path), writer, allowed=0)
+        spread.run(ray, no_stage, partial(open_pictures, tmp_path), writer, allowed=0)
     assert str(error.value).startswith("a worker failed: ")
     assert "this model is broken" in str(error.value) and "\n" not in str(error.value)
 

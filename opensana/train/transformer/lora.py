@@ -100,17 +100,20 @@ class LoraNetwork:
         self.parts: dict[str, Part] = {n: AdapterState(module) for n, module in modules.items()}
 
     def export(self) -> Export:
-        """`pytorch_lora_weights.safetensors` as diffusers reads it, with peft's settings."""
-        state = {
-            PREFIX + name.replace(f".{ADAPTER}.", "."): value.detach().to("cpu", copy=True)
-            for name, value in adapters(self.average.module).items()
-        }
-        options = self.options
-        settings = {
-            "r": options.rank,
-            "lora_alpha": options.alpha,
-            "lora_dropout": options.dropout,
-            "target_modules": list(options.targets),
-        }
-        name = FILE.removesuffix(".safetensors")
-        return Export(self.run / "export", None, state, name=name, metadata=lora_metadata(settings))
+        return lora_export(self.options, self.average.module, self.run)
+
+
+def lora_export(options: LoraRecipe, model: nn.Module, run: Path) -> Export:
+    """`pytorch_lora_weights.safetensors` as diffusers reads it, with peft's settings."""
+    state = {
+        PREFIX + name.replace(f".{ADAPTER}.", "."): value.detach().to("cpu", copy=True)
+        for name, value in adapters(model).items()
+    }
+    settings = {
+        "r": options.rank,
+        "lora_alpha": options.alpha,
+        "lora_dropout": options.dropout,
+        "target_modules": list(options.targets),
+    }
+    name = FILE.removesuffix(".safetensors")
+    return Export(run / "export", None, state, name=name, metadata=lora_metadata(settings))
