@@ -108,7 +108,7 @@ def test_results_in_the_order_of_the_blocks(ray: Cluster) -> None:
 
 
 def test_labelling(ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "BLOCK", 2)
+    monkeypatch.setattr(spread, "BLOCK", 2)
     folder, labels = draw(tmp_path / "pictures", 5), tmp_path / "labels"
     with writing(labels) as writer:
         spread.run(ray, open_stage, partial(open_pictures, folder), writer, allowed=0)
@@ -132,7 +132,7 @@ def test_encoding_gives_the_cache_of_a_plain_run(
 def test_a_killed_labeller_loses_nothing(
     ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "BLOCK", 8)
+    monkeypatch.setattr(spread, "BLOCK", 8)
     folder, labels = draw(tmp_path / "pictures", 160), tmp_path / "labels"
     pids, killed = tmp_path / "pids", list[int]()
     pids.mkdir()
