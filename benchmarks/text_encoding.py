@@ -10,6 +10,8 @@ line is JSON.
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,15 +34,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Text encoding against diffusers.")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    folder = gemma3_270m_folder()
-    encoder = TextEncoder.load(folder, dtype=torch.float32)
+    encoder = TextEncoder.load(gemma3_270m_folder(), dtype=torch.float32)
     prepare_for_inference(encoder.model, torch.device("cpu"), torch.float32)
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    pipeline: Any = SanaPipeline(
-        AutoTokenizer.from_pretrained(folder),
-        AutoModel.from_pretrained(folder, dtype=torch.float32),
-        **parts,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # the same weights as plain numbers
+        for part in (encoder.model, encoder.tokenizer):
+            part.save_pretrained(Path(folder))
+        pipeline: Any = SanaPipeline(
+            AutoTokenizer.from_pretrained(folder),
+            AutoModel.from_pretrained(folder, dtype=torch.float32),
+            **parts,
+        )
     lines = encoder.instruction.split("\n")
 
     def fast() -> tuple[TextStates, TextStates]:

@@ -16,6 +16,7 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
 from opensana.device import resolve_device, resolve_dtype
 from opensana.features.manifest import tensor_hash
+from opensana.layers.weight_only import PlainState
 from opensana.models.index import read_info
 from opensana.models.load import load_autoencoder, load_text
 from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config
@@ -46,7 +47,7 @@ class Encoders:
     def text_keys(self) -> dict[str, Any]:
         return {
             "text_encoder": self.name,
-            "text_encoder_hash": tensor_hash(self.text.model.state_dict()),
+            "text_encoder_hash": tensor_hash(PlainState(self.text.model)),
             "instruction": self.instruction,
             "max_tokens": self.max_tokens,
             "text_version": TEXT_VERSION,

@@ -6,6 +6,7 @@ from opensana.device import parse_dtype, resolve_dtype
 from opensana.errors import DataError
 from opensana.features.manifest import tensor_hash
 from opensana.features.texts import Texts
+from opensana.layers.weight_only import PlainState
 from opensana.runtime.placing import prepare_for_inference
 from opensana.text.demo_encoder import SHA256, gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
@@ -38,7 +39,7 @@ def text_encoder_of(texts: Texts, device: torch.device) -> TextEncoder:
     )
     # The emoji recipes store the SHA-256 of the package's file instead of that of the weights.
     known = packaged and keys["text_encoder_hash"] == SHA256
-    if not known and tensor_hash(encoder.model.state_dict()) != keys["text_encoder_hash"]:
+    if not known and tensor_hash(PlainState(encoder.model)) != keys["text_encoder_hash"]:
         raise DataError(f"{name or folder} has other weights than when it encoded the cache")
     prepare_for_inference(encoder.model, device, resolve_dtype(device, None, dtype))
     return encoder

@@ -13,11 +13,13 @@ ninth, with an error of 0.8 % a layer: that is another scheme.
 C channels in, O out.
 """
 
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
+
+from opensana.errors import WeightsError
 
 LEVELS = 127
 LEAST_SCALE = 1e-30
@@ -127,3 +129,45 @@ class WeightOnlyEmbedding(WeightOnly):
         """The format that a module is brought to is that of the vectors."""
         self.dtype = fn(self.weight_scale[:0].to(self.dtype)).dtype
         return super()._apply(fn, recurse)
+
+
+def keep_in_8_bits(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Bring layers into the form in which a state holds them; the module is on `meta`.
+
+    A linear layer or an embedding whose name has a `weight_scale` there is one of the above.
+    """
+    for name, plain in list(module.named_modules()):
+        if (scale := state.get(f"{name}.weight_scale")) is None:
+            continue
+        minimum = state.get(f"{name}.weight_minimum")
+        kind = WeightOnlyEmbedding if isinstance(plain, nn.Embedding) else WeightOnlyLinear
+        # torch.empty alone: other operations on `meta` import torch's compiler.
+        weight = torch.empty(cast(Tensor, plain.weight).shape, dtype=torch.int8, device="meta")
+        if len(weight) != len(scale) or weight.shape[1] % scale.shape[-1]:
+            raise WeightsError(f"{name}.weight_scale has the shape {tuple(scale.shape)}")
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, kind(weight, scale, minimum))
+
+
+class PlainState(Mapping[str, Tensor]):
+    """The state dict that the plain module would have: a matrix is widened when it is looked up."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.dtype = next(module.parameters()).dtype
+        self.layers = {
+            f"{name}.weight": layer
+            for name, layer in module.named_modules()
+            if isinstance(layer, WeightOnly)
+        }
+        scales = {f"{name}_{part}" for name in self.layers for part in ("scale", "minimum")}
+        self.state = {k: v for k, v in module.state_dict().items() if k not in scales}
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = self.layers.get(name)
+        return self.state[name] if layer is None else layer.widened(slice(None), self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)

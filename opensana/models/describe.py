@@ -24,9 +24,11 @@ from opensana.models.parts import (
 from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, published_autoencoder
 from opensana.models.resolution_bins import bins
 from opensana.runtime.placing import part_dtype
+from opensana.text.gguf import formats_in, gguf_in, read_config
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 from opensana.weights.formats import held_dtype
+from opensana.weights.gguf import GgufFile
 from opensana.weights.locate import is_here, locate
 from opensana.weights.published_models import PublishedModel, hub_id, published_model
 from opensana.weights.safetensors import TensorInfo, check_fit, read_headers
@@ -63,6 +65,7 @@ def describe(
     known = published_model(str(model))
     dtype = str(parts["transformer"]["dtype"])
     counts = {part: found["parameters"] or 0 for part, found in parts.items()}
+    in_8_bits = gguf_in(folder / "text_encoder") is not None
     return {
         "model": str(model),
         "folder": str(folder),
@@ -75,7 +78,7 @@ def describe(
         "recommended_guidance": info.defaults.guidance,
         "dtype": dtype,
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
-        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device),
+        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device, in_8_bits),
         "parts": parts,
     }
 
@@ -86,12 +89,16 @@ def _as_drawn_with(
     parameters: Mapping[str, int],
     stored: torch.dtype,
     device: str,
+    text_in_8_bits: bool = False,
 ) -> dict[str, Any]:
     """Number format, sizes and memory of a whole model whose parts have so many `parameters`."""
     where = resolve_device(device)
     main = resolve_dtype(where, None, stored)
     others = part_dtype(where, main)
-    memory = memory_needed(parameters, transformer, autoencoder, main=main, others=others)
+    held = dict(parameters)
+    if text_in_8_bits:  # a byte each, whatever the other parts are in
+        held["text_encoder"] //= others.itemsize
+    memory = memory_needed(held, transformer, autoencoder, main=main, others=others)
     sizes = bins(transformer.sample_size * autoencoder.compression).values()
     return {
         "computed_in": str(main).removeprefix("torch."),
@@ -132,6 +139,14 @@ def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
     if package := info.defaults.text_encoder:
         return {"class": package, "parameters": None, "dtype": "F32", "bytes": None}
     part = folder / "text_encoder"
+    if (path := gguf_in(part)) is not None:
+        file = GgufFile(path)
+        return {
+            "class": str(read_config(file)["architectures"][0]),
+            "parameters": sum(tensor.size for tensor in file.tensors.values()),
+            "dtype": "GGUF: " + ", ".join(formats_in(file)),
+            "bytes": sum(tensor.bytes for tensor in file.tensors.values()),
+        }
     headers = text_headers(part)
     architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
     return _stored(architectures[0], headers)

@@ -15,8 +15,10 @@ from opensana.files.writing import read_json
 from opensana.models.parts import autoencoder_config, transformer_config
 from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, EULER, OWN_SOLVERS, SCM, read_shift
 from opensana.request import SolverName
+from opensana.text.gguf import gguf_in, read_config
 from opensana.text.instruction import KEPT_TOKENS
 from opensana.transformer.config import TransformerConfig
+from opensana.weights.gguf import GgufFile
 from opensana.weights.published_models import PUBLISHED_LICENCE, published_model
 
 INDEX = "model_index.json"
@@ -105,7 +107,7 @@ def _check_widths(folder: Path, transformer: TransformerConfig) -> None:
                 f"is needed, got {autoencoder.in_channels} and {autoencoder.latent_channels}; "
                 "copy vae/ from the model that the transformer belongs to"
             )
-    width = _text_width(folder / "text_encoder" / "config.json")
+    width = _text_width(folder / "text_encoder")
     if width not in (None, transformer.caption_channels):
         raise WeightsError(
             f"{folder}: the text encoder's states have {width} channels, the transformer reads "
@@ -114,8 +116,11 @@ def _check_widths(folder: Path, transformer: TransformerConfig) -> None:
         )
 
 
-def _text_width(path: Path) -> int | None:
+def _text_width(part: Path) -> int | None:
     """The width of a text encoder's states, None where it has no file that tells."""
+    if (file := gguf_in(part)) is not None:
+        return read_config(GgufFile(file))["hidden_size"]
+    path = part / "config.json"
     config = read_json(path) if path.is_file() else {}
     text = config.get("text_config", config)
     width = text.get("hidden_size") if isinstance(text, dict) else None

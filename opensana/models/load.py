@@ -23,6 +23,7 @@ from opensana.models.parts import (
 from opensana.runtime.placing import Module, prepare_for_inference
 from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
+from opensana.text.gguf import gguf_in
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNet, check_pair
 from opensana.transformer.model import Transformer
@@ -100,7 +101,8 @@ def load_text(
         max_tokens=info.defaults.max_tokens,
     )
     if not info.defaults.text_encoder:  # a package's file is known by its SHA-256
-        text_headers(folder / "text_encoder")
+        if gguf_in(folder / "text_encoder") is None:
+            text_headers(folder / "text_encoder")
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
     prepare_for_inference(encoder.model, device, dtype)
     return encoder

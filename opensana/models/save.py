@@ -16,6 +16,7 @@ from opensana.models.index import INDEX, ModelDefaults, ModelInfo, model_index
 from opensana.models.parts import SPRINT_PART
 from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
 from opensana.text.encoder import TextEncoder
+from opensana.text.loading import save_model
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
 from opensana.weights.safetensors import is_finite, write_safetensors
@@ -37,7 +38,7 @@ def write_model(
             write_transformer(sprint, partial / SPRINT_PART)
         write_autoencoder(autoencoder, partial / "vae")
         write_scheduler(partial, info.shift, info.scheduler)
-        text.model.save_pretrained(partial / "text_encoder")
+        save_model(text.model, partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
         classes = (type(text.model).__name__, type(text.tokenizer).__name__)
         defaults = replace(info.defaults, text_encoder=None)

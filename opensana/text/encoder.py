@@ -78,10 +78,13 @@ class TextEncoder:
         instruction: str = "diffusers",
         max_tokens: int = KEPT_TOKENS,
     ) -> Self:
-        """Load `text_encoder/` and `tokenizer/` of a model folder, or one folder with both."""
+        """Load `text_encoder/` and `tokenizer/` of a model folder, or one folder with both.
+
+        The text encoder may be a GGUF file, or `folder` be one: its matrices stay in 8 bits.
+        """
         part = part_of(folder, "text_encoder")
         model = load_model(part, dtype).to(device)
-        tokenizer = load_tokenizer(part_of(folder, "tokenizer"))
+        tokenizer = load_tokenizer(part_of(folder, "tokenizer"), part)
         encoder = cls(model, tokenizer, instruction=instruction, max_tokens=max_tokens)
         encoder._prefix_folder = part
         return encoder

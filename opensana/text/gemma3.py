@@ -6,7 +6,7 @@ transformers takes. Other language models are loaded by transformers.
 
 # B batch, L new tokens, P past tokens, D hidden size, H heads, K key-value heads, E head size
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opensana.files.writing import write_json
+from opensana.layers.weight_only import PlainState, keep_in_8_bits
 from opensana.text.gemma3_config import FULL, SLIDING, Gemma3Config
 from opensana.weights.safetensors import load_into, read_safetensors
 from opensana.weights.safetensors import write_safetensors as write_weights
@@ -143,9 +144,22 @@ class Gemma3TextModel(nn.Module):
             for name, value in stored.items()
             if name != "lm_head.weight"
         }
+        return cls.of(config, state, dtype=dtype, where=folder)
+
+    @classmethod
+    def of(
+        cls,
+        config: Gemma3Config,
+        state: Mapping[str, Tensor],
+        *,
+        dtype: torch.dtype | None,
+        where: Path,
+    ) -> "Gemma3TextModel":
+        """The model with these tensors; matrices in 8 bits stay so."""
         with torch.device("meta"):
             model = cls(config)
-        load_into(model, state, where=folder, finite=False)
+        keep_in_8_bits(model, state)
+        load_into(model, state, where=where, finite=False)
         return model.to(dtype)
 
     def forward(
@@ -184,11 +198,12 @@ class Gemma3TextModel(nn.Module):
         return (away >= 0) & (away < window)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write config.json and model.safetensors, as transformers reads them."""
-        state = self.state_dict()
+        """Write config.json and model.safetensors, as transformers reads them: plain numbers."""
+        state = PlainState(self)
         write_weights(state, folder, name="model")
-        dtype = str(state["norm.weight"].dtype).removeprefix("torch.")
-        write_json(folder / "config.json", {**self.config.source, "dtype": dtype})
+        dtype = str(state["embed_tokens.weight"].dtype).removeprefix("torch.")
+        config = {k: v for k, v in self.config.source.items() if k != "quantization_config"}
+        write_json(folder / "config.json", {**config, "dtype": dtype})
 
 
 def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

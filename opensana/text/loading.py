@@ -11,12 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from opensana.errors import WeightsError
 from opensana.files.writing import read_json
+from opensana.layers.weight_only import (
+    PlainState,
+    WeightOnly,
+    WeightOnlyEmbedding,
+    keep_in_8_bits,
+)
 from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.gemma3_config import Gemma3Config
+from opensana.text.gguf import gguf_in, read_config, read_state
+from opensana.text.gguf_tokenizer import read_tokenizer
 from opensana.text.tokenizer import PreTrainedTokenizerFast
+from opensana.weights.gguf import GgufFile
+from opensana.weights.safetensors import load_into
 
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
@@ -45,11 +56,53 @@ def part_of(folder: Path | str, name: str) -> Path:
 
 def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The decoder of a causal language model, without its head."""
+    if (file := gguf_in(folder)) is not None:
+        return _load_gguf(GgufFile(file), dtype or torch.float32)
     values = check_config(folder)
     variant = _variant(folder)
     if config := Gemma3Config.from_dict(values):
         return Gemma3TextModel.load(folder, config, dtype=dtype, variant=variant)
     return _load_by_library(folder, dtype, variant, attention=attention_kernel(values))
+
+
+def _load_gguf(file: GgufFile, dtype: torch.dtype) -> Any:
+    """Gemma from a GGUF file, its matrices in 8 bits: Gemma 3 as ours, others as transformers'."""
+    values = read_config(file)
+    check_sizes(values, where=file.path)
+    state = read_state(file)
+    if config := Gemma3Config.from_dict(values):
+        return Gemma3TextModel.of(config, state, dtype=dtype, where=file.path)
+    from transformers import AutoConfig, AutoModel
+
+    library = AutoConfig.for_model(**values)
+    with torch.device("meta"):
+        model: Any = AutoModel.from_config(library, attn_implementation=attention_kernel(values))
+    scaled = hasattr(model.embed_tokens, "embed_scale")
+    keep_in_8_bits(model, state)
+    load_into(model, state, where=file.path)
+    # What no file holds was made on `meta` too.
+    model.rotary_emb = type(model.rotary_emb)(library)
+    if scaled:
+        factor = torch.tensor(library.hidden_size**0.5, dtype=dtype)
+
+        def times_factor(_module: nn.Module, _tokens: Any, rows: Tensor) -> Tensor:
+            return rows * factor
+
+        if isinstance(model.embed_tokens, WeightOnlyEmbedding):
+            model.embed_tokens.register_forward_hook(times_factor)
+        else:
+            model.embed_tokens.embed_scale = factor
+    return model.to(dtype)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write a decoder as transformers reads it: what is in 8 bits as plain numbers."""
+    if isinstance(model, Gemma3TextModel) or not any(
+        isinstance(part, WeightOnly) for part in model.modules()
+    ):
+        model.save_pretrained(folder)
+    else:
+        model.save_pretrained(folder, state_dict=dict(PlainState(model)))
 
 
 def attention_kernel(config: Mapping[str, Any]) -> str:
@@ -98,12 +151,17 @@ def check_config(folder: Path) -> dict[str, Any]:
             "tokenizer/ of a published model beside the transformer"
         )
     config = read_json(path)
+    check_sizes(config, where=path)
+    return config
+
+
+def check_sizes(config: Mapping[str, Any], *, where: Path) -> None:
+    """WeightsError for a size out of bounds."""
     for table in (config, *(part for part in config.values() if isinstance(part, dict))):
         for name, most in LARGEST.items():
             value = table.get(name)
             if isinstance(value, int | float) and not 0 <= value <= most:
-                raise WeightsError(f"{path}: {name} must be at most {most}, got {value}")
-    return config
+                raise WeightsError(f"{where}: {name} must be at most {most}, got {value}")
 
 
 def _variant(folder: Path) -> str | None:
@@ -136,12 +194,15 @@ def without_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a folder with tokenizer.json."""
+def load_tokenizer(folder: Path, encoder: Path | None = None) -> Any:
+    """The fast tokenizer of a folder with tokenizer.json, or of the encoder's GGUF file."""
     file = folder / "tokenizer.json"
-    if not file.is_file():
+    gguf = None if file.is_file() or encoder is None else gguf_in(encoder)
+    if gguf is None and not file.is_file():
         raise WeightsError(f"no tokenizer in {folder}: tokenizer.json is missing")
     try:
+        if gguf is not None:
+            return PreTrainedTokenizerFast.of(*read_tokenizer(GgufFile(gguf)))
         if (tokens := _plain_tokens(folder)) is not None:
             return PreTrainedTokenizerFast(file, tokens)
         from transformers import AutoTokenizer

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tokenizers import Tokenizer
 
@@ -25,6 +25,14 @@ class PreTrainedTokenizerFast:
         # Read one of the two now, so that a damaged file fails at once.
         small = ascii_file(file)
         self._ascii = _read(small) if small.is_file() else self._any
+
+    @classmethod
+    def of(cls, content: str, special: dict[str, str]) -> Self:
+        """The tokenizer of the content of a tokenizer.json that lies nowhere."""
+        made = cls.__new__(cls)
+        made.special = special
+        made._any = made._ascii = Tokenizer.from_str(content)
+        return made
 
     @cached_property
     def _any(self) -> Tokenizer:
@@ -92,7 +100,8 @@ def write_ascii(file: Path) -> None:
     assert model["type"] == "BPE"
     words = model["vocab"].items()
     vocabulary = {word: id for word, id in words if word.replace(SPACE, "").isascii()}
-    merges = (pair for pair in model["merges"] if all(word in vocabulary for word in pair))
-    model |= {"vocab": vocabulary, "merges": [" ".join(pair) for pair in merges]}
+    pairs = model["merges"]
+    merges = [f"{a} {b}" for a, b in pairs if a in vocabulary and b in vocabulary]
+    model |= {"vocab": vocabulary, "merges": merges}
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     ascii_file(file).write_text(text, "utf-8")

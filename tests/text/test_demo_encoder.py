@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from transformers import AutoModel, AutoTokenizer
 
 from opensana.errors import MissingExtraError, WeightsError
 from opensana.text import demo_encoder as gemma
@@ -103,6 +104,21 @@ def test_it_is_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(gemma.cache_folder().iterdir()) == [folder]
 
 
+def test_a_folder_of_another_layout_is_named_and_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gemma, "_prepare", write_ready)
+    old = gemma.cache_folder() / f"gemma-3-270m-{gemma.SHA256[:8]}-3"
+    old.mkdir(parents=True)
+    gemma.gemma3_270m_folder()
+    assert capsys.readouterr().err == (
+        f"{old} is of another version of opensana; if that is not used any more, delete it\n"
+    )
+    assert old.is_dir()
+    gemma.gemma3_270m_folder()
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "manifest", "layout"])
 def test_a_damaged_folder_is_made_anew(monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setattr(gemma, "_prepare", write_ready)
@@ -158,7 +174,10 @@ needs_weights = pytest.mark.skipif(
 @needs_weights
 def test_the_real_weights_are_mapped_where_they_can_be_used() -> None:
     encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
-    assert all(p.data_ptr() % gemma.ALIGNMENT == 0 for p in encoder.model.parameters())
+    tensors = [*encoder.model.parameters(), *encoder.model.buffers()]
+    assert all(tensor.data_ptr() % gemma.ALIGNMENT == 0 for tensor in tensors)
+    bytes_held = sum(tensor.nbytes for tensor in tensors)
+    assert bytes_held < 1.1 * sum(tensor.numel() for tensor in tensors)
 
 
 @pytest.mark.gemma
@@ -223,17 +242,17 @@ def test_the_stored_instruction_is_what_the_model_makes_of_it(tmp_path: Path) ->
 
 @pytest.mark.gemma
 @needs_weights
-def test_the_real_model_equals_the_padded_run_of_diffusers() -> None:
+def test_the_real_model_equals_the_padded_run_of_diffusers(tmp_path: Path) -> None:
     from diffusers.pipelines.sana.pipeline_sana import SanaPipeline
-    from transformers import AutoModel, AutoTokenizer
 
     encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
     prompts = ["A red apple on a blue background"]
     ours, ours_plain = encoder.encode(prompts), encoder.encode_plain([""])
     batch = encoder.encode(["a cat", *prompts])
     parts: Any = {"vae": None, "transformer": None, "scheduler": None}
-    folder = gemma.gemma3_270m_folder()
-    reader, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    for part in (encoder.model, encoder.tokenizer):
+        part.save_pretrained(tmp_path)
+    reader, model = AutoTokenizer.from_pretrained(tmp_path), AutoModel.from_pretrained(tmp_path)
     pipeline: Any = SanaPipeline(reader, model, **parts)
     with torch.no_grad():
         states, mask, negative, negative_mask = pipeline.encode_prompt(

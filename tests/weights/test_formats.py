@@ -206,6 +206,12 @@ SCALED = {  # as ComfyUI, compressed-tensors, DeepSeek and ModelOpt write them
 }
 
 
+def test_the_scales_of_8_bit_matrices_are_read(tmp_path: Path) -> None:
+    state = {"a.weight": torch.ones(2, 4, dtype=torch.int8), "a.weight_scale": torch.ones(2, 1)}
+    write_safetensors(state, tmp_path)
+    assert set(read_safetensors(tmp_path)) == set(state)
+
+
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("key", SCALED)
 def test_a_scaled_file_is_refused_as_one(tmp_path: Path, key: str, suffix: str) -> None:
