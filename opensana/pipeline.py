@@ -20,7 +20,7 @@ from opensana.drawing.prompts import prompt_notes
 from opensana.drawing.solving import Stopped, encode, job_noises, job_start, solve, watched
 from opensana.flow.solvers import OnStep
 from opensana.models.open import OpenModel, few_step_model, open_model
-from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions
+from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions, SchemeName
 from opensana.pictures.input import ImageSource
 from opensana.request import Request, as_request
 from opensana.weights.lora import LoraSource
@@ -51,6 +51,7 @@ class Sana(OpenModel):
         lora_scale: float | Sequence[float] = 1.0,
         controlnet: str | Path | None = None,
         kernels: bool = False,
+        quantize: SchemeName | None = None,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; see `LoadOptions` for the keywords.
 
@@ -60,7 +61,7 @@ class Sana(OpenModel):
         options = LoadOptions(
             model=model, revision=revision, variant=variant, transformer=transformer, lora=lora,
             lora_scale=lora_scale, controlnet=controlnet, device=device, dtype=dtype,
-            memory=memory, compile=compile, kernels=kernels,
+            memory=memory, compile=compile, kernels=kernels, quantize=quantize,
         )  # fmt: skip
         return cls(**vars(open_model(options)))
 

@@ -131,6 +131,12 @@ class WeightOnlyEmbedding(WeightOnly):
         return super()._apply(fn, recurse)
 
 
+def plain_weight(layer: nn.Module) -> Tensor:
+    """The weight of a linear layer, widened to float32 if it is kept in fewer bits."""
+    wide = isinstance(layer, WeightOnly)
+    return layer.widened(slice(None), torch.float32) if wide else cast(Tensor, layer.weight)
+
+
 def keep_in_8_bits(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Bring layers into the form in which a state holds them; the module is on `meta`.
 

@@ -16,17 +16,19 @@ from opensana.models.parts import (
     controlnet_config,
     controlnet_folder,
     part_variant,
+    quantization,
     text_headers,
     transformer_config,
     transformer_folder,
 )
 from opensana.runtime.placing import Module, prepare_for_inference
+from opensana.runtime.quantize import quantize
 from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
 from opensana.text.gguf import gguf_in
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNet, check_pair
-from opensana.transformer.model import Transformer
+from opensana.transformer.model import Stack, Transformer
 from opensana.weights.safetensors import check_finite, load_into, read_safetensors
 
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
@@ -84,6 +86,9 @@ def _load(
     """The network of a configuration with the weights of a part."""
     with torch.device("meta"):
         module = network(config)
+        if (found := quantization(part)) is not None:
+            assert isinstance(module, Stack)
+            quantize(module, found)
     load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
     return module.eval().requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""Opening a model: locate, load, LoRA, place, pack, compile, in this order."""
+"""Opening a model: locate, load, LoRA, quantise, place, pack, compile, in this order."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import torch
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_device, resolve_dtype
+from opensana.errors import ConfigError
 from opensana.files.user_cache import cache_folder
 from opensana.models.index import ModelInfo, read_info
 from opensana.models.load import (
@@ -26,6 +27,14 @@ from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
+from opensana.runtime.quantize import (
+    Quantization,
+    dequantize,
+    join_products,
+    quantization_of,
+    quantize,
+    slower_here,
+)
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
@@ -107,6 +116,9 @@ def open_model(options: LoadOptions) -> OpenModel:
     else:
         transformer = load_other_transformer(options.transformer, folder)
         provenance["transformer"] = str(options.transformer)
+    stored = quantization_of(transformer)
+    if stored is not None and loras:  # a LoRA's change is added to plain weights
+        dequantize(transformer)
     provenance |= apply_loras(transformer, loras)
     controlnet = None
     if options.controlnet is not None:
@@ -116,7 +128,30 @@ def open_model(options: LoadOptions) -> OpenModel:
     changed = bool(loras or options.transformer or options.controlnet)
     few_step = None if changed else _few_step(folder, variant)
 
+    # Quantise.
+    asked = None if options.quantize is None else Quantization.named(options.quantize)
+    if asked is not None and stored is not None:
+        raise ConfigError(
+            f"{options.model} is quantised already ({stored.scheme}): leave quantize out, or name "
+            "the plain model"
+        )
+    quantization, again = asked or stored, asked or (stored if loras else None)
+    if quantization is not None:
+        if options.compile:
+            raise ConfigError("compile is for plain models: leave it out, or the quantisation")
+        provenance["quantization"] = quantization.scheme
+        slower = slower_here(quantization, transformer.config.width, device, dtype)
+        if slower is not None:
+            warnings.warn(slower, stacklevel=3)
+    if again is not None:
+        for network in filter(None, (transformer, few_step)):
+            quantize(network, again)
+
     # Place, pack, compile.
+    kernels = cache_folder() if options.kernels else None
+    if quantization is not None and quantization.scheme == "w8a8":
+        for network in filter(None, (transformer, few_step)):
+            join_products(place(network, device, dtype), kernels)
     for network in filter(None, (transformer, controlnet, few_step)):
         if options.compile:
             compile_blocks(place(network, device, dtype))
@@ -124,8 +159,8 @@ def open_model(options: LoadOptions) -> OpenModel:
             prepare_for_inference(network, device, dtype)
     autoencoder = load_autoencoder(folder, variant=variant)
     prepare_for_inference(autoencoder, device, others)
-    if options.kernels:
-        compile_convolutions(autoencoder, cache_folder())
+    if kernels is not None:
+        compile_convolutions(autoencoder, kernels)
     # The text encoder, the largest part, comes last: faults of the others show at once.
     text = load_text(folder, info, device=device, dtype=others)
     return OpenModel(text, transformer, autoencoder, info, memory, provenance, controlnet, few_step)

@@ -22,6 +22,7 @@ else:  # as flags, for whose help nothing heavy is imported
     Scales = UseAppendAction[tuple[float, ...]]
 
 DEFAULT_MODEL = "emoji-256"
+SchemeName = Literal["w8a8", "w8", "w4"]
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
 Model = Annotated[
@@ -70,6 +71,8 @@ class LoadOptions:
     """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
     kernels: bool = False
     """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
+    quantize: SchemeName | None = None
+    """Bring the transformer to 8 bits for speed (w8a8), or to 8 or 4 for memory alone (w8, w4)."""
 
     @property
     def memory_bytes(self) -> int | None:

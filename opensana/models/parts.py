@@ -9,9 +9,10 @@ import torch
 from opensana.autoencoder.config import AutoencoderConfig
 from opensana.errors import WeightsError, near
 from opensana.files.writing import read_json
+from opensana.runtime.quantize import Quantization
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNetConfig
-from opensana.weights.formats import held_dtype
+from opensana.weights.formats import WHOLE, held_dtype
 from opensana.weights.locate import HUB_ID, fetch
 from opensana.weights.safetensors import (
     VARIANTS,
@@ -21,6 +22,7 @@ from opensana.weights.safetensors import (
     read_headers,
 )
 
+QUANTIZATION = "quantization_config"
 SPRINT_PART = "transformer_sprint"
 """The folder of a few-step transformer beside the model's own; other readers know nothing of it."""
 CONTROLNET_FILES = (
@@ -67,7 +69,15 @@ def _config(part: Path, kind: str) -> dict[str, Any]:
     config = read_json(part / "config.json")
     if config.get("_class_name", kind) != kind:
         raise WeightsError(f"{part} holds a {config['_class_name']}, expected a {kind}")
-    return config
+    if quantization(part) is not None and kind != "SanaTransformer2DModel":
+        raise WeightsError(f"{part} holds a quantised {kind}, which opensana does not read")
+    return {name: value for name, value in config.items() if name != QUANTIZATION}
+
+
+def quantization(part: Path) -> Quantization | None:
+    """How the weights of a part are quantised; WeightsError if by another program."""
+    found = read_json(part / "config.json").get(QUANTIZATION)
+    return None if found is None else Quantization.from_config(found, part)
 
 
 def part_variant(part: Path, variant: str | None) -> str | None:
@@ -85,9 +95,11 @@ def stored_dtype(folder: Path, variant: str | None = None) -> torch.dtype:
 
 
 def main_dtype(headers: Mapping[str, TensorInfo]) -> str:
-    """The dtype that holds most of the numbers."""
+    """The dtype that holds most of the numbers that are no whole ones."""
     totals: dict[str, int] = {}
     for tensor in headers.values():
+        if tensor.dtype in WHOLE:
+            continue
         totals[tensor.dtype] = totals.get(tensor.dtype, 0) + tensor.size
     return max(totals, key=lambda name: totals[name], default="F32")
 
@@ -98,6 +110,6 @@ def text_headers(part: Path) -> dict[str, TensorInfo]:
     One whose configuration tells how it is quantized is for the library that reads it.
     """
     headers = read_headers(part)
-    if "quantization_config" not in read_json(part / "config.json"):
+    if QUANTIZATION not in read_json(part / "config.json"):
         check_weights(headers, where=part)
     return headers

@@ -13,8 +13,9 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.errors import NumericsError, OpensanaError
 from opensana.files.writing import atomic_folder, write_json
 from opensana.models.index import INDEX, ModelDefaults, ModelInfo, model_index
-from opensana.models.parts import SPRINT_PART
+from opensana.models.parts import QUANTIZATION, SPRINT_PART
 from opensana.models.scheduler import DIFFUSERS_VERSION, DPM, SCM, write_scheduler
+from opensana.runtime.quantize import quantization_of
 from opensana.text.encoder import TextEncoder
 from opensana.text.loading import save_model
 from opensana.transformer.controlnet import ControlNet
@@ -73,7 +74,9 @@ def write_model_without_text(
 
 def write_transformer(module: Transformer, part: Path, *, dtype: torch.dtype | None = None) -> None:
     """config.json and weights of one transformer, stored in `dtype` if given."""
-    _write_part(module, module.config.to_dict(), part, dtype)
+    found = quantization_of(module)
+    extra = {} if found is None else {QUANTIZATION: found.to_dict()}
+    _write_part(module, {**module.config.to_dict(), **extra}, part, dtype)
 
 
 def write_controlnet(module: ControlNet, part: Path, *, dtype: torch.dtype | None = None) -> None:

@@ -24,7 +24,8 @@ from torch.nn import functional as F
 from opensana.errors import ConfigError
 from opensana.layers.convolution import Conv3x3
 
-SOURCE = Path(__file__).with_name("winograd.cpp")
+SOURCES = Path(__file__).parent
+SHARED = "lanes.h"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-shared")
 ARM = ("aarch64", "arm64")
@@ -130,7 +131,12 @@ def _replace(module: nn.Module, kernel: Kernel) -> None:
 
 
 def build(folder: Path) -> Kernel:
-    """The kernel for this processor, compiled if not in `folder` yet; ConfigError on failure."""
+    """The convolution for this processor; ConfigError if it cannot be compiled."""
+    return Kernel(compiled("winograd", folder))
+
+
+def compiled(name: str, folder: Path) -> Path:
+    """name.cpp for this processor, compiled if not in `folder` yet; ConfigError on failure."""
     asked = os.environ.get("CXX")
     compiler = next(filter(None, map(shutil.which, [asked] if asked else COMPILERS)), None)
     if compiler is None:
@@ -142,15 +148,17 @@ def build(folder: Path) -> Kernel:
     command = [compiler, *FLAGS, native]
     # The predefined macros identify the compiler and the processor's instruction sets.
     macros = _output([*command, "-dM", "-E", "-x", "c++", os.devnull])
-    known = "\n".join([SOURCE.read_text(), *command, macros])
-    library = folder / f"winograd-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
+    source = SOURCES / f"{name}.cpp"
+    texts = [file.read_text() for file in (source, SOURCES / SHARED)]
+    known = "\n".join([*texts, *command, macros])
+    library = folder / f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}.so"
     if not library.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".kernel-") as scratch:
             made = Path(scratch) / library.name
-            _output([*command, str(SOURCE), "-o", str(made)])
+            _output([*command, str(source), "-o", str(made)])
             os.replace(made, library)
-    return Kernel(library)
+    return library
 
 
 def _output(command: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ C channels in, O out.
 
 import platform
 from collections.abc import MutableMapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,6 @@ def pack(module: nn.Module) -> None:
             setattr(module, name, PackedPointwise(child))
         else:
             pack(child)
-    if isinstance(module, MixFFN):
-        inverted = cast(PackedPointwise, module.conv_inverted)
+    if isinstance(module, MixFFN) and isinstance(module.conv_inverted, PackedPointwise):
+        inverted = module.conv_inverted
         inverted.then, module.activation = "swish", nn.Identity()

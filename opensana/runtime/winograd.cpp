@@ -8,19 +8,13 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <cstdlib>
-#include <cstring>
+
+#include "lanes.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int64_t kLanes = 16, kRows = 12;
-#elif defined(__AVX__)
-constexpr int64_t kLanes = 8, kRows = 6;
-#else
-constexpr int64_t kLanes = 4, kRows = 12;
-#endif
+constexpr int64_t kRows = kLanes == 8 ? 6 : 12;  // with their sums, what registers hold
 constexpr int64_t kTile = 4, kReach = 6, kPlaces = 36, kTaps = 9;
 constexpr int64_t kPanel = 2 * kLanes;        // outputs that a thread works on
 constexpr int64_t kBlock = 8 * kRows;         // tiles whose products stay in the cache
@@ -28,22 +22,6 @@ constexpr int64_t kBandFloats = 1 << 21;      // transformed inputs, which all t
 constexpr int64_t kLeastBlocks = 2;           // of a band, as weights are transformed once for each
 constexpr int64_t kSkew = 16;  // floats between places, lest all 36 meet in one set of the cache
 constexpr int64_t kAlignment = 64;
-
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-inline Lanes load(const float* from, int64_t count = kLanes) {
-  Lanes lanes{};
-  if (count >= kLanes) std::memcpy(&lanes, from, sizeof lanes);
-  else if (count > 0) std::memcpy(&lanes, from, count * sizeof(float));
-  return lanes;
-}
-
-inline void store(float* to, Lanes lanes, int64_t count = kLanes) {
-  if (count >= kLanes) std::memcpy(to, &lanes, sizeof lanes);
-  else if (count > 0) std::memcpy(to, &lanes, count * sizeof(float));
-}
 
 // One dimension of B^T d, six values to six; d and out have their values `step` apart.
 inline void input_transform(const Lanes* d, Lanes* out, int64_t step) {

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.norm import RMSNorm
+from opensana.layers.weight_only import plain_weight
 
 FLOAT16_LIMIT = 65504.0
 
@@ -67,6 +68,10 @@ class CrossAttention(nn.Module):
     timestep, so a sampler computes them once per prompt.
     """
 
+    fold_dtype = torch.float32
+    fold_cost = 1
+    """Time of a folded product's number, relative to one of the projections'."""
+
     def __init__(
         self, channels: int, heads: int, head_channels: int, *, qk_norm: bool, dropout: float
     ) -> None:
@@ -100,17 +105,18 @@ class CrossAttention(nn.Module):
         """
         keys, values = text
         normed = not isinstance(self.norm_q, nn.Identity)
-        cheaper = keys.shape[1] * keys.shape[2] < self.output.out_features
+        columns = keys.shape[1] * keys.shape[2]
+        cheaper = columns * self.fold_cost < self.output.out_features
         if normed or not cheaper or keys.dtype != torch.float32:
             return text
         keys = keys * keys.shape[-1] ** -0.5
-        query = self.to_q.weight.unflatten(0, (self.heads, -1))
-        output = self.output.weight.unflatten(1, (self.heads, -1))
+        query = plain_weight(self.to_q).unflatten(0, (self.heads, -1))
+        output = plain_weight(self.output).unflatten(1, (self.heads, -1))
         bias = self.to_q.bias.unflatten(0, (self.heads, -1))
         return FoldedText(
-            torch.einsum("bhmd,hdc->bchm", keys, query).flatten(2),
+            torch.einsum("bhmd,hdc->bchm", keys, query).flatten(2).to(self.fold_dtype),
             torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None],
-            torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2),
+            torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2).to(self.fold_dtype),
         )
 
     def forward(
@@ -118,10 +124,12 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
         if isinstance(text, FoldedText):
-            scores = (tokens @ text.keys + text.bias).unflatten(-1, (self.heads, -1))
+            scores = tokens.to(text.keys.dtype) @ text.keys + text.bias
+            scores = scores.unflatten(-1, (self.heads, -1))
             if mask is not None:
                 scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
-            return scores.softmax(-1).flatten(2) @ text.values + self.output.bias
+            weights = scores.softmax(-1).flatten(2).to(text.values.dtype)
+            return weights @ text.values + self.output.bias
         keys, values = self.keys_values(text) if isinstance(text, Tensor) else text
         queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
         batch = (len(tokens), -1, -1, -1)  # one prompt may serve a batch of images

@@ -75,7 +75,7 @@ class Stack(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the computation; inputs are cast to it."""
-        return self.patch_embed.proj.weight.dtype
+        return self.caption_norm.weight.dtype
 
     @property
     def blocks(self) -> Sequence[Block]:

@@ -45,8 +45,8 @@ def check_formats(formats: Mapping[str, str], *, where: str | Path) -> None:
     """WeightsError for the first tensor, by its name and format, that cannot be read."""
     for key, name in formats.items():
         module, _, own = key.rpartition(".")
-        if own == "weight_scale" and formats.get(f"{module}.weight") == "I8":
-            continue  # a layer in 8 bits: whether the model has such is the strict load's question
+        if own == "weight_scale" and formats.get(f"{module}.weight") in ("I8", "U8"):
+            continue  # a quantised layer: whether the model has such is the strict load's question
         if own in SCALES:
             raise WeightsError(
                 f"{where} holds scaled weights ({key!r}), such as scaled float8, which are not "

@@ -13,9 +13,10 @@ from opensana.features.latents import Features
 from opensana.features.texts import Texts
 from opensana.models.find import find_transformer
 from opensana.models.load import load_transformer
-from opensana.models.parts import main_dtype, transformer_config
+from opensana.models.parts import main_dtype, quantization, transformer_config
 from opensana.models.presets import TRANSFORMERS
 from opensana.runtime.placing import place
+from opensana.runtime.quantize import Quantization, quantization_of
 from opensana.train.engine.randomness import torch_generator
 from opensana.train.recipe import TransformerRecipe
 from opensana.transformer.initialisation import initialise
@@ -68,7 +69,7 @@ def _continued(model: Transformer, values: Mapping[str, Any]) -> Transformer:
 
 
 def check_trainable(initial: str) -> None:
-    """Raise ConfigError for weights that are known to draw in float16 only.
+    """Raise ConfigError for quantised weights, and for those known to draw in float16 only.
 
     A published model that is not on this machine is recognised by its name.
 
@@ -76,6 +77,8 @@ def check_trainable(initial: str) -> None:
     limit, which neither float32 nor bfloat16 has: fine-tuned, they collapse. An own model in
     float16, such as emoji-256, is only a rounding of float32 weights that trained well.
     """
+    if is_here(initial):
+        check_plain(quantization(find_transformer(initial)))
     path = Path(initial)
     known = published_model(path.parent.name if path.name == "transformer" else initial)
     if (known is not None and known.dtype == "fp16") or _is_rounded(initial):
@@ -96,8 +99,18 @@ def _is_rounded(initial: str) -> bool:
     return half and (foreign or available_variants(part) == ["fp16"])
 
 
+def check_plain(found: Quantization | None) -> None:
+    """Raise ConfigError for a quantised network: whole numbers have no gradient."""
+    if found is not None:
+        raise ConfigError(
+            f"a model that is quantised ({found.scheme}) cannot be trained; start from the plain "
+            "one, and quantise the result"
+        )
+
+
 def trainable(model: Module) -> Module:
     """A loaded model as training needs it: in float32, all of it."""
+    check_plain(quantization_of(model))
     return place(model, torch.device("cpu"), torch.float32).requires_grad_(True).train()
 
 
