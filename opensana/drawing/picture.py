@@ -51,8 +51,8 @@ class Picture:
         chunks = PngImagePlugin.PngInfo()
         for key, text in self.metadata.items() if metadata else ():
             # The path of a model may be no text: it holds lone surrogates, which UTF-8 has not.
-            told = text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
-            chunks.add_text(key, told)
+            readable = text.replace("\0", "").encode("utf-8", "backslashreplace").decode("utf-8")
+            chunks.add_text(key, readable)
         buffer = io.BytesIO()
         self.image.save(buffer, format="PNG", pnginfo=chunks)
         return buffer.getvalue()

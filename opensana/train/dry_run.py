@@ -104,7 +104,7 @@ class Plan:
     def _lines(self) -> Iterator[tuple[str, str]]:
         recipe, memory, parallel = self.recipe, self.memory, self.recipe.parallel
         mode = parallel.mode if self.processes > 1 else "alone"
-        again = ", blocks computed again" if parallel.checkpoint_activations else ""
+        again = ", activation checkpointing" if parallel.checkpoint_activations else ""
         yield "recipe", f"{recipe.name} ({recipe.kind}), in {recipe.run}"
         yield "processes", f"{self.processes} ({mode}{again})"
         yield "parameters", f"{self.parameters:,}, of which {self.trained:,} train"
