@@ -7,13 +7,14 @@ KV cache): the kept states are the same numbers.
 
 # B batch, N kept tokens, D hidden size, L tokens of the longest row
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from opensana.errors import RequestError
 from opensana.text.gemma3 import Gemma3TextModel
@@ -55,8 +56,9 @@ class TextEncoder:
         max_tokens: int = KEPT_TOKENS,
     ) -> None:
         """`model` is Gemma3TextModel or one of transformers; `instruction` is a name."""
-        self.model = model.eval().requires_grad_(False)
-        self._decoder = model if isinstance(model, Gemma3TextModel) else LibraryDecoder(model)
+        self.model: Any = model.eval().requires_grad_(False)
+        self._decoder: Any = model if isinstance(model, Gemma3TextModel) else LibraryDecoder(model)
+        self.hidden_size: int = self._decoder.hidden_size
         self.tokenizer = tokenizer
         self.instruction = instruction_text(instruction)
         self._plain = _Window(limit=max_tokens, tail=1)
@@ -67,6 +69,7 @@ class TextEncoder:
         self._prefix: Prefix | None = None
         self._prefix_folder: Path | None = None
         self._empty: TextStates | None = None
+        self._kept: dict[tuple[str, _Window], TextStates] = {}
 
     @classmethod
     def load(
@@ -90,10 +93,6 @@ class TextEncoder:
         return encoder
 
     @property
-    def hidden_size(self) -> int:
-        return self._decoder.hidden_size
-
-    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -112,6 +111,16 @@ class TextEncoder:
             self._empty = self._encode([""], self._plain)
         states, mask = self._empty.states, self._empty.mask
         return TextStates(states.expand(len(prompts), -1, -1), mask.expand(len(prompts), -1))
+
+    def drop_weights(self, prompts: Iterable[str], plain: Iterable[str] = ()) -> None:
+        """Encode prompts, and those read without the instruction, and free the language model.
+
+        The encoder gives their states from then on; RequestError for any other text.
+        """
+        wanted = [(self.instruction + _normalise(text), self._window) for text in prompts]
+        wanted += [(_normalise(text), self._plain) for text in plain]
+        self._kept = {key: self._encode([key[0]], key[1]) for key in dict.fromkeys(wanted)}
+        self.model = self._decoder = self._prefix = self._empty = None
 
     def truncated(self, prompt: str, *, plain: bool = False) -> str | None:
         """The end of the (lower-cased) prompt that is cut off because it is too long, or None."""
@@ -137,6 +146,8 @@ class TextEncoder:
             raise RequestError(
                 "no prompt to encode: pass at least one, the empty prompt is one too"
             )
+        if self.model is None:
+            return self._kept_states(texts, window)
         tokens = self._tokenise(texts, window.limit)["input_ids"]
         rows = [row or [self._padding] for row in tokens]  # the model needs at least one token
         prefix = self._shared_prefix() if window is not self._plain else None
@@ -151,6 +162,13 @@ class TextEncoder:
         counts = torch.tensor([1 + max(0, len(row) - window.tail) for row in rows])
         mask = (torch.arange(kept.shape[1]) < counts[:, None]).to(kept.device)
         return TextStates(states=kept.masked_fill(~mask[..., None], 0), mask=mask)
+
+    def _kept_states(self, texts: Sequence[str], window: _Window) -> TextStates:
+        if unknown := [text for text in texts if (text, window) not in self._kept]:
+            raise RequestError(f"the text encoder was dropped before it read {unknown[0][-40:]!r}")
+        kept = [self._kept[text, window] for text in texts]
+        states = pad_sequence([one.states[0] for one in kept], batch_first=True)
+        return TextStates(states, pad_sequence([one.mask[0] for one in kept], batch_first=True))
 
     def _shared_prefix(self) -> Prefix | None:
         """The instruction's KV cache, computed on first use.

@@ -27,6 +27,8 @@ class PaintedSana:
 
     def __init__(self) -> None:
         self.loads, self.requests = [], []
+        self.text = self
+        self.read: list[tuple[list[str], list[str]]] = []
         self.provenance: dict[str, str] = {}
         self.failure: BaseException | None = None
         self.painted_before_failure = 0
@@ -34,6 +36,10 @@ class PaintedSana:
     def load(self, model: str, **options: Any) -> "PaintedSana":
         self.loads.append({"model": model} | options)
         return self
+
+    def drop_weights(self, prompts: list[str], plain: list[str]) -> None:
+        assert not self.requests
+        self.read.append((prompts, plain))
 
     def draw(
         self,

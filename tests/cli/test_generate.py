@@ -279,3 +279,13 @@ def test_an_output_folder_that_cannot_be_written(
 ) -> None:
     message = refused(capsys, "generate", "x", "-o", "/proc/self/out.png")
     assert "cannot write to the output folder '/proc/self'" in message
+
+
+def test_the_text_encoder_reads_all_prompts_before_it_is_offloaded(
+    sana: PaintedSana, tmp_path: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    words = ["--prompt-file", "prompts.txt", "--negative-prompt", "blur", "--offload", "text"]
+    assert main(["generate", *words]) == 0
+    assert sana.read == [(["a cat", "a dog"], ["blur", "blur"])]
+    assert [request.prompt for request in sana.requests] == ["a cat", "a dog"]

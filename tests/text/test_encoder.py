@@ -5,7 +5,9 @@ Also tests `text/gemma3.py`, `text/gemma3_config.py` and `text/instruction_cache
 
 import contextlib
 import functools
+import gc
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -206,6 +208,25 @@ def test_the_empty_prompt_is_read_once() -> None:
     assert_same(encoder.encode_plain(["", ""]), negative)
     with pytest.raises(TypeError):
         encoder.encode_plain(["a cat"])
+
+
+def test_an_encoder_whose_weights_are_dropped_gives_what_it_has_read() -> None:
+    encoder = TextEncoder(build("gemma2"), tokenizer())
+    expected = [encoder.encode([prompt]) for prompt in PROMPTS]
+    negative, cut = encoder.encode_plain([""]), encoder.truncated(LONG)
+    model = weakref.ref(encoder.model)
+    encoder.drop_weights(["  A CAT", *PROMPTS], [""])
+    gc.collect()
+    assert model() is None
+    for prompt, states in zip(PROMPTS, expected, strict=True):
+        assert_same(encoder.encode([prompt]), states)
+    both = encoder.encode(PROMPTS)
+    for row, states in enumerate(expected):
+        assert torch.equal(both.states[row][both.mask[row]], states.states[0])
+    assert_same(encoder.encode_plain(["", ""][:1]), negative)
+    assert (encoder.truncated(LONG), encoder.hidden_size) == (cut, 16)
+    with pytest.raises(RequestError, match="was dropped before it read 'a dog'"):
+        encoder.encode_plain(["a dog"])
 
 
 def test_the_instruction_is_read_once_and_merges_are_respected() -> None:
