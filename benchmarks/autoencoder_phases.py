@@ -99,7 +99,7 @@ def save_strip(path: Path, rows: list[Tensor]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Autoencoders on white, plain and busy backgrounds.")
+    parser = argparse.ArgumentParser(description="Autoencoders on white, plain, busy backgrounds.")
     parser.add_argument("models", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--strip", type=Path, help="a PNG of enlarged details")
