@@ -1,1 +1,1 @@
-"""What tells how good pictures, captions and reconstructions are; the networks that tell it."""
+"""PSNR, SSIM, LPIPS, Fréchet distances and CLIP scores, and the networks behind them."""

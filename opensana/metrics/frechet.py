@@ -1,4 +1,4 @@
-"""The Fréchet distance between the features of two sets of pictures (Heusel et al. 2017).
+"""The Fréchet distance between the features of two sets of pictures (Heusel et al. 2017, eq. 6).
 
     |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))    with means m and covariances C
 
@@ -11,7 +11,6 @@ B batch, D features, H W size.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from torch.nn import functional
 
 from opensana.errors import DataError, WeightsError
 from opensana.files.writing import read_json
+from opensana.metrics.library_models import load_model
 from opensana.metrics.small_clip import CLASS_NAME, load_clip
 from opensana.weights.locate import locate_library
 
@@ -73,50 +73,21 @@ def clip_features(folder: str | Path, device: torch.device) -> Extract:
     folder = locate_library(folder)
     config = read_json(folder / "config.json")
     if config.get("_class_name") == CLASS_NAME:
-        return _small_clip(folder, device)
+        clip = load_clip(folder).to(device)
+        return torch.inference_mode()(lambda pixels: clip.embed_images(pixels.to(device) * 2 - 1))
     kind = config.get("model_type")
     if kind not in CLIP_KINDS:
         raise WeightsError(f"{folder} holds a {kind} model, expected CLIP: a folder of its weights")
-    return _published_clip(folder, device)
-
-
-def _small_clip(folder: Path, device: torch.device) -> Extract:
-    clip = load_clip(folder).to(device)
-
-    @torch.inference_mode()
-    def extract(pictures: Tensor) -> Tensor:
-        return clip.embed_images(pictures.to(device) * 2 - 1)
-
-    return extract
-
-
-def _published_clip(folder: Path, device: torch.device) -> Extract:
-    from transformers import CLIPVisionModelWithProjection
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # it lists CLIP's text half as unused
-    try:
-        loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{folder} cannot be read as CLIP: {error}") from error
-    finally:
-        logging.set_verbosity(level)
-    model, report = loaded
-    if report["missing_keys"]:
-        raise WeightsError(f"{folder} lacks weights of CLIP: {sorted(report['missing_keys'])[0]}")
-    model = model.float().eval().to(device)
+    model = load_model(folder, "CLIPVisionModelWithProjection").eval().to(device, torch.float32)
     size = model.config.image_size
     mean = torch.tensor(CLIP_MEAN, device=device)[:, None, None]
     deviation = torch.tensor(CLIP_DEVIATION, device=device)[:, None, None]
 
     @torch.inference_mode()
-    def extract(pictures: Tensor) -> Tensor:
+    def embed(pictures: Tensor) -> Tensor:
         small = functional.interpolate(
             pictures.to(device), size=(size, size), mode="bicubic", antialias=True
         )
         return model(pixel_values=(small.clamp(0, 1) - mean) / deviation).image_embeds
 
-    return extract
+    return embed

@@ -1,8 +1,9 @@
-"""LPIPS, how different two pictures look to a classifier (Zhang et al. 2018, arXiv 1801.03924).
+"""LPIPS, the perceptual distance of two pictures (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
 The features of VGG16 after each of its five groups of convolutions are brought to unit length, and
-their squared differences weighted by what people said. The weights are the user's: `opensana
-convert` makes them from torchvision's VGG16 and the linear heads of LPIPS 0.1.
+their squared differences weighted by linear heads that were fitted to people's judgements. The
+weights are the user's: `opensana convert` makes them from torchvision's VGG16 and the heads of
+LPIPS 0.1.
 
 B batch, C channels, H W size. Pixels are in [-1, 1].
 """

@@ -10,7 +10,7 @@ def open_scorer(name: str, *, device: str = "auto") -> Scorer:
     """The model of a folder or hub id: a CLIP of transformers, or a small one trained here."""
     folder = locate_library(name)
     if read_json(folder / "config.json").get("_class_name") == CLASS_NAME:
-        from opensana.metrics.small_clip_score import StateScorer
+        from opensana.metrics.small_clip_score import SmallClipScorer
 
-        return StateScorer(name, device=device)
+        return SmallClipScorer(name, device=device)
     return ClipScorer(name, device=device)

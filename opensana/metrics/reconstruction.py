@@ -23,10 +23,7 @@ def psnr(output: Tensor, pixels: Tensor) -> Tensor:
 Reconstruct = Callable[[Tensor], Tensor]
 """Pixels [B, 3, H, W] in -1..1 to their reconstruction."""
 
-
 WINDOW, DEVIATION = 11, 1.5
-
-
 SMALLEST_ERROR = 1e-10
 
 
@@ -46,7 +43,7 @@ class Reconstruction:
 def pairs(
     reconstruct: Reconstruct, batches: Iterable[np.ndarray]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Originals and what became of them, [B, 3, H, W] in 0..1, both as 8 bits would hold them."""
+    """Originals and reconstructions, [B, 3, H, W] in 0..1, both as 8 bits would hold them."""
     for batch in batches:
         pixels = from_levels(batch).permute(0, 3, 1, 2)
         output = reconstruct(pixels)
@@ -82,25 +79,25 @@ def decibels(error: float) -> float:
 
 
 def ssim(first: Tensor, second: Tensor) -> Tensor:
-    """Structural similarity [B] of pictures [B, C, H, W] in 0..1 (Wang et al. 2004).
+    """Structural similarity [B] of pictures [B, C, H, W] in 0..1 (Wang et al. 2004, equation 13).
 
-    A Gaussian window of 11 x 11 and deviation 1.5; positions where it leaves the picture are left
-    out; the mean over positions and channels.
+    A Gaussian window of 11 x 11 and deviation 1.5 without padding; the mean over positions
+    and channels.
     """
     c1, c2 = 0.01**2, 0.03**2
     stack = torch.cat([first, second, first * first, second * second, first * second])
     mean1, mean2, square1, square2, product = _blur(stack).chunk(5)
     variance1, variance2 = square1 - mean1**2, square2 - mean2**2
     covariance = product - mean1 * mean2
-    light = (2 * mean1 * mean2 + c1) / (mean1**2 + mean2**2 + c1)
-    structure = (2 * covariance + c2) / (variance1 + variance2 + c2)
-    return (light * structure).flatten(1).mean(1)
+    luminance = (2 * mean1 * mean2 + c1) / (mean1**2 + mean2**2 + c1)
+    contrast_structure = (2 * covariance + c2) / (variance1 + variance2 + c2)
+    return (luminance * contrast_structure).flatten(1).mean(1)
 
 
 def _blur(pictures: Tensor) -> Tensor:
     """Gaussian windows, rows and then columns, without padding."""
-    place = torch.arange(WINDOW, dtype=pictures.dtype, device=pictures.device) - WINDOW // 2
-    weight = torch.exp(-place.square() / (2 * DEVIATION**2))
+    offset = torch.arange(WINDOW, dtype=pictures.dtype, device=pictures.device) - WINDOW // 2
+    weight = torch.exp(-offset.square() / (2 * DEVIATION**2))
     weight = weight / weight.sum()
     channels = pictures.shape[1]
     kernel = weight.expand(channels, 1, 1, WINDOW)

@@ -20,7 +20,7 @@ GEMMA = "gemma-3-270m"
 TEXTS_AT_ONCE = 32
 
 
-class StateScorer:
+class SmallClipScorer:
     """100 times the cosine, as `ClipScorer`, in float32."""
 
     def __init__(self, name: str, *, device: str = "auto", encoder: TextEncoder | None = None):

@@ -19,7 +19,7 @@ from opensana.label.opening import open_captioner
 from opensana.metrics.clip_score import ClipScorer
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip import Clip, ClipConfig
-from opensana.metrics.small_clip_score import StateScorer
+from opensana.metrics.small_clip_score import SmallClipScorer
 from opensana.train.checkpoints.export import Export
 from tests import tiny
 from tests.label.folders import draw
@@ -118,13 +118,13 @@ def test_a_small_clip_is_opened_by_its_folder(
     monkeypatch.setattr(
         "opensana.metrics.small_clip_score.TextEncoder.load", lambda *_, **__: encoder
     )
-    assert isinstance(open_scorer(str(small_clip), device="cpu"), StateScorer)
+    assert isinstance(open_scorer(str(small_clip), device="cpu"), SmallClipScorer)
     assert isinstance(open_scorer(str(clip_model), device="cpu"), ClipScorer)
 
 
 def test_scores_are_a_hundred_cosines_and_long_captions_have_windows(small_clip: Path) -> None:
     encoder = tiny.sana(instruction="none").text
-    scorer = StateScorer(str(small_clip), device="cpu", encoder=encoder)
+    scorer = SmallClipScorer(str(small_clip), device="cpu", encoder=encoder)
     pictures = [Image.new("RGB", (20, 30), colour) for colour in ("red", "blue")]
     long = "a cat. " * 200
     found = scorer(pictures, [["a cat", long], ["a red dog"]])
