@@ -24,7 +24,8 @@ from opensana.models.parts import (
 from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, published_autoencoder
 from opensana.models.resolution_bins import bins
 from opensana.runtime.placing import part_dtype
-from opensana.text.gguf import formats_in, gguf_in, read_config
+from opensana.text.demo_encoder import BYTES, FORMATS
+from opensana.text.gguf import formats_in, gguf_in, held_bytes, read_config
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 from opensana.weights.formats import held_dtype
@@ -61,11 +62,12 @@ def describe(
     if (sprint := folder / SPRINT_PART).is_dir():
         parts[SPRINT_PART] = _part(sprint, variant, Transformer, transformer_config(sprint))
     parts["vae"] = _part(folder / "vae", variant, Autoencoder, autoencoder)
-    parts["text_encoder"] = _text_part(folder, info)
+    text = gguf_in(folder / "text_encoder")
+    gguf = None if text is None else GgufFile(text)
+    parts["text_encoder"] = _text_part(folder, info, gguf)
     known = published_model(str(model))
     dtype = str(parts["transformer"]["dtype"])
     counts = {part: found["parameters"] or 0 for part, found in parts.items()}
-    in_8_bits = gguf_in(folder / "text_encoder") is not None
     return {
         "model": str(model),
         "folder": str(folder),
@@ -78,7 +80,7 @@ def describe(
         "recommended_guidance": info.defaults.guidance,
         "dtype": dtype,
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
-        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device, in_8_bits),
+        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device, gguf),
         "parts": parts,
     }
 
@@ -89,15 +91,15 @@ def _as_drawn_with(
     parameters: Mapping[str, int],
     stored: torch.dtype,
     device: str,
-    text_in_8_bits: bool = False,
+    gguf: GgufFile | None = None,
 ) -> dict[str, Any]:
     """Number format, sizes and memory of a whole model whose parts have so many `parameters`."""
     where = resolve_device(device)
     main = resolve_dtype(where, None, stored)
     others = part_dtype(where, main)
     held = dict(parameters)
-    if text_in_8_bits:  # a byte each, whatever the other parts are in
-        held["text_encoder"] //= others.itemsize
+    if gguf is not None:
+        held["text_encoder"] = held_bytes(gguf, others) // others.itemsize
     memory = memory_needed(held, transformer, autoencoder, main=main, others=others)
     sizes = bins(transformer.sample_size * autoencoder.compression).values()
     return {
@@ -135,17 +137,16 @@ def _part(
     return _stored(read_json(part / "config.json").get("_class_name", "unknown"), headers)
 
 
-def _text_part(folder: Path, info: ModelInfo) -> dict[str, Any]:
+def _text_part(folder: Path, info: ModelInfo, gguf: GgufFile | None) -> dict[str, Any]:
     if package := info.defaults.text_encoder:
-        return {"class": package, "parameters": None, "dtype": "F32", "bytes": None}
+        return {"class": package, "parameters": None, "dtype": FORMATS, "bytes": BYTES}
     part = folder / "text_encoder"
-    if (path := gguf_in(part)) is not None:
-        file = GgufFile(path)
+    if gguf is not None:
         return {
-            "class": str(read_config(file)["architectures"][0]),
-            "parameters": sum(tensor.size for tensor in file.tensors.values()),
-            "dtype": "GGUF: " + ", ".join(formats_in(file)),
-            "bytes": sum(tensor.bytes for tensor in file.tensors.values()),
+            "class": str(read_config(gguf)["architectures"][0]),
+            "parameters": sum(tensor.size for tensor in gguf.tensors.values()),
+            "dtype": "GGUF: " + ", ".join(formats_in(gguf)),
+            "bytes": sum(tensor.bytes for tensor in gguf.tensors.values()),
         }
     headers = text_headers(part)
     architectures = read_json(part / "config.json").get("architectures") or ["unknown"]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from opensana.errors import WeightsError
@@ -139,6 +140,14 @@ def published_name(name: str) -> str:
     if part not in names:
         return name
     return ".".join(filter(None, [layer and f"layers.{layer}", names[part], kind]))
+
+
+def held_bytes(file: GgufFile, dtype: torch.dtype) -> int:
+    """What the model takes in memory; numbers that are plain in the file are held in `dtype`."""
+    return sum(
+        tensor.size // tensor.format.numbers * (tensor.format.held or dtype.itemsize)
+        for tensor in file.tensors.values()
+    )
 
 
 def formats_in(file: GgufFile) -> list[str]:

@@ -2,142 +2,30 @@
 
     "GGUF", version, counts | keys and values | names, sizes, formats and offsets of tensors | data
 
-Every block that is read is scale * q - minimum with q in 8 bits: kept so (`layers/weight_only.py`)
-it loses nothing. Files come from anybody: no count, length or offset is believed.
-
-O rows, C numbers a row, N blocks a row, G scales a row.
+Files come from anybody: no count, length or offset is believed.
 """
 
 import mmap
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from opensana.errors import WeightsError, near
+from opensana.weights.gguf_blocks import FORMATS, Blocks, Format
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MOST_TENSORS, MOST_KEYS, MOST_ITEMS, LONGEST_TEXT = 2**16, 2**12, 2**22, 2**22
 MOST_DIMENSIONS = 4
 ALIGNMENT, ALIGNMENTS = 32, range(8, 2**16 + 1, 8)
-SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 TEXT, ARRAY = 8, 9
 DECODED_AT_ONCE = 2**24
 """Numbers: what decoding takes beside its result is a few times as many bytes."""
-
-
-class Blocks(NamedTuple):
-    """A matrix [O, C] as scale[o, g] q[o, c] - minimum[o, g]."""
-
-    values: Tensor  # int8 [O, C]
-    scale: Tensor  # [O, G], float16 where the file has it so, else float32
-    minimum: Tensor | None = None  # [O, G], float32
-
-
-# ------------------------------------------------------------------ blocks [O, N, bytes]
-
-
-def _half(block: Tensor, at: int = 0) -> Tensor:
-    """The float16 [O, N] at an offset."""
-    return block[..., at : at + 2].view(torch.float16)[..., 0]
-
-
-def _bits(packed: Tensor, width: int) -> Tensor:
-    """Unsigned numbers of so many bits in bytes [..., n]: [..., 8 / width, n], the lowest first."""
-    shifts = torch.arange(0, 8, width, dtype=torch.uint8)[:, None]
-    return (packed[..., None, :] >> shifts) & (2**width - 1)
-
-
-def _signed(numbers: Tensor, zero: int) -> Tensor:
-    """Unsigned [O, N, ...] less what stands for zero, as int8 [O, C]."""
-    return (numbers.view(torch.int8) - zero).flatten(1)
-
-
-def _q4_0(block: Tensor) -> Blocks:
-    return Blocks(_signed(_bits(block[..., 2:], 4), 8), _half(block))
-
-
-def _q5_0(block: Tensor) -> Blocks:
-    low = _bits(block[..., 6:], 4).flatten(-2)
-    high = _bits(block[..., 2:6], 1).transpose(-1, -2).flatten(-2)
-    return Blocks(_signed(low | high << 4, 16), _half(block))
-
-
-def _q8_0(block: Tensor) -> Blocks:
-    return Blocks(block[..., 2:].view(torch.int8).flatten(1), _half(block))
-
-
-def _k_scales(block: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales and minima [O, 8 N] of eight groups: 6 bits each, times the block's float16."""
-    a, b, c = block[..., 4:16].unflatten(-1, (3, 4)).unbind(-2)
-    scale = torch.cat([a & 63, (c & 15) | ((a >> 2) & 48)], -1)
-    minimum = torch.cat([b & 63, (c >> 4) | ((b >> 2) & 48)], -1)
-    wholes = (_half(block, at).float()[..., None] for at in (0, 2))
-    scale, minimum = (
-        (whole * part.float()).flatten(1)
-        for whole, part in zip(wholes, (scale, minimum), strict=True)
-    )
-    return scale, minimum
-
-
-def _q4_k(block: Tensor) -> Blocks:
-    low = _bits(block[..., 16:].unflatten(-1, (4, 32)), 4)
-    return Blocks(_signed(low, 0), *_k_scales(block))
-
-
-def _q5_k(block: Tensor) -> Blocks:
-    low = _bits(block[..., 48:].unflatten(-1, (4, 32)), 4).flatten(-3, -2)
-    return Blocks(_signed(low | _bits(block[..., 16:48], 1) << 4, 0), *_k_scales(block))
-
-
-def _q6_k(block: Tensor) -> Blocks:
-    low = _bits(block[..., :128].unflatten(-1, (2, 64)), 4).unflatten(-1, (2, 32)).flatten(-4, -2)
-    high = _bits(block[..., 128:192].unflatten(-1, (2, 32)), 2).flatten(-3, -2)
-    scale = _half(block, 208).float()[..., None] * block[..., 192:208].view(torch.int8).float()
-    return Blocks(_signed(low | high << 4, 32), scale.flatten(1))
-
-
-class Format(NamedTuple):
-    """`bytes` hold `numbers`; plain numbers have a `dtype`, blocks are read by `decode`."""
-
-    name: str
-    numbers: int
-    bytes: int
-    dtype: torch.dtype | None = None
-    decode: Callable[[Tensor], Blocks] | None = None
-
-
-FORMATS = {
-    0: Format("F32", 1, 4, torch.float32),
-    1: Format("F16", 1, 2, torch.float16),
-    2: Format("Q4_0", 32, 18, decode=_q4_0),
-    6: Format("Q5_0", 32, 22, decode=_q5_0),
-    8: Format("Q8_0", 32, 34, decode=_q8_0),
-    12: Format("Q4_K", 256, 144, decode=_q4_k),
-    13: Format("Q5_K", 256, 176, decode=_q5_k),
-    14: Format("Q6_K", 256, 210, decode=_q6_k),
-    30: Format("BF16", 1, 2, torch.bfloat16),
-}
-
-
-# ------------------------------------------------------------------ files
 
 
 @dataclass(frozen=True)
@@ -165,15 +53,12 @@ class GgufFile:
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, GgufTensor] = {}
         try:
-            with (
-                path.open("rb") as stream,
-                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            ):
-                self._read(_Cursor(data))
-                size = len(data)
+            with path.open("rb") as stream:
+                self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._read(_Cursor(self._map))
         except (OSError, ValueError, struct.error) as error:
             raise WeightsError(f"{path} is no GGUF file, or damaged ({error})") from error
-        self._data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+        self._data = torch.frombuffer(self._map, dtype=torch.uint8)
 
     def _read(self, cursor: "_Cursor") -> None:
         if cursor.take(4) != MAGIC:
@@ -201,15 +86,22 @@ class GgufFile:
             self.tensors[name] = GgufTensor(found.shape, found.format, start + found.offset)
 
     def blocks(self, name: str) -> Blocks:
-        """A quantised matrix in 8 bits, decoded a few rows at a time."""
+        """A quantised matrix in 8 bits, decoded a few rows at a time and no longer mapped then."""
         found = self._tensor(name)
         if (decode := found.format.decode) is None or len(found.shape) != 2:
             raise WeightsError(f"{self.path}: {name!r} is no quantised matrix")
         raw = self._raw(found).view(found.shape[0], -1, found.format.bytes)
-        parts = [decode(rows) for rows in raw.split(max(1, DECODED_AT_ONCE // found.shape[1]))]
-        values, scales, minima = zip(*parts, strict=True)
-        minimum = None if minima[0] is None else torch.cat(minima)
-        return Blocks(torch.cat(values), torch.cat(scales), minimum)
+        many = max(1, DECODED_AT_ONCE // found.shape[1])
+        values = torch.empty(found.shape, dtype=torch.int8)
+        scales: list[Tensor] = []
+        minima: list[Tensor] = []
+        for rows, target in zip(raw.split(many), values.split(many), strict=True):
+            part = decode(rows)
+            target.copy_(part.values)
+            scales.append(part.scale.clone())
+            minima += [] if part.minimum is None else [part.minimum]
+            self._forget(found)
+        return Blocks(values, torch.cat(scales), torch.cat(minima) if minima else None)
 
     def plain(self, name: str) -> Tensor:
         """A tensor of plain numbers, mapped."""
@@ -222,6 +114,12 @@ class GgufFile:
         if name not in self.tensors:
             raise WeightsError(f"{self.path} lacks {name!r}{near(name, list(self.tensors))}")
         return self.tensors[name]
+
+    def _forget(self, found: GgufTensor) -> None:
+        """Give the pages of a tensor back: they would count as this process's memory."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            first = found.offset // mmap.PAGESIZE * mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_DONTNEED, first, found.offset + found.bytes - first)
 
     def _raw(self, found: GgufTensor) -> Tensor:
         return self._data[found.offset : found.offset + found.bytes]

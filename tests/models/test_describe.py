@@ -4,6 +4,7 @@ Also tests `models/memory.py` and `weights/published_models.py`.
 """
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.cli import main
+from opensana.errors import WeightsError
 from opensana.models import presets
 from opensana.models.describe import describe, describe_published
 from opensana.models.parts import transformer_config
+from opensana.models.save import write_transformer
+from opensana.pipeline import Sana
 from opensana.text.loading import check_config
 from opensana.transformer.model import Transformer
 from opensana.weights import published_models as published
 from opensana.weights.published_models import MODELS, hub_id, published_model
 from tests import tiny
 from tests.configs import SANA_600M
+from tests.gguf_files import write_gemma
 
 GEMMA_2_2B: dict[str, Any] = {
     "architectures": ["Gemma2Model"],
@@ -181,3 +186,24 @@ def test_a_folder_is_described_by_its_own_files(tmp_path: Path) -> None:
     assert shown["licence"] == sana.info.defaults.licence
     assert len(shown["binned_sizes"]) == 33
     assert (shown["computed_in"], shown["positions"]) == ("float32", "none")
+
+
+def test_a_text_encoder_in_a_gguf_file_is_shown(tmp_path: Path) -> None:
+    folder = tiny.sana().save(tmp_path / "model")
+    plain = describe(folder, device="cpu")
+    shutil.rmtree(folder / "text_encoder")
+    (folder / "text_encoder").mkdir()
+    write_gemma(folder / "text_encoder" / "a.gguf", "gemma2", ("Q8_0",))
+    with pytest.raises(WeightsError, match="the text encoder's states have 64 channels"):
+        describe(folder)
+    shutil.rmtree(folder / "transformer")
+    wide = tiny.transformer(replace(tiny.TRANSFORMER, caption_channels=64))
+    write_transformer(wide, folder / "transformer")
+    found = describe(folder, device="cpu")
+    part = found["parts"]["text_encoder"]
+    assert (part["class"], part["dtype"]) == ("Gemma2Model", "GGUF: Q8_0, F32")
+    assert part["parameters"] < part["bytes"] < 1.2 * part["parameters"]
+    ours = found["memory"]["weights"] - 4 * (found["parameters"] - part["parameters"])
+    assert part["parameters"] < ours < 1.2 * part["parameters"]
+    assert plain["parts"]["text_encoder"]["dtype"] == "F32"
+    assert Sana.load(folder, device="cpu").text.model.embed_tokens.weight.dtype == torch.int8

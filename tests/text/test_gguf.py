@@ -8,111 +8,20 @@ import random
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    Gemma2Config,
-    Gemma2Model,
-    Gemma3TextConfig,
-    Gemma3TextModel,
-    GemmaTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoModel, GemmaTokenizer
 
 from opensana.errors import OpensanaError, WeightsError
 from opensana.layers.weight_only import PlainState, WeightOnly, WeightOnlyEmbedding
 from opensana.text.encoder import TextEncoder
-from opensana.text.gguf import LAYER_TENSORS, TENSORS, formats_in, gguf_in, published_name
+from opensana.text.gguf import formats_in, gguf_in, published_name
 from opensana.text.gguf_tokenizer import read_tokenizer
 from opensana.text.loading import load_tokenizer, save_model
 from opensana.weights.gguf import GgufFile
+from tests.gguf_files import FORMATS, TOKENS, write_gemma
 
-WORDS = [*"abcdefghij▁猫", "ab", "abc", "▁a", "▁ab", "cd", "▁▁猫", "  ", "    "]
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", *BYTES, *WORDS, "<b>"]
-KINDS = [3, 3, 3, 2, *[6] * 256, *[1] * (len(WORDS) - 2), 4, 4, 4]
 PROMPTS = ["ab cab", "", " a  b   猫 ", "\N{CAT FACE} <b>i<bos>\n\tj", "abcdefghij" * 9]
-FORMATS = ("Q8_0", "Q5_0", "Q4_0", "F16", "BF16")
-SIZES: dict[str, Any] = {
-    "vocab_size": len(TOKENS),
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 2048,
-    "sliding_window": 8,
-    "query_pre_attn_scalar": 32,
-}
-ROPE = {
-    "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20_000.0},
-    "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
-}
-
-
-def model(kind: str) -> PreTrainedModel:
-    """A random decoder: Gemma 3 as ours reads it, with scaled positions as transformers does."""
-    torch.manual_seed(0)
-    if kind == "gemma2":
-        made = Gemma2Model(Gemma2Config(**SIZES, num_hidden_layers=3))
-    else:
-        layers = ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"]
-        plain = {name: {**rope, "rope_type": "default"} for name, rope in ROPE.items()}
-        ropes = ROPE if kind == "gemma3 scaled" else plain
-        config = Gemma3TextConfig(
-            **SIZES, num_hidden_layers=7, layer_types=layers, rope_parameters=ropes
-        )
-        made = Gemma3TextModel(config)
-    for parameter in made.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape)
-    return made.eval()
-
-
-def write(path: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> PreTrainedModel:
-    """A GGUF file of a random model, and the model with the numbers that the file holds."""
-    whole, name = model(kind), kind.split()[0]
-    writer = gguf.GGUFWriter(path, name)
-    config: Any = whole.config
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(2048)
-    writer.add_embedding_length(64)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_key_length(32)
-    writer.add_value_length(32)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_sliding_window(8)
-    if name == "gemma3":
-        writer.add_rope_freq_base(20_000.0)
-    if kind == "gemma3 scaled":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(4.0)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(TOKENS)
-    writer.add_token_scores([-1000.0] * len(TOKENS))
-    writer.add_token_types(KINDS)
-    for role, number in (("pad", 0), ("eos", 1), ("bos", 2), ("unk", 3)):
-        getattr(writer, f"add_{role}_token_id")(number)
-    parts = {one: own for own, one in LAYER_TENSORS.items()} | {v: k for k, v in TENSORS.items()}
-    with torch.no_grad():
-        for index, (own, value) in enumerate(whole.state_dict().items()):
-            layer, _, part = own.removesuffix(".weight").removeprefix("layers.").partition(".")
-            label = f"blk.{layer}.{parts[part]}" if part else parts[layer]
-            form = formats[index % len(formats)] if value.ndim == 2 else "F32"
-            kind_of = gguf.GGMLQuantizationType[form]
-            stored = (value + 1 if value.ndim == 1 else value).numpy()
-            raw = gguf.quantize(stored, kind_of)
-            writer.add_tensor(f"{label}.weight", raw, raw_dtype=kind_of)
-            held = torch.from_numpy(gguf.dequantize(raw, kind_of).reshape(value.shape).copy())
-            value.copy_(held - 1 if value.ndim == 1 else held)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return whole
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3", "gemma3 scaled"])
@@ -120,7 +29,7 @@ def write(path: Path, kind: str, formats: tuple[str, ...] = FORMATS) -> PreTrain
 def test_states_are_those_of_the_widened_model(
     tmp_path: Path, kind: str, formats: tuple[str, ...]
 ) -> None:
-    reference = write(tmp_path / "a.gguf", kind, formats)
+    reference = write_gemma(tmp_path / "a.gguf", kind, formats)
     ours = TextEncoder.load(tmp_path / "a.gguf", instruction="none")
     theirs = TextEncoder(reference, ours.tokenizer, instruction="none")
     assert type(ours.model) is type(reference) or kind == "gemma3"
@@ -134,7 +43,7 @@ def test_states_are_those_of_the_widened_model(
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
 def test_matrices_stay_in_8_bits(tmp_path: Path, kind: str) -> None:
-    reference = write(tmp_path / "a.gguf", kind, ("Q4_0",))
+    reference = write_gemma(tmp_path / "a.gguf", kind, ("Q4_0",))
     encoder = TextEncoder.load(tmp_path / "a.gguf", instruction="none", dtype=torch.bfloat16)
     layers = [layer for layer in encoder.model.modules() if isinstance(layer, WeightOnly)]
     assert len(layers) == sum(value.ndim == 2 for value in reference.state_dict().values())
@@ -145,7 +54,7 @@ def test_matrices_stay_in_8_bits(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["gemma2", "gemma3"])
 def test_the_plain_state_is_that_of_the_widened_model(tmp_path: Path, kind: str) -> None:
-    reference = write(tmp_path / "a.gguf", kind)
+    reference = write_gemma(tmp_path / "a.gguf", kind)
     encoder = TextEncoder.load(tmp_path / "a.gguf", instruction="none")
     state, expected = PlainState(encoder.model), reference.state_dict()
     assert set(state) == set(expected)
@@ -160,10 +69,10 @@ def test_the_plain_state_is_that_of_the_widened_model(tmp_path: Path, kind: str)
 
 def test_a_model_folder_may_hold_the_file(tmp_path: Path) -> None:
     (tmp_path / "text_encoder").mkdir()
-    write(tmp_path / "text_encoder" / "any name.gguf", "gemma3")
+    write_gemma(tmp_path / "text_encoder" / "any name.gguf", "gemma3")
     encoder = TextEncoder.load(tmp_path, instruction="none")
     assert encoder.encode(["ab"]).states.shape[-1] == 64
-    write(tmp_path / "text_encoder" / "b.gguf", "gemma3")
+    write_gemma(tmp_path / "text_encoder" / "b.gguf", "gemma3")
     with pytest.raises(WeightsError, match="several GGUF files"):
         TextEncoder.load(tmp_path)
     (tmp_path / "text_encoder" / "model.safetensors").touch()
@@ -171,7 +80,7 @@ def test_a_model_folder_may_hold_the_file(tmp_path: Path) -> None:
 
 
 def test_formats_are_named_by_how_much_they_hold(tmp_path: Path) -> None:
-    write(tmp_path / "a.gguf", "gemma3", ("Q8_0", "F16"))
+    write_gemma(tmp_path / "a.gguf", "gemma3", ("Q8_0", "F16"))
     assert formats_in(GgufFile(tmp_path / "a.gguf")) in (
         ["Q8_0", "F16", "F32"],
         ["F16", "Q8_0", "F32"],
@@ -186,7 +95,7 @@ def test_names_are_the_published_ones() -> None:
 
 
 def test_tokens_are_those_of_transformers(tmp_path: Path) -> None:
-    write(tmp_path / "a.gguf", "gemma3")
+    write_gemma(tmp_path / "a.gguf", "gemma3")
     ours = load_tokenizer(tmp_path, tmp_path)
     theirs: Any = GemmaTokenizer.from_pretrained(tmp_path, gguf_file="a.gguf")
     draw, letters = (
@@ -237,7 +146,7 @@ BROKEN: dict[str, tuple[str, Any]] = {
 def test_a_file_of_another_model_costs_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    write(tmp_path / "a.gguf", "gemma3")
+    write_gemma(tmp_path / "a.gguf", "gemma3")
     key, value = BROKEN[name]
     read = GgufFile._read
 
@@ -256,7 +165,7 @@ def test_a_file_of_another_model_costs_one_line(
     [("model", "gpt2"), ("tokens", [1] * len(TOKENS)), ("token_type", [1]), ("tokens", None)],
 )
 def test_a_file_without_gemmas_tokenizer_says_so(tmp_path: Path, key: str, value: Any) -> None:
-    write(tmp_path / "a.gguf", "gemma3")
+    write_gemma(tmp_path / "a.gguf", "gemma3")
     file = GgufFile(tmp_path / "a.gguf")
     file.metadata[f"tokenizer.ggml.{key}"] = value
     with pytest.raises(WeightsError, match=r"holds no tokenizer of Gemma; put tokenizer\.json"):

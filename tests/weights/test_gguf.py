@@ -1,4 +1,7 @@
-"""GGUF files: the numbers that llama.cpp has, to the last bit; a damaged file costs one line."""
+"""GGUF files: the numbers that llama.cpp has, to the last bit; a damaged file costs one line.
+
+Also tests `weights/gguf_blocks.py`.
+"""
 
 import importlib.util
 import random
@@ -14,7 +17,8 @@ from torch import Tensor
 from opensana.errors import WeightsError
 from opensana.layers.weight_only import WeightOnly
 from opensana.weights import gguf as ours
-from opensana.weights.gguf import FORMATS, Blocks, GgufFile
+from opensana.weights.gguf import GgufFile
+from opensana.weights.gguf_blocks import FORMATS, Blocks
 
 ROWS, CHANNELS = 6, 512
 
