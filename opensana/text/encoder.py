@@ -7,6 +7,9 @@ KV cache): the kept states are the same numbers.
 
 # B batch, N kept tokens, D hidden size, L tokens of the longest row
 
+import ctypes
+import gc
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +124,9 @@ class TextEncoder:
         wanted += [(_normalise(text), self._plain) for text in plain]
         self._kept = {key: self._encode([key[0]], key[1]) for key in dict.fromkeys(wanted)}
         self.model = self._decoder = self._prefix = self._empty = None
+        gc.collect()
+        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # glibc keeps freed blocks below 32 MiB, of which a model is made
 
     def truncated(self, prompt: str, *, plain: bool = False) -> str | None:
         """The end of the (lower-cased) prompt that is cut off because it is too long, or None."""
