@@ -3,7 +3,7 @@
 Also tests `train/engine/compilation.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from opensana.flow.consistency import change_along
 from opensana.layers import relu_linear_attention
-from opensana.train.engine.compilation import exact_backward
+from opensana.models.load import load_transformer
+from opensana.train.engine.compilation import compiled, exact_backward
+from opensana.weights.locate import PRETRAINED
 from tests import tiny
 from tests.layers.test_linear_attention import ROUNDED, heads, quadratic
 
@@ -76,3 +78,22 @@ def test_a_distillation_in_bfloat16_derives_forwards_near_float32() -> None:
 
     for ours, exact in zip(changes(half=True), changes(half=False), strict=True):
         assert 0 < (ours - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.slow  # a minute in the compiler
+def test_compiled_gradients_of_emoji_256_in_bfloat16_are_as_near_to_float32_as_eager_ones() -> None:
+    model = load_transformer(PRETRAINED / "emoji-256" / "transformer").float().requires_grad_(True)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(8, model.config.in_channels, 8, 8, generator=generator)
+    sigma = 1000 * torch.rand(8, generator=generator)
+    states = torch.randn(8, 12, model.config.caption_channels, generator=generator)
+
+    def gradient(velocity: Callable[..., Tensor], *, half: bool = True) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = velocity(x, sigma, model.prepare_text(states))
+        found = torch.autograd.grad(out.float().square().mean(), list(model.parameters()))
+        return torch.cat([part.flatten() for part in found])
+
+    exact = gradient(model.velocity, half=False)
+    eager = (gradient(model.velocity) - exact).norm()
+    assert (gradient(compiled(model.velocity)) - exact).norm() <= 1.1 * eager  # not of NaN

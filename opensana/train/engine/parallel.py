@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from opensana.device import resolve_device
 from opensana.errors import ConfigError, OpensanaError
-from opensana.train.engine.compilation import exact_backward
+from opensana.train.engine.compilation import exact_backward, narrow_vectors
 from opensana.train.engine.shards import is_sharded, local
 from opensana.train.recipe import ParallelRecipe
 
@@ -189,6 +189,7 @@ def distributed(
         return model
     if compiled:
         exact_backward()
+        narrow_vectors()
         for block in blocks(model):
             block.compile()
     if processes.sharded:
