@@ -18,13 +18,16 @@ from opensana.models.parts import (
     autoencoder_config,
     main_dtype,
     part_variant,
+    quantization,
     text_headers,
     transformer_config,
 )
 from opensana.models.presets import AUTOENCODERS, TRANSFORMERS, published_autoencoder
 from opensana.models.resolution_bins import bins
+from opensana.models.schemes import bytes_in_8_bits, fitting_schemes
 from opensana.runtime.placing import part_dtype
-from opensana.text.demo_encoder import BYTES, FORMATS
+from opensana.runtime.quantize import KEPT, Quantization, quantize
+from opensana.text.demo_encoder import BYTES, FORMATS, HELD_BYTES
 from opensana.text.gguf import formats_in, gguf_in, held_bytes, read_config
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
@@ -43,13 +46,15 @@ def describe(
     revision: str | None = None,
     variant: str | None = None,
     device: str = "auto",
+    room: int | None = None,
 ) -> dict[str, Any]:
     """What `opensana info` shows, from configs and file headers; no weights are read.
 
-    A published model is not fetched for it: what is known of it is shown instead.
+    A published model is not fetched for it: what is known of it is shown instead. With `room`, the
+    bytes of a device's memory, also which schemes fit there.
     """
     if not is_here(model, revision=revision):
-        published = describe_published(str(model), device=device)
+        published = describe_published(str(model), device=device, room=room)
         if published is not None:
             return published
     folder = locate(model, revision=revision, variant=variant)
@@ -68,6 +73,10 @@ def describe(
     known = published_model(str(model))
     dtype = str(parts["transformer"]["dtype"])
     counts = {part: found["parameters"] or 0 for part, found in parts.items()}
+    quantised = {part: found["bytes"] for part, found in parts.items() if "scheme" in found}
+    if info.defaults.text_encoder:
+        quantised["text_encoder"] = HELD_BYTES
+    stored = quantization(folder / "transformer")
     return {
         "model": str(model),
         "folder": str(folder),
@@ -80,7 +89,17 @@ def describe(
         "recommended_guidance": info.defaults.guidance,
         "dtype": dtype,
         "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
-        **_as_drawn_with(transformer, autoencoder, counts, held_dtype(dtype), device, gguf),
+        **_as_drawn_with(
+            transformer,
+            autoencoder,
+            counts,
+            held_dtype(dtype),
+            device,
+            gguf,
+            quantised,
+            stored,
+            room,
+        ),
         "parts": parts,
     }
 
@@ -92,16 +111,38 @@ def _as_drawn_with(
     stored: torch.dtype,
     device: str,
     gguf: GgufFile | None = None,
+    quantised: Mapping[str, int] | None = None,
+    stored_scheme: Quantization | None = None,
+    room: int | None = None,
 ) -> dict[str, Any]:
-    """Number format, sizes and memory of a whole model whose parts have so many `parameters`."""
+    """Number format, sizes and memory of a whole model whose parts have so many `parameters`.
+
+    `quantised` parts take so many bytes instead; `stored_scheme` is the transformer's.
+    """
     where = resolve_device(device)
     main = resolve_dtype(where, None, stored)
     others = part_dtype(where, main)
     held = dict(parameters)
     if gguf is not None:
         held["text_encoder"] = held_bytes(gguf, others) // others.itemsize
+    for part, stored_bytes in (quantised or {}).items():
+        held[part] = stored_bytes // (main if part == "transformer" else others).itemsize
     memory = memory_needed(held, transformer, autoencoder, main=main, others=others)
     sizes = bins(transformer.sample_size * autoencoder.compression).values()
+    schemes = []
+    if room is not None:
+        text = held["text_encoder"] * others.itemsize
+        in_8_bits = gguf is not None or "text_encoder" in (quantised or {})
+        schemes = fitting_schemes(
+            transformer,
+            memory,
+            stored=stored_scheme,
+            autoencoder=held["vae"] * others.itemsize,
+            text=text,
+            text_in_8_bits=text if in_8_bits else bytes_in_8_bits(held["text_encoder"]),
+            main=main,
+            room=room,
+        )
     return {
         "computed_in": str(main).removeprefix("torch."),
         "positions": transformer.positions,
@@ -109,6 +150,7 @@ def _as_drawn_with(
         "parameters": sum(parameters.values()),
         "parts": dict(parameters),
         "memory": memory.to_dict(),
+        **({"schemes": schemes} if schemes else {}),
     }
 
 
@@ -132,9 +174,19 @@ def _part(
 ) -> dict[str, Any]:
     """One network; WeightsError where its files are not what loading it needs."""
     headers = read_headers(part, variant=part_variant(part, variant))
+    found = quantization(part)
     with torch.device("meta"):
-        check_fit(network(config), headers, where=part)
-    return _stored(read_json(part / "config.json").get("_class_name", "unknown"), headers)
+        module = network(config)
+        parameters = _count(module)
+        if found is not None and isinstance(module, Transformer):
+            quantize(module, found)
+        check_fit(module, headers, where=part)
+    name = read_json(part / "config.json").get("_class_name", "unknown")
+    stored = _stored(name, headers)
+    if found is None:
+        return stored
+    kept = [f"{name} ({why})" for name, why in KEPT.items()]
+    return {**stored, "parameters": parameters, "scheme": found.scheme, "kept_layers": kept}
 
 
 def _text_part(folder: Path, info: ModelInfo, gguf: GgufFile | None) -> dict[str, Any]:
@@ -150,7 +202,12 @@ def _text_part(folder: Path, info: ModelInfo, gguf: GgufFile | None) -> dict[str
         }
     headers = text_headers(part)
     architectures = read_json(part / "config.json").get("architectures") or ["unknown"]
-    return _stored(architectures[0], headers)
+    stored = _stored(architectures[0], headers)
+    if (found := quantization(part)) is None:
+        return stored
+    scales = sum(tensor.size for name, tensor in headers.items() if name.endswith("_scale"))
+    parameters = int(stored["parameters"]) - scales
+    return {**stored, "parameters": parameters, "dtype": "I8", "scheme": found.scheme}
 
 
 def _stored(class_name: object, headers: Mapping[str, TensorInfo]) -> dict[str, Any]:
@@ -167,17 +224,19 @@ NOT_HERE = "not on this machine; drawing with it fetches them"
 STORED = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def describe_published(model: str, *, device: str = "auto") -> dict[str, Any] | None:
+def describe_published(
+    model: str, *, device: str = "auto", room: int | None = None
+) -> dict[str, Any] | None:
     """What is known of a published model by its name alone; None where the name is unknown."""
     known, autoencoder = published_model(model), published_autoencoder(model)
     if known is not None:
-        return {"model": model, "hub": hub_id(model), **_published_model(known, device)}
+        return {"model": model, "hub": hub_id(model), **_published_model(known, device, room)}
     if autoencoder is not None:
         return {"model": model, "hub": hub_id(model), **_published_autoencoder(autoencoder)}
     return None
 
 
-def _published_model(known: PublishedModel, device: str) -> dict[str, Any]:
+def _published_model(known: PublishedModel, device: str, room: int | None) -> dict[str, Any]:
     transformer, autoencoder = TRANSFORMERS[known.transformer], AUTOENCODERS[known.autoencoder]
     with torch.device("meta"):
         parameters = {
@@ -195,7 +254,9 @@ def _published_model(known: PublishedModel, device: str) -> dict[str, Any]:
         "recommended_guidance": known.guidance,
         "autoencoder": known.autoencoder,
         "dtype_rule": known.dtype_rule,
-        **_as_drawn_with(transformer, autoencoder, parameters, STORED[known.dtype], device),
+        **_as_drawn_with(
+            transformer, autoencoder, parameters, STORED[known.dtype], device, room=room
+        ),
     }
 
 

