@@ -22,6 +22,7 @@ from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
 from opensana.cli.label import Label
+from opensana.cli.quantize import Quantize
 from opensana.cli.reconstruct import Reconstruct
 from opensana.cli.runs import Runs
 from opensana.cli.train import Train
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "evaluate": Evaluate,
     "reconstruct": Reconstruct,
     "convert": Convert,
+    "quantize": Quantize,
     "data": data,
 }
 DESCRIPTION = (

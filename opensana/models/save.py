@@ -33,7 +33,7 @@ def write_model(
     sprint: Transformer | None = None,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
-    with _model_folder(Path(folder)) as partial:
+    with model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART)
@@ -62,7 +62,7 @@ def write_model_without_text(
     """A model whose defaults name the package of its text encoder, stored in `dtype`."""
     assert defaults.text_encoder is not None, "the defaults must say where the text encoder is"
     scheduler = SCM if transformer.config.guidance_embeds else DPM
-    with _model_folder(Path(folder)) as partial:
+    with model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
@@ -102,7 +102,7 @@ def _write_part(
     write_json(part / "config.json", {"_diffusers_version": DIFFUSERS_VERSION, **config})
 
 
-def _model_folder(folder: Path) -> AbstractContextManager[Path]:
+def model_folder(folder: Path) -> AbstractContextManager[Path]:
     """The folder while it is written; what exists there must be a model, or empty."""
     if folder.exists() and not _may_replace(folder):
         raise OpensanaError(f"{folder} exists and is not a model folder: give another place")

@@ -164,15 +164,20 @@ def join_products(network: Stack, kernels: Path | None = None) -> None:
     With a folder for `kernels` in C++. ConfigError where the device cannot multiply 8-bit numbers.
     """
     first = next(network.parameters())
-    if first.device.type not in ("cpu", "cuda"):
-        raise ConfigError(
-            f"w8a8 multiplies 8-bit numbers on a CPU or on CUDA, got {first.device}; use w8"
-        )
+    check_device("w8a8", first.device)
     operations: Operations = PlainOperations()
     if kernels is not None and (first.device.type, first.dtype) == ("cpu", torch.float32):
         operations = CompiledOperations(kernels)
     for index, block in enumerate(network.blocks):
         network.transformer_blocks[index] = Int8Block(block, operations)
+
+
+def check_device(scheme: str, device: torch.device) -> None:
+    """ConfigError where a scheme multiplies 8-bit numbers and the device does not."""
+    if scheme == "w8a8" and device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"w8a8 multiplies 8-bit numbers on a CPU or on CUDA, got {device}; use w8"
+        )
 
 
 @torch.inference_mode()
@@ -183,6 +188,7 @@ def slower_here(
 
     ConfigError where no fast kernel multiplies 8-bit numbers.
     """
+    check_device(quantization.scheme, device)
     width = max(width, LEAST_WIDTH)
     plain: nn.Module = nn.Linear(width, width, bias=False, device=device, dtype=dtype)
     layer = quantised_layer(plain, quantization)  # pyright: ignore[reportArgumentType]

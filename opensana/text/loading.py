@@ -27,7 +27,7 @@ from opensana.text.gguf import gguf_in, read_config, read_state
 from opensana.text.gguf_tokenizer import read_tokenizer
 from opensana.text.tokenizer import PreTrainedTokenizerFast
 from opensana.weights.gguf import GgufFile
-from opensana.weights.safetensors import load_into
+from opensana.weights.safetensors import load_into, read_safetensors
 
 PLAIN_CLASSES = ("TokenizersBackend", "PreTrainedTokenizerFast")
 SPECIAL_TOKENS = {"bos_token", "eos_token", "pad_token", "unk_token"}
@@ -57,21 +57,38 @@ def part_of(folder: Path | str, name: str) -> Path:
 def load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     """The decoder of a causal language model, without its head."""
     if (file := gguf_in(folder)) is not None:
-        return _load_gguf(GgufFile(file), dtype or torch.float32)
+        opened = GgufFile(file)
+        values = read_config(opened)
+        check_sizes(values, where=file)
+        return _in_8_bits(values, read_state(opened), dtype or torch.float32, file)
     values = check_config(folder)
     variant = _variant(folder)
+    if values.get("quantization_config", {}).get("quant_method") == "opensana":
+        values = {k: v for k, v in values.items() if k != "quantization_config"}
+        return _in_8_bits(values, _read_8_bits(folder), dtype or torch.float32, folder)
     if config := Gemma3Config.from_dict(values):
         return Gemma3TextModel.load(folder, config, dtype=dtype, variant=variant)
     return _load_by_library(folder, dtype, variant, attention=attention_kernel(values))
 
 
-def _load_gguf(file: GgufFile, dtype: torch.dtype) -> Any:
-    """Gemma from a GGUF file, its matrices in 8 bits: Gemma 3 as ours, others as transformers'."""
-    values = read_config(file)
-    check_sizes(values, where=file.path)
-    state = read_state(file)
+def _read_8_bits(folder: Path) -> dict[str, Tensor]:
+    """The state of a decoder in 8 bits, whose matrices may be written flat."""
+    state = {k.removeprefix("model."): v for k, v in read_safetensors(folder).items()}
+    for name, scale in [(k, state[f"{k}_scale"]) for k in state if f"{k}_scale" in state]:
+        if not len(scale) or state[name].numel() % len(scale):
+            raise WeightsError(
+                f"{folder}: {name} has {state[name].numel()} numbers, {len(scale)} rows"
+            )
+        state[name] = state[name].view(len(scale), -1)
+    return state
+
+
+def _in_8_bits(
+    values: Mapping[str, Any], state: Mapping[str, Tensor], dtype: torch.dtype, where: Path
+) -> Any:
+    """Gemma whose matrices lie in 8 bits: Gemma 3 as ours, others as transformers'."""
     if config := Gemma3Config.from_dict(values):
-        return Gemma3TextModel.of(config, state, dtype=dtype, where=file.path)
+        return Gemma3TextModel.of(config, state, dtype=dtype, where=where)
     from transformers import AutoConfig, AutoModel
 
     library = AutoConfig.for_model(**values)
@@ -79,7 +96,7 @@ def _load_gguf(file: GgufFile, dtype: torch.dtype) -> Any:
         model: Any = AutoModel.from_config(library, attn_implementation=attention_kernel(values))
     scaled = hasattr(model.embed_tokens, "embed_scale")
     keep_in_8_bits(model, state)
-    load_into(model, state, where=file.path)
+    load_into(model, state, where=where)
     # What no file holds was made on `meta` too.
     model.rotary_emb = type(model.rotary_emb)(library)
     if scaled:
