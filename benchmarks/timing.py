@@ -11,14 +11,18 @@ from pathlib import Path
 
 import torch
 
+TICK = 0.01
+"""Seconds in which Linux counts processor time."""
+
 
 def medians(
-    sides: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True
+    sides: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True, quiet: bool = False
 ) -> list[float]:
     """Median seconds of each side, called once a round, after an unmeasured call to `warm`.
 
     The order changes from round to round: what a side leaves behind, caches and freed memory, is
-    met by each of the others.
+    met by each of the others. With `quiet` a call is repeated if meanwhile other processes used
+    the processor, as on a machine that is shared (Linux only).
     """
     order = random.Random(1)
     for side in sides if warm else ():
@@ -26,10 +30,25 @@ def medians(
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):
         for place in order.sample(range(len(sides)), len(sides)):
-            start = time.perf_counter()
-            sides[place]()
-            times[place].append(time.perf_counter() - start)
+            while (taken := _timed(sides[place], quiet=quiet)) is None:
+                time.sleep(1)
+            times[place].append(taken)
     return [statistics.median(taken) for taken in times]
+
+
+def _timed(side: Callable[[], object], *, quiet: bool) -> float | None:
+    """Seconds of one call; None if `quiet` and others used a twentieth of a processor meanwhile."""
+    everyone, own, start = _everyone() if quiet else 0.0, time.process_time(), time.perf_counter()
+    side()
+    taken, own = time.perf_counter() - start, time.process_time() - own
+    others = _everyone() - everyone - own if quiet else 0.0
+    return taken if others <= taken / 20 + 2 * TICK else None
+
+
+def _everyone() -> float:
+    """Seconds of processor time that all processes have used."""
+    user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8])
+    return (user + nice + system) * TICK
 
 
 def machine() -> dict[str, object]:
