@@ -22,6 +22,7 @@ from opensana.cli.evaluate import Evaluate
 from opensana.cli.generate import Generate
 from opensana.cli.info import Info
 from opensana.cli.label import Label
+from opensana.cli.preview import Preview
 from opensana.cli.quantize import Quantize
 from opensana.cli.reconstruct import Reconstruct
 from opensana.cli.runs import Runs
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "runs": Runs,
     "evaluate": Evaluate,
     "reconstruct": Reconstruct,
+    "preview": Preview,
     "convert": Convert,
     "quantize": Quantize,
     "data": data,
