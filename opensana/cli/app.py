@@ -16,6 +16,7 @@ import tyro
 from opensana import __version__
 from opensana.cli.command import Command, emit, say, survive_any_encoding
 from opensana.cli.convert import Convert
+from opensana.cli.cost import Cost
 from opensana.cli.data import DATA_COMMANDS, data
 from opensana.cli.encode import Encode
 from opensana.cli.evaluate import Evaluate
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "preview": Preview,
     "convert": Convert,
     "quantize": Quantize,
+    "cost": Cost,
     "data": data,
 }
 DESCRIPTION = (
