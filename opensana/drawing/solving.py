@@ -15,8 +15,8 @@ from opensana.drawing.prompts import read_prompts
 from opensana.flow.edit import Start, from_picture
 from opensana.flow.guidance import Velocity, guided_velocity
 from opensana.flow.noise import noises_for
-from opensana.flow.scm import scm, scm_sigmas
-from opensana.flow.solvers import SOLVERS, OnStep
+from opensana.flow.scm import scm_sigmas, scm_steps
+from opensana.flow.solvers import SOLVERS, OnStep, Steps, follow
 from opensana.models.open import OpenModel
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import Controlled, ControlledText
@@ -107,14 +107,29 @@ def solve(
     """
     network = network_of(model)
     velocities = [velocity_of(network, text, job.guidance) for text in texts]
+    return follow(
+        *steps_of(job, velocities, noises, shift=model.shift, on_step=on_step, start=start)
+    )
+
+
+def steps_of(
+    job: Job,
+    velocities: Sequence[Velocity],
+    noises: Iterable[Tensor],
+    *,
+    shift: float,
+    on_step: OnStep | None = None,
+    start: Start | None = None,
+) -> tuple[Velocity, Steps]:
+    """The velocity of a job, made of that of each text, and the solver that asks for it."""
     velocity = guided_velocity(velocities, job.guidance)
     if job.solver == "scm":
-        return scm(velocity, noises, scm_sigmas(job.steps), on_step)
+        return velocity, scm_steps(noises, scm_sigmas(job.steps), on_step)
     solver, noise = SOLVERS[job.solver], next(iter(noises))
-    sigmas = solver.sigmas(job.steps, model.shift)
+    sigmas = solver.sigmas(job.steps, shift)
     if start is not None:
         velocity, noise, sigmas = from_picture(start, velocity, noise, sigmas)
-    return solver.solve(velocity, noise, sigmas, on_step)
+    return velocity, solver.steps(noise, sigmas, on_step)
 
 
 def velocity_of(network: Network[Text], text: Text, guidance: float) -> Velocity:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from opensana.flow.guidance import Velocity
 from opensana.flow.path import interpolate, to_x0
-from opensana.flow.solvers import OnStep, finish_step
+from opensana.flow.solvers import OnStep, Steps, finish_step, follow
 
 FIRST_ANGLE = 1.57080  # pi / 2, pure noise, rounded as published
 SECOND_OF_TWO = 1.3
@@ -37,7 +37,14 @@ def scm(
     sigmas: Sequence[float],
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """The last prediction of x0 [B, C, H, W]; every step draws fresh noise.
+    """The last prediction of x0 [B, C, H, W] that `scm_steps` returns."""
+    return follow(velocity, scm_steps(noises, sigmas, on_step))
+
+
+def scm_steps(
+    noises: Iterable[Tensor], sigmas: Sequence[float], on_step: OnStep | None = None
+) -> Steps:
+    """To the last prediction of x0 [B, C, H, W]; every step draws fresh noise.
 
     `noises` yields at least len(sigmas) - 1 latents in float32. The velocity's timestep is sigma
     itself, not 1000 sigma. `on_step` gets the prediction.
@@ -47,6 +54,7 @@ def scm(
     walk = zip(sigmas[:-1], islice(noises, total), strict=True)
     for step, (sigma, noise) in enumerate(walk):
         x = interpolate(x0, noise, sigma)
-        x0 = to_x0(x, velocity(x, torch.tensor(sigma, device=x.device)), sigma)
+        v = yield x, torch.tensor(sigma, device=x.device)
+        x0 = to_x0(x, v, sigma)
         finish_step(step, total, x0, on_step)
     return x0

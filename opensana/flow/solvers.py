@@ -1,4 +1,7 @@
-"""ODE solvers: functions that follow a velocity from noise (sigma near 1) to data (sigma 0).
+"""ODE solvers: they follow a velocity from noise (sigma near 1) to data (sigma 0).
+
+A solver is a generator that asks for each velocity it needs: `follow` answers from one function,
+and a server answers several solvers, each at its own noise level, from one batch.
 
 flow_dpm is the paper's Flow-DPM-Solver (Algorithm 1), that is DPM-Solver++(2M) (arXiv 2211.01095,
 Algorithm 2) in flow variables; euler is the baseline. The state keeps the dtype of the noise: pass
@@ -6,7 +9,7 @@ float32; the velocity casts for its network.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +23,20 @@ from opensana.flow.timesteps import euler_sigmas, flow_dpm_sigmas, network_times
 OnStep = Callable[[int, int, Tensor], None]
 """Called after every step with its index, the number of steps and the latent."""
 
+Steps = Generator[tuple[Tensor, Tensor], Tensor, Tensor]
+"""A solver at work: it yields (x, timestep), is sent the velocity there, and returns the latent."""
+
+
+def follow(velocity: Velocity, steps: Steps) -> Tensor:
+    """The latent that a solver returns, led by one velocity."""
+    asked = next(steps, None)
+    assert asked is not None, "no step to run"
+    while True:
+        try:
+            asked = steps.send(velocity(*asked))
+        except StopIteration as end:
+            return end.value
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -27,13 +44,21 @@ class Solver:
 
     sigmas: Callable[[int, float], tuple[float, ...]]
     """(steps, shift) to steps + 1 descending levels that end in 0."""
-    solve: Callable[..., Tensor]
-    """(velocity, noise, sigmas, on_step=None) to the latent at the last level."""
+    steps: Callable[[Tensor, Sequence[float], OnStep | None], Steps]
+    """(noise, sigmas, on_step) to the solver at work."""
+
+    def solve(
+        self,
+        velocity: Velocity,
+        noise: Tensor,
+        sigmas: Sequence[float],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """The latent at the last level."""
+        return follow(velocity, self.steps(noise, sigmas, on_step))
 
 
-def flow_dpm(
-    velocity: Velocity, noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None
-) -> Tensor:
+def flow_dpm(noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None) -> Steps:
     """Flow-DPM-Solver, second-order multistep; the first and the last step are first order.
 
     x_t = (sigma_t / sigma_s) x_s + alpha_t (1 - exp(-h)) D, where alpha = 1 - sigma,
@@ -45,7 +70,8 @@ def flow_dpm(
     previous = noise  # read from the second step on
     for step in range(total):
         now, after = sigmas[step], sigmas[step + 1]
-        x0 = to_x0(x, velocity(x, _timestep(now, x, truncated=True)), now)
+        v = yield x, _timestep(now, x, truncated=True)
+        x0 = to_x0(x, v, now)
         first_order = step in (0, total - 1)
         weight = 0.0  # 1 / (2 r) = h / (2 h_previous)
         if not first_order:
@@ -59,14 +85,13 @@ def flow_dpm(
     return x
 
 
-def euler(
-    velocity: Velocity, noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None
-) -> Tensor:
+def euler(noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None) -> Steps:
     """First-order solver: x_t = x_s + (sigma_t - sigma_s) v."""
     x, total = noise, len(sigmas) - 1
     for step in range(total):
         now, after = sigmas[step], sigmas[step + 1]
-        x = x + (after - now) * velocity(x, _timestep(now, x, truncated=False))
+        v = yield x, _timestep(now, x, truncated=False)
+        x = x + (after - now) * v
         finish_step(step, total, x, on_step)
     return x
 

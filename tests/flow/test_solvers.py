@@ -11,7 +11,7 @@ from torch import Tensor
 from opensana.errors import NumericsError
 from opensana.flow.guidance import Velocity
 from opensana.flow.noise import noise_for
-from opensana.flow.solvers import SOLVERS, euler, flow_dpm, require_finite
+from opensana.flow.solvers import SOLVERS, require_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -89,9 +89,9 @@ def error(solve: Callable[..., Tensor], steps: int) -> float:
     return abs(solved - gaussian_deviation(0.1))
 
 
-@pytest.mark.parametrize(("solve", "order"), [(euler, 1.0), (flow_dpm, 2.0)])
-def test_the_solver_converges_at_its_order(solve: Callable[..., Tensor], order: float) -> None:
-    errors = [error(solve, steps) for steps in (40, 80, 160, 320)]
+@pytest.mark.parametrize(("name", "order"), [("euler", 1.0), ("flow_dpm", 2.0)])
+def test_the_solver_converges_at_its_order(name: str, order: float) -> None:
+    errors = [error(SOLVERS[name].solve, steps) for steps in (40, 80, 160, 320)]
     orders = [math.log2(big / small) for big, small in pairwise(errors)]
     assert orders[-1] == pytest.approx(order, abs=0.15)
     assert all(found > order - 0.4 for found in orders)
@@ -109,7 +109,7 @@ def test_a_straight_velocity_is_followed_exactly(name: str, steps: int) -> None:
 
 
 def test_flow_dpm_may_start_from_pure_noise() -> None:
-    solved = flow_dpm(curved, NOISE, (1.0, 0.7, 0.4, 0.2, 0.0))
+    solved = SOLVERS["flow_dpm"].solve(curved, NOISE, (1.0, 0.7, 0.4, 0.2, 0.0))
     assert torch.isfinite(solved).all()
 
 
@@ -160,3 +160,32 @@ def test_a_latent_that_is_not_finite_is_an_error(name: str, bad: float) -> None:
 
 def test_a_finite_latent_passes() -> None:
     require_finite(NOISE, 0)
+
+
+def test_solvers_at_different_steps_are_answered_from_one_batch() -> None:
+    """As a server does: three pictures, each with its own steps, solver and start."""
+    asked = [("flow_dpm", 3), ("euler", 5), ("flow_dpm", 8)]
+    noises = [NOISE[index : index + 1] for index in range(3)]
+    own = zip(asked, noises, strict=True)
+    alone = [
+        SOLVERS[name].solve(curved, noise, SOLVERS[name].sigmas(steps, 3.0))
+        for (name, steps), noise in own
+    ]
+    running = {
+        index: SOLVERS[name].steps(noises[index], SOLVERS[name].sigmas(steps, 3.0), None)
+        for index, (name, steps) in enumerate(asked)
+    }
+    questions = {index: next(steps) for index, steps in running.items()}
+    latents: dict[int, Tensor] = {}
+    while running:
+        batch = torch.cat([questions[index][0] for index in running])
+        timesteps = torch.stack([questions[index][1] for index in running])
+        answers = curved(batch, timesteps[:, None, None, None]).split(1)
+        for (index, steps), answer in zip(list(running.items()), answers, strict=True):
+            try:
+                questions[index] = steps.send(answer)
+            except StopIteration as end:
+                latents[index] = end.value
+                del running[index]
+    for index, expected in enumerate(alone):
+        assert torch.equal(latents[index], expected)
