@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from opensana.drawing.decoding import band_memory, decode_images
@@ -140,8 +141,6 @@ class Sana(OpenModel):
         with torch.inference_mode():
             start = job_start(self, job, memory=memory)
             texts = encode(self, job, memory=memory)
-        dtype = str(self.transformer.dtype).removeprefix("torch.")
-        provenance = {"dtype": dtype, **self.provenance, **job.provenance}
         for index, seeds in enumerate(job.batches):
             if stop():
                 return
@@ -154,9 +153,18 @@ class Sana(OpenModel):
             except Stopped:
                 return
             for seed, drawn in zip(seeds, images, strict=True):
-                pasted = job.init_image.paste(drawn) if job.init_image else drawn
-                own = replace(job.request, seed=seed, images=1)
-                yield Picture(pasted, own, model=self.info.name, provenance=provenance)
+                yield self.picture(job, seed, drawn)
+
+    def picture(self, job: Job, seed: int, drawn: Image.Image) -> Picture:
+        """What was decoded for one seed of a job, with the request that draws it again."""
+        pasted = job.init_image.paste(drawn) if job.init_image else drawn
+        dtype = str(self.transformer.dtype).removeprefix("torch.")
+        return Picture(
+            pasted,
+            replace(job.request, seed=seed, images=1),
+            model=self.info.name,
+            provenance={"dtype": dtype, **self.provenance, **job.provenance},
+        )
 
     @torch.inference_mode()
     def draw_latents(

@@ -21,7 +21,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # A line imports only from the lines below it and from its own package.
 LINES = (
     ("cli",),
-    ("train", "label", "evaluate"),
+    ("train", "label", "evaluate", "serve"),
     ("features",),
     ("pipeline",),
     ("drawing",),

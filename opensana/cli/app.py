@@ -27,12 +27,14 @@ from opensana.cli.preview import Preview
 from opensana.cli.quantize import Quantize
 from opensana.cli.reconstruct import Reconstruct
 from opensana.cli.runs import Runs
+from opensana.cli.serve import Serve
 from opensana.cli.train import Train
 from opensana.errors import ConfigError, OpensanaError, RequestError
 
 # A function is a group: its commands are the choices of its argument.
 COMMANDS: dict[str, Callable[..., Command]] = {
     "generate": Generate,
+    "serve": Serve,
     "info": Info,
     "label": Label,
     "encode": Encode,

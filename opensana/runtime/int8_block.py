@@ -18,12 +18,7 @@ from torch.nn import functional as F
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import gated
 from opensana.runtime.int8 import Int8Linear, Rows, quantised, scaled
-from opensana.transformer.attention import (
-    FoldedText,
-    KeysValues,
-    join_heads,
-    split_heads,
-)
+from opensana.transformer.attention import BlockText, join_heads, split_heads
 from opensana.transformer.block import Block, add_product, modulate
 
 
@@ -146,7 +141,7 @@ class Int8Block(Block):
         self,
         tokens: Tensor,
         modulation: Tensor,
-        text: Tensor | KeysValues | FoldedText,
+        text: BlockText,
         mask: Tensor | None,
         grid: tuple[int, int],
     ) -> Tensor:

@@ -31,6 +31,17 @@ class FoldedText(NamedTuple):
     values: Tensor  # [B, heads * M, C]
 
 
+class SeveralTexts(NamedTuple):
+    """Texts of different lengths in one batch, each for the next rows of the images."""
+
+    texts: tuple["KeysValues | FoldedText", ...]
+    rows: tuple[int, ...]
+
+
+BlockText = Tensor | KeysValues | FoldedText | SeveralTexts
+"""What a cross-attention reads: projected captions, or what was made of them."""
+
+
 class SelfAttention(nn.Module):
     """ReLU linear self-attention of image tokens, [B, N, C] in and out.
 
@@ -119,10 +130,15 @@ class CrossAttention(nn.Module):
             torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2).to(self.fold_dtype),
         )
 
-    def forward(
-        self, tokens: Tensor, text: Tensor | KeysValues | FoldedText, mask: Tensor | None
-    ) -> Tensor:
-        """Attend to the text where `mask` [B, M] is true (None: everywhere)."""
+    def forward(self, tokens: Tensor, text: BlockText, mask: Tensor | None) -> Tensor:
+        """Attend to the text where `mask` [B, M] is true (None: everywhere).
+
+        Several texts are attended to one by one: padded to one length, the sums over them would
+        round otherwise than alone.
+        """
+        if isinstance(text, SeveralTexts):
+            parts = zip(tokens.split(text.rows), text.texts, strict=True)
+            return torch.cat([self(part, one, None) for part, one in parts])
         if isinstance(text, FoldedText):
             scores = tokens.to(text.keys.dtype) @ text.keys + text.bias
             scores = scores.unflatten(-1, (self.heads, -1))

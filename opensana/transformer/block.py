@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opensana.layers.mix_ffn import MixFFN
-from opensana.transformer.attention import CrossAttention, FoldedText, KeysValues, SelfAttention
+from opensana.transformer.attention import BlockText, CrossAttention, SelfAttention
 from opensana.transformer.config import TransformerConfig
 
 
@@ -47,7 +47,7 @@ class Block(nn.Module):
         self,
         tokens: Tensor,
         modulation: Tensor,
-        text: Tensor | KeysValues | FoldedText,
+        text: BlockText,
         mask: Tensor | None,
         grid: tuple[int, int],
     ) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from opensana.errors import ConfigError
-from opensana.transformer.attention import FoldedText, KeysValues
+from opensana.transformer.attention import BlockText
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import PreparedText, Stack, Transformer
 
@@ -108,7 +108,7 @@ class ControlNet(Stack):
         self,
         latent: Tensor,
         timestep: Tensor,
-        texts: Sequence[Tensor | KeysValues | FoldedText],
+        texts: Sequence[BlockText],
         mask: Tensor | None,
         embedded: Tensor,
     ) -> list[Tensor]:

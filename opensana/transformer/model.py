@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from opensana.errors import RequestError
 from opensana.layers.norm import RMSNorm
-from opensana.transformer.attention import FoldedText, KeysValues
+from opensana.transformer.attention import BlockText, FoldedText, KeysValues, SeveralTexts
 from opensana.transformer.block import Block, OutputNorm
 from opensana.transformer.conditioning import (
     CaptionProjection,
@@ -41,8 +41,19 @@ class PreparedText:
     `mask` [B, N] is true at valid tokens, or None if all are. A single prompt serves any batch.
     """
 
-    blocks: tuple[KeysValues | FoldedText, ...]
+    blocks: tuple[KeysValues | FoldedText | SeveralTexts, ...]
     mask: Tensor | None
+
+
+def together(texts: Sequence[PreparedText], rows: Sequence[int]) -> PreparedText:
+    """Single prompts as the texts of one batch, each for its number of rows.
+
+    Every row is attended to as if it were alone.
+    """
+    assert all(text.mask is None for text in texts), "padding of a single prompt is dropped"
+    blocks = zip(*(text.blocks for text in texts), strict=True)
+    joined = (SeveralTexts(cast("tuple", block), tuple(rows)) for block in blocks)
+    return PreparedText(tuple(joined), None)
 
 
 class PatchEmbedding(nn.Module):
@@ -185,7 +196,7 @@ class Transformer(Stack):
         self,
         latent: Tensor,
         timestep: Tensor,
-        texts: Sequence[Tensor | KeysValues | FoldedText],
+        texts: Sequence[BlockText],
         mask: Tensor | None,
         guidance: Tensor | None,
         residuals: Residuals,

@@ -1,0 +1,21 @@
+"""The application: every API over one service."""
+
+from fastapi import FastAPI
+
+from opensana import __version__
+from opensana.serve import health, native
+from opensana.serve.errors import add_handlers
+from opensana.serve.guard import Guard
+from opensana.serve.keys import NO_KEYS, Keys
+from opensana.serve.service import Service
+
+
+def make_app(service: Service, *, keys: Keys = NO_KEYS) -> FastAPI:
+    """All routes, guarded; without the pages of FastAPI, which load scripts from elsewhere."""
+    app = FastAPI(title="opensana", version=__version__, docs_url=None, redoc_url=None)
+    add_handlers(app)
+    app.include_router(health.router(service))
+    app.include_router(native.router(service))
+    limits = service.limits
+    app.add_middleware(Guard, keys=keys, body_bytes=limits.body_bytes, metrics=service.metrics)
+    return app

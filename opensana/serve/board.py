@@ -1,0 +1,131 @@
+"""Board: the unfinished jobs, shared by the worker's thread and those who ask for them."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from opensana.serve.events import EventLog
+from opensana.serve.job import JobRecord
+from opensana.serve.pace import Pace
+from opensana.serve.painter import Canvas, Plan
+from opensana.serve.schedule import Schedule, Waiting
+
+
+@dataclass(eq=False)
+class Live:
+    """A job that is not finished. The worker's thread alone changes it, but for `cancelled`."""
+
+    record: JobRecord
+    plan: Plan
+    """Without the painter's details, which a job has once it is begun."""
+    log: EventLog = field(default_factory=EventLog)
+    begun: Plan | None = None
+    canvases: dict[int, Canvas] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)
+    """When each picture was last served, or came."""
+    cancelled: bool = False
+
+    @property
+    def open_images(self) -> list[int]:
+        return [one.index for one in self.record.images if not one.done]
+
+    @property
+    def work_left(self) -> int:
+        """Pixels x steps."""
+        images = self.record.images
+        return self.plan.work * sum(one.steps - one.step for one in images if not one.done)
+
+
+class Board:
+    """Safe from any thread."""
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace, self.schedule = pace, Schedule()
+        self.changed = threading.Condition()
+        self._jobs: dict[str, Live] = {}
+
+    def add(self, live: Live) -> None:
+        now = time.monotonic()
+        live.since = dict.fromkeys(live.open_images, now)
+        with self.changed:
+            self._jobs[live.record.id] = live
+            self.changed.notify_all()
+
+    def remove(self, live: Live) -> None:
+        with self.changed:
+            self._jobs.pop(live.record.id, None)
+            self.changed.notify_all()
+
+    def cancel(self, id: str) -> Live | None:
+        """The job, if it is unfinished; it ends before the worker's next step."""
+        with self.changed:
+            live = self._jobs.get(id)
+            if live is not None:
+                live.cancelled = True
+                self.changed.notify_all()
+            return live
+
+    def get(self, id: str) -> Live | None:
+        with self.changed:
+            return self._jobs.get(id)
+
+    def all(self) -> list[Live]:
+        with self.changed:
+            return list(self._jobs.values())
+
+    def pending(self) -> bool:
+        """Whether anything is left to do; for those who hold `changed`."""
+        return bool(self._jobs)
+
+    def work(self, key: str | None = None) -> int:
+        """Pixels x steps that are left, of one key or of all."""
+        jobs = self.all()
+        return sum(one.work_left for one in jobs if key in (None, one.record.key))
+
+    def choose(self, most: int, *, begun_only: bool) -> list[tuple[Live, int]]:
+        """The pictures that take the next step together."""
+        jobs = {one.record.id: one for one in self.all() if not one.cancelled}
+        if begun_only:
+            jobs = {id: one for id, one in jobs.items() if one.record.state == "running"}
+        waiting = [one for live in jobs.values() for one in self._waiting(live)]
+        chosen = self.schedule.choose(waiting, time.monotonic(), most)
+        return [(jobs[one.job], one.index) for one in chosen]
+
+    def _waiting(self, live: Live) -> Iterator[Waiting]:
+        step, left = self.pace.step(live.plan.lane, live.plan.work), self.left(live)
+        for index in live.open_images:
+            yield Waiting(
+                job=live.record.id,
+                index=index,
+                key=live.record.key,
+                lane=live.plan.lane,
+                left=left,
+                step=step,
+                since=live.since[index],
+            )
+
+    def left(self, live: Live) -> float:
+        """Seconds of work in a job."""
+        return self.pace.seconds(live.work_left, len(live.open_images))
+
+    def now(self, live: Live) -> JobRecord:
+        """The record with its place and the seconds to its end."""
+        running = [one for one in self.all() if one.record.state == "running"]
+        own = self.left(live)
+        if live.record.state == "running":
+            shared = [min(self.left(one), own) for one in running if one is not live]
+            return replace(live.record, eta=own + sum(shared))
+        ahead = self.ahead(live)
+        seconds = sum(map(self.left, [*running, *ahead]))
+        return replace(live.record, queue_position=len(ahead) + 1, eta=own + seconds)
+
+    def ahead(self, live: Live) -> list[Live]:
+        """The queued jobs that come before a queued one, as things stand."""
+        mine = self._turn(live)
+        queued = [one for one in self.all() if one.record.state == "queued" and one is not live]
+        return [one for one in queued if self._turn(one) < mine]
+
+    def _turn(self, live: Live) -> tuple[float, float, float, str]:
+        record = live.record
+        return self.schedule.served(record.key), self.left(live), record.created, record.id

@@ -1,0 +1,28 @@
+"""Whether the server is alive, whether it takes work, and its figures."""
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from opensana.serve.service import Service
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"status": "ok"})
+
+    @routes.get("/readyz")
+    async def readyz() -> JSONResponse:
+        """The model is loaded, and jobs are taken."""
+        state = "ready" if service.ready else "draining" if service.draining else "loading"
+        return JSONResponse({"status": state}, 200 if service.ready else 503)
+
+    @routes.get("/metrics")
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return routes

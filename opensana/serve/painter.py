@@ -1,0 +1,80 @@
+"""Painter: what the worker is given to draw with. A model is one; tests pass one that paints."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from opensana.drawing.picture import Picture
+from opensana.errors import OpensanaError
+from opensana.request import Request
+from opensana.serve.order import Order
+
+
+class OutOfMemory(OpensanaError):
+    """A batch that does not fit; nothing of it was changed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order with everything decided."""
+
+    request: Request
+    """With nothing left out."""
+    seeds: tuple[int, ...]
+    """One a picture."""
+    size: tuple[int, int]
+    """Width and height of the pictures."""
+    lane: Hashable
+    """Pictures of one lane can take a step together: one shape, one network."""
+    steps: int
+    """That each picture takes."""
+    work: int
+    """Of one step of one picture: its pixels, twice with guidance."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+    details: Any = None
+    """What the painter itself needs."""
+
+    @property
+    def total_work(self) -> int:
+        """Pixels x steps of all pictures."""
+        return self.work * self.steps * len(self.seeds)
+
+
+class Canvas(Protocol):
+    """One picture between two steps."""
+
+    @property
+    def step(self) -> int:
+        """How many steps it has taken."""
+        ...
+
+
+class Painter(Protocol):
+    """Draws pictures step by step. All but `plan` and `about` run on the worker's thread alone."""
+
+    def about(self) -> dict[str, Any]:
+        """The model's part of the capabilities."""
+        ...
+
+    def plan(self, order: Order) -> Plan:
+        """Everything decided, on any thread, without the networks; RequestError."""
+        ...
+
+    def open(self, wanted: Sequence[tuple[Plan, int]]) -> Sequence[Canvas]:
+        """Pictures of one lane, each the plan's of that index, before their first step."""
+        ...
+
+    def step(self, canvases: Sequence[Canvas]) -> Sequence[Exception | None]:
+        """One step of each, all of one lane; what went wrong with which of them."""
+        ...
+
+    def finish(self, canvases: Sequence[Canvas]) -> Sequence[Picture]:
+        """The pictures of one lane, all steps done."""
+        ...
+
+    def preview(self, canvas: Canvas) -> Image.Image | None:
+        """What the picture looks like so far, small; None before the first step."""
+        ...

@@ -1,0 +1,106 @@
+"""Run a server: the socket first, then the model, then requests, until a signal; then drain."""
+
+import asyncio
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from opensana.errors import ConfigError
+from opensana.serve.app import make_app
+from opensana.serve.keys import NO_KEYS, Keys, read_keys
+from opensana.serve.logs import log
+from opensana.serve.service import Service
+
+PRUNE_SECONDS = 600
+CLOSING_SECONDS = 5
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+def keys_for(host: str, path: Path | None, *, insecure: bool) -> Keys:
+    """The keys of a file; ConfigError for an address that others reach, without any."""
+    if path is not None:
+        return read_keys(path)
+    if host not in LOOPBACK and not insecure:
+        raise ConfigError(
+            f"{host} can be reached from other machines: name a file of keys by --keys, or say "
+            "--insecure to answer anybody"
+        )
+    return NO_KEYS
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that nobody can connect to yet; ConfigError where the address is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise ConfigError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; try another --port"
+        ) from error
+    return found
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, whose signals are ours."""
+
+    @contextmanager
+    def capture_signals(self):
+        yield
+
+
+def serve(service: Service, listener: socket.socket, *, keys: Keys, grace: float) -> None:
+    """Answer until SIGTERM or Ctrl-C, then finish what is being drawn within `grace` seconds."""
+    config = uvicorn.Config(
+        make_app(service, keys=keys),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=CLOSING_SECONDS,
+        h11_max_incomplete_event_size=64 * 1024,
+        server_header=False,
+    )
+    asyncio.run(_serve(service, _Server(config), listener, grace))
+
+
+async def _serve(
+    service: Service, server: uvicorn.Server, listener: socket.socket, grace: float
+) -> None:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    service.start()
+    answering = asyncio.create_task(server.serve(sockets=[listener]))
+    host, port = listener.getsockname()[:2]
+    log("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    pruning = asyncio.create_task(_prune(service))
+    stopping = asyncio.create_task(asked.wait())
+    await asyncio.wait((answering, stopping), return_when=asyncio.FIRST_COMPLETED)
+    service.drain()
+    log("draining", grace=grace)
+    done = await service.drained(grace)
+    pruning.cancel()
+    server.should_exit = True
+    await answering
+    service.close()
+    log("stopped", unfinished=not done)
+
+
+async def _prune(service: Service) -> None:
+    while True:
+        await asyncio.sleep(PRUNE_SECONDS)
+        await asyncio.to_thread(service.prune)

@@ -1,0 +1,250 @@
+"""SanaPainter: a model as a painter. One batch holds pictures at different steps.
+
+Every picture has its own solver, which asks for a velocity; the questions of a batch are rows of
+one call of the network. What is summed over is the same as for a picture alone, so its pixels are.
+"""
+
+import copy
+import math
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from opensana.drawing.decoding import band_memory, decode_images
+from opensana.drawing.init_image import STRENGTH
+from opensana.drawing.job import Job
+from opensana.drawing.picture import Picture
+from opensana.drawing.prompts import prompt_notes
+from opensana.drawing.solving import Prepared, encode, job_noises, job_start, network_of, steps_of
+from opensana.errors import OpensanaError, RequestError
+from opensana.flow.edit import last_steps
+from opensana.flow.guidance import Velocity
+from opensana.flow.path import to_x0
+from opensana.flow.solvers import Steps
+from opensana.flow.timesteps import TRAIN_LEVELS
+from opensana.pipeline import Sana
+from opensana.request import MOST_SPRINT_STEPS, Request
+from opensana.serve.order import Order
+from opensana.serve.painter import OutOfMemory, Plan
+from opensana.transformer.model import PreparedText, together
+
+Previewer = Callable[[Tensor], Image.Image]
+"""The estimate of x0 [C, h, w] to a small RGB picture."""
+ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (4, 5), (3, 4), (2, 3), (9, 16), (1, 2))
+
+
+@dataclass(frozen=True)
+class Details:
+    """The model that draws a plan, and its job there."""
+
+    sana: Sana
+    job: Job
+
+
+@dataclass(eq=False)
+class Given:
+    """The velocity of one text: the row of the last batch."""
+
+    row: Tensor | None = None
+
+    def __call__(self, x: Tensor, timestep: Tensor) -> Tensor:
+        assert self.row is not None
+        return self.row
+
+
+@dataclass(eq=False)
+class Sketch:
+    """One picture between two steps."""
+
+    sana: Sana
+    job: Job
+    index: int
+    texts: Sequence[Prepared]
+    given: list[Given]
+    velocity: Velocity
+    steps: Steps
+    asked: tuple[Tensor, Tensor]
+    """The latent [1, C, h, w] and timestep at which the solver waits for its velocity."""
+    step: int = 0
+    latent: Tensor | None = None
+    """Once all steps are done."""
+    x0: Tensor | None = field(default=None, repr=False)
+    """The picture as the last step foresaw it."""
+
+
+class SanaPainter:
+    """A `Painter` over a model."""
+
+    def __init__(self, sana: Sana, *, previewer: Previewer | None = None) -> None:
+        self._sana, self._previewer = sana, previewer
+        self._reading = threading.Lock()
+        # Another thread may not use the tokenizer that the text encoder works with.
+        self._reader = copy.copy(sana.text)
+        self._reader.tokenizer = copy.deepcopy(sana.text.tokenizer)
+        self._texts: dict[int, tuple[Job, Sequence[Prepared]]] = {}
+
+    def about(self) -> dict[str, Any]:
+        sana = self._sana
+        complete = sana.complete(Request("-"))
+        unit = sana.autoencoder.compression * sana.transformer.config.patch_size
+        modes = ["text"] if sana.sprint else ["text", "image", "mask"]
+        defaults = {
+            "width": complete.width,
+            "height": complete.height,
+            "steps": complete.steps,
+            "guidance": complete.guidance,
+            "solver": complete.solver,
+            "images": 1,
+            "strength": STRENGTH,
+            "negative_prompt": "",
+        }
+        return {
+            "model": sana.info.name,
+            "licence": sana.info.defaults.licence,
+            "modes": ["control"] if sana.controlnet else modes,
+            "defaults": defaults,
+            "solvers": ["scm"] if sana.sprint else ["flow_dpm", "euler"],
+            "few_step": {"steps": list(range(1, MOST_SPRINT_STEPS + 1))} if sana.few_step else None,
+            "native_size": sana.native_size,
+            "sizes": [_size(w / h, sana.native_size, unit) for w, h in ASPECTS],
+            "loras": [],
+            "previews": self._previewer is not None,
+        }
+
+    def plan(self, order: Order) -> Plan:
+        if order.loras:
+            raise RequestError(f"there is no LoRA {order.loras[0].name!r} here; list them first")
+        request, notes = order.request, list[str]()
+        plain = order.image is None and order.control_image is None
+        sana = self._sana.for_request(request) if plain else self._sana
+        job = sana.job(request, order.inputs, notice=notes.append)
+        with self._reading:
+            notes += prompt_notes(self._reader, job)
+        width, height = job.drawn_size
+        start = job.init_image is not None
+        steps = len(last_steps(range(job.steps + 1), job.strength)) - 1 if start else job.steps
+        return Plan(
+            request=job.request,
+            seeds=job.seeds,
+            size=job.size,
+            lane=(job.latent_size, id(sana.transformer)),
+            steps=steps,
+            work=width * height * (2 if job.guided else 1),
+            notes=(*notes, *job.notes),
+            details=Details(sana, job),
+        )
+
+    @torch.inference_mode()
+    def open(self, wanted: Sequence[tuple[Plan, int]]) -> list[Sketch]:
+        with _memory_errors():
+            return [self._sketch(plan.details, index) for plan, index in wanted]
+
+    def _sketch(self, details: Details, index: int) -> Sketch:
+        sana, job = details.sana, details.job
+        given = [Given() for _ in range(2 if job.guided else 1)]
+        texts = encode(sana, job, memory=sana.memory)
+        velocity, steps = steps_of(
+            job,
+            given,
+            job_noises(sana, job, job.seeds[index : index + 1]),
+            shift=sana.shift,
+            start=job_start(sana, job, memory=sana.memory),
+        )
+        asked = next(steps)
+        return Sketch(sana, job, index, texts, given, velocity, steps, asked)
+
+    @torch.inference_mode()
+    def step(self, canvases: Sequence[Sketch]) -> list[Exception | None]:
+        with _memory_errors():
+            self._give(canvases)
+        return [_advance(one) for one in canvases]
+
+    def _give(self, sketches: Sequence[Sketch]) -> None:
+        """The velocities that the pictures wait for: one call of the network."""
+        rows = [(one, n) for one in sketches for n in range(len(one.texts))]
+        rows.sort(key=lambda row: id(row[0].texts[row[1]]))
+        groups: dict[int, list[tuple[Sketch, int]]] = {}
+        for one, n in rows:
+            groups.setdefault(id(one.texts[n]), []).append((one, n))
+        texts = [group[0][0].texts[group[0][1]] for group in groups.values()]
+        plain = [text for text in texts if isinstance(text, PreparedText)]
+        if len(plain) == len(texts) > 1:
+            joined = together(plain, [len(group) for group in groups.values()])
+            self._run(joined, rows)
+        else:
+            for text, group in zip(texts, groups.values(), strict=True):
+                self._run(text, group)
+
+    def _run(self, text: Prepared, rows: Sequence[tuple[Sketch, int]]) -> None:
+        sana = rows[0][0].sana
+        x = torch.cat([one.asked[0] for one, _ in rows])
+        timesteps = torch.stack([one.asked[1] for one, _ in rows])
+        guidance = x.new_tensor([one.job.guidance for one, _ in rows]) if sana.sprint else None
+        network = network_of(sana)
+        answer = network.velocity(x, timesteps, text, guidance=guidance)
+        for (one, n), row in zip(rows, answer.split(1), strict=True):
+            one.given[n].row = row
+
+    @torch.inference_mode()
+    def finish(self, canvases: Sequence[Sketch]) -> list[Picture]:
+        with _memory_errors():
+            return [self._finish(one) for one in canvases]
+
+    def _finish(self, sketch: Sketch) -> Picture:
+        sana, job = sketch.sana, sketch.job
+        assert sketch.latent is not None
+        size = (1, *job.latent_size)
+        memory = band_memory(sana.autoencoder, size, memory=sana.memory, notice=lambda line: None)
+        (drawn,) = decode_images(sana.autoencoder, sketch.latent, memory=memory, size=job.cut_to)
+        return sana.picture(job, job.seeds[sketch.index], drawn)
+
+    def preview(self, canvas: Sketch) -> Image.Image | None:
+        if self._previewer is None or canvas.x0 is None:
+            return None
+        with torch.inference_mode():
+            return self._previewer(canvas.x0[0].float().cpu())
+
+
+def _advance(sketch: Sketch) -> Exception | None:
+    """Send a solver its velocity."""
+    (x, timestep) = sketch.asked
+    v = sketch.velocity(x, timestep)
+    sigma = timestep if sketch.job.solver == "scm" else timestep / TRAIN_LEVELS
+    sketch.x0 = to_x0(x, v, sigma)
+    sketch.step += 1
+    try:
+        sketch.asked = sketch.steps.send(v)
+    except StopIteration as end:
+        sketch.latent = end.value
+    except OpensanaError as error:
+        return error
+    return None
+
+
+def _size(aspect: float, native: int, unit: int) -> list[int]:
+    """The size of that shape nearest in area to the native one."""
+    width = max(round(native * math.sqrt(aspect) / unit), 1) * unit
+    return [width, max(round(width / aspect / unit), 1) * unit]
+
+
+@contextmanager
+def _memory_errors():
+    """What torch says of too little memory, as OutOfMemory."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(
+            "there is not enough memory for this picture; try a smaller one"
+        ) from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise OutOfMemory(
+                "there is not enough memory for this picture; try a smaller one"
+            ) from error
+        raise

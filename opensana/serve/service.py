@@ -1,0 +1,319 @@
+"""Service: everything that an API may ask of the server, for one event loop and any handler."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import fastapi
+
+from opensana import __version__
+from opensana.errors import OpensanaError
+from opensana.serve.board import Board, Live
+from opensana.serve.errors import ApiError
+from opensana.serve.events import LAST, Event
+from opensana.serve.job import ImageRecord, JobError, JobRecord
+from opensana.serve.keys import Key
+from opensana.serve.limits import Limits, Rates
+from opensana.serve.metrics import Metrics
+from opensana.serve.order import InputName, Order
+from opensana.serve.pace import Pace
+from opensana.serve.painter import Painter, Plan
+from opensana.serve.store import Store
+from opensana.serve.worker import Worker
+
+MOST_ATTEMPTS = 3
+"""How often a job is begun that was at work when the server was killed."""
+FULL_WAIT = 1.0
+
+
+class Service:
+    """A painter with its queue and its store."""
+
+    def __init__(
+        self,
+        painter: Painter,
+        store: Store,
+        *,
+        limits: Limits | None = None,
+        batch: int = 8,
+        exact: bool = False,
+        name: str = "job",
+    ) -> None:
+        self.limits = limits or Limits()
+        self.metrics = Metrics()
+        self._painter, self._store = painter, store
+        self._batch, self._exact, self._name = 1 if exact else batch, exact, name
+        self._board = Board(Pace())
+        self._worker = Worker(painter, self._board, store, self.metrics, batch=self._batch)
+        self._rates = Rates(self.limits.rate)
+        self._ended: dict[str, Live] = {}
+        self._about = painter.about()
+        self.draining = False
+        self.metrics.depth.set_function(lambda: len(self._board.all()))
+
+    def start(self) -> None:
+        """Begin to draw, first the jobs that a server before this one left unfinished."""
+        self.prune()
+        for record in self._store.unfinished():
+            self._resume(record)
+        self._worker.start()
+
+    def _resume(self, record: JobRecord) -> None:
+        attempts = record.attempts + (record.state == "running")
+        if attempts >= MOST_ATTEMPTS:
+            error = JobError(f"the server ended {attempts} times while it drew this", "interrupted")
+            self._store.update(replace(record, state="failed", finished=time.time(), error=error))
+            return
+        try:
+            plan = self._painter.plan(self._store.order(record.id))
+        except OpensanaError as error:
+            failed = JobError(f"interrupted, and now: {error}", "interrupted")
+            self._store.update(replace(record, state="failed", finished=time.time(), error=failed))
+            return
+        images = tuple(replace(one, step=one.steps if one.done else 0) for one in record.images)
+        again = replace(record, state="queued", images=images, attempts=attempts)
+        self._add(Live(again, replace(plan, details=None)))
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self._about["model"]
+
+    @property
+    def ready(self) -> bool:
+        return self._worker.alive and not self.draining
+
+    def drain(self) -> None:
+        """Take nothing new and begin nothing; jobs at work go on."""
+        self.draining = True
+        self._worker.drain()
+
+    async def drained(self, grace: float) -> bool:
+        """Whether all jobs at work were done within so many seconds; then nothing is drawn."""
+        done = await asyncio.to_thread(self._worker.join, grace)
+        if not done:
+            self._worker.stop()
+        return done
+
+    def close(self) -> None:
+        self._worker.stop()
+        self._worker.join()
+        self._store.close()
+
+    def prune(self) -> int:
+        """Delete what is too old or too much."""
+        before = time.time() - self.limits.keep_seconds
+        return self._store.prune(before=before, most_bytes=self.limits.keep_bytes)
+
+    def capabilities(self) -> dict[str, Any]:
+        """What may be asked for here."""
+        about = dict(self._about)
+        return {
+            "object": "capabilities",
+            "version": __version__,
+            "models": [self.model],
+            **about,
+            "limits": self.limits.view(),
+            "queue": {
+                "size_pixel_steps": self.limits.queue,
+                "waiting_pixel_steps": self._board.work(),
+                "jobs": len(self._board.all()),
+                "batch": self._batch,
+            },
+            "exact": self._exact,
+            "keep": {"seconds": self.limits.keep_seconds, "bytes": self.limits.keep_bytes},
+        }
+
+    async def submit(
+        self,
+        order: Order,
+        caller: Key,
+        *,
+        kind: str = "native",
+        idempotency_key: str | None = None,
+        job_id: str | None = None,
+    ) -> JobRecord:
+        """A job of an order: checked, decided, on disk and in the queue.
+
+        ApiError 400 for what cannot be drawn, 409 for an idempotency key of another order, 429 and
+        503 with Retry-After where there is no room.
+        """
+        if idempotency_key is not None:
+            known = self._store.by_idempotency(caller.name, idempotency_key)
+            if known is not None:
+                if known[1] != order.digest:
+                    message = "this Idempotency-Key was used for another request"
+                    raise ApiError(409, message, code="idempotency_conflict")
+                return self.job(known[0].id, caller)
+        try:
+            self._rates.take(caller.name)
+            self._check_open()
+            self.limits.check_request(order.request)
+            self._check_room(0, caller)
+            plan = await asyncio.to_thread(self._painter.plan, order)
+            self.limits.check_plan(plan)
+            self._check_room(plan.total_work, caller)
+        except ApiError as error:
+            self.metrics.rejected.labels(error.code).inc()
+            raise
+        record = self._record(order, plan, caller, kind, job_id)
+        live = Live(record, replace(plan, details=None))
+        self._add(live)
+        try:
+            self._store.insert(record, order, idempotency_key)
+        except BaseException:
+            self._board.cancel(record.id)
+            raise
+        return self._board.now(live)
+
+    def _record(
+        self, order: Order, plan: Plan, caller: Key, kind: str, job_id: str | None
+    ) -> JobRecord:
+        width, height = plan.size
+        images = (
+            ImageRecord(index=index, seed=seed, width=width, height=height, steps=plan.steps)
+            for index, seed in enumerate(plan.seeds)
+        )
+        return JobRecord(
+            id=job_id or f"{self._name}_{secrets.token_hex(12)}",
+            key=caller.name,
+            kind=kind,
+            state="queued",
+            created=time.time(),
+            request=plan.request,
+            images=tuple(images),
+            inputs=tuple(order.pictures),
+            control_scale=order.control_scale,
+            loras=order.loras,
+            notes=plan.notes,
+        )
+
+    def _add(self, live: Live) -> None:
+        self._ended[live.record.id] = live
+        while len(self._ended) > 1000:
+            oldest = next(iter(self._ended))
+            if not self._ended[oldest].record.is_finished:
+                break
+            del self._ended[oldest]
+        self._board.add(live)
+
+    def _check_open(self) -> None:
+        if self.draining or not self._worker.alive:
+            raise ApiError(503, "the server is about to stop", code="draining", retry_after=5)
+
+    def _check_room(self, work: int, caller: Key) -> None:
+        """ApiError where the queue has no room; a queue that is empty takes anything."""
+        limits = self.limits
+        own, all = self._board.work(caller.name), self._board.work()
+        if limits.queue_of_key is not None and own and own + work > limits.queue_of_key:
+            wait = self._board.pace.seconds(own + work - limits.queue_of_key, 0)
+            message = "this key has as much waiting as it may; wait until some is drawn"
+            raise ApiError(429, message, code="queue_full_for_key", retry_after=wait)
+        if all and all + work > limits.queue:
+            wait = self._board.pace.seconds(all + work - limits.queue, 0)
+            message = "the queue is full; wait until some is drawn"
+            raise ApiError(503, message, code="queue_full", retry_after=wait)
+
+    def job(self, id: str, caller: Key) -> JobRecord:
+        """A job of the caller; ApiError 404."""
+        live = self._board.get(id)
+        record = self._store.get(id) if live is None else self._board.now(live)
+        if record is None or record.key != caller.name:
+            raise ApiError(404, "there is no such job, or it was too old", code="no_such_job")
+        return record
+
+    def jobs(self, caller: Key, *, limit: int = 50, before: str | None = None) -> list[JobRecord]:
+        """The caller's jobs, newest first."""
+        found = self._store.of_key(caller.name, limit, before)
+        lives = ((record, self._board.get(record.id)) for record in found)
+        return [record if live is None else self._board.now(live) for record, live in lives]
+
+    def cancel(self, id: str, caller: Key) -> JobRecord:
+        """End a job before the next step; one that is finished stays as it is."""
+        record = self.job(id, caller)
+        self._board.cancel(id)
+        return record
+
+    def delete(self, id: str, caller: Key) -> None:
+        """Forget a finished job and its pictures."""
+        if not self.job(id, caller).is_finished:
+            raise ApiError(409, "the job is not finished; cancel it first", code="not_finished")
+        self._ended.pop(id, None)
+        self._store.delete(id)
+
+    async def events(
+        self, id: str, caller: Key, *, after: str | None = None, previews: bool = False
+    ) -> AsyncIterator[Event]:
+        """What happens to a job, first all of it as it is now unless `after` is known."""
+        record, live = self.job(id, caller), self._ended.get(id)
+        if live is None:
+            state = record.state
+            assert state in LAST
+            error = {"error": record.error.view()} if record.error else {}
+            yield Event("0-1", "job", {"type": "job", "job": record.view()})
+            yield Event("0-2", state, {"type": state, "job": record.view()} | error)
+            return
+        log = live.log
+        if not log.knows(after):
+            after = None if record.is_finished else log.last_id
+            yield Event(log.last_id, "job", {"type": "job", "job": record.view()})
+            if record.is_finished:
+                yield log.since(None)[-1]
+                return
+        async for event in log.follow(after, previews=previews):
+            yield event
+
+    async def result(self, id: str, caller: Key) -> JobRecord:
+        """The job once it is finished."""
+        async for _ in self.events(id, caller):
+            pass
+        return self.job(id, caller)
+
+    async def run(
+        self, order: Order, caller: Key, http: fastapi.Request, *, kind: str
+    ) -> JobRecord:
+        """Submit and wait; a client that leaves cancels its job, and what fails is raised."""
+        record = await self.submit(order, caller, kind=kind)
+        waiting = asyncio.create_task(self.result(record.id, caller))
+        leaving = asyncio.create_task(_left(http))
+        try:
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                self._board.cancel(record.id)
+            done = await waiting
+        except asyncio.CancelledError:
+            self._board.cancel(record.id)
+            raise
+        finally:
+            leaving.cancel()
+            waiting.cancel()
+        if done.state == "completed":
+            return done
+        if done.error is not None:
+            raise ApiError(500, done.error.message, code=done.error.code)
+        raise ApiError(503, "the job was cancelled", code="cancelled")
+
+    def picture(self, id: str, index: int, caller: Key) -> bytes:
+        """A PNG of a job; ApiError 404 until it is drawn."""
+        record = self.job(id, caller)
+        done = 0 <= index < len(record.images) and record.images[index].done
+        data = self._store.picture(id, index) if done else None
+        if data is None:
+            raise ApiError(404, "there is no such picture (yet)", code="no_such_picture")
+        return data
+
+    def input(self, id: str, name: InputName, caller: Key) -> bytes:
+        """A picture that came with a job; ApiError 404."""
+        data = self._store.input(id, name) if name in self.job(id, caller).inputs else None
+        if data is None:
+            raise ApiError(404, f"the job came without {name}", code="no_such_picture")
+        return data
+
+
+async def _left(http: fastapi.Request) -> None:
+    """Until the client leaves, once its body is read."""
+    while not await http.is_disconnected():
+        await asyncio.sleep(0.1)

@@ -1,0 +1,227 @@
+"""Worker: one painter, one thread, one loop.
+
+Between two steps it drops what was cancelled, chooses who takes the next step, begins those that
+have not begun, and ends those that are done. Nothing else touches the painter.
+"""
+
+import threading
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+from opensana.errors import NumericsError, OpensanaError
+from opensana.serve.board import Board, Live
+from opensana.serve.events import Last, preview_event
+from opensana.serve.job import JobError
+from opensana.serve.logs import log, log_failure
+from opensana.serve.metrics import Metrics
+from opensana.serve.painter import Canvas, OutOfMemory, Painter
+from opensana.serve.store import Store
+
+Chosen = tuple[Live, int]
+
+
+class Worker:
+    """Draws what is on the board until it is told to stop."""
+
+    def __init__(
+        self, painter: Painter, board: Board, store: Store, metrics: Metrics, *, batch: int
+    ) -> None:
+        self._painter, self._board, self._store, self._metrics = painter, board, store, metrics
+        self._batch = batch
+        self._fits: dict[Hashable, int] = {}  # lanes in which memory was short
+        self._draining = self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="worker", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Begin no more jobs; the thread ends once those begun are done."""
+        with self._board.changed:
+            self._draining = True
+            self._board.changed.notify_all()
+
+    def stop(self) -> None:
+        """End after the step at work; unfinished jobs stay as they are in the store."""
+        with self._board.changed:
+            self._stopped = True
+            self._board.changed.notify_all()
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Whether the thread has ended within so many seconds."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _loop(self) -> None:
+        while not self._stopped:
+            for live in self._board.all():
+                if live.cancelled:
+                    self._end(live, "cancelled")
+            batch = self._board.choose(self._batch, begun_only=self._draining)
+            if not batch:
+                with self._board.changed:
+                    if self._draining:
+                        return
+                    if not self._board.pending() and not self._stopped:
+                        self._board.changed.wait()
+                continue
+            most = self._fits.get(batch[0][0].plan.lane, self._batch)
+            self._advance(batch[:most])
+
+    def _advance(self, batch: Sequence[Chosen]) -> None:
+        """One step of each picture, and what comes before its first and after its last."""
+        start = time.monotonic()
+        batch = self._begun(batch)
+        stepped = time.monotonic()
+        batch = self._stepped(batch)
+        lane_seconds = time.monotonic() - stepped
+        if batch:
+            plan = batch[0][0].plan
+            works = sum(live.plan.work for live, _ in batch)
+            self._board.pace.stepped(plan.lane, lane_seconds, works)
+            self._metrics.step(lane_seconds, len(batch))
+        done = [
+            (live, index) for live, index in batch if live.canvases[index].step >= live.plan.steps
+        ]
+        ending = time.monotonic()
+        self._finish(done)
+        now = time.monotonic()
+        if done:
+            self._board.pace.ended((now - ending) / len(done))
+        for live, index in batch:
+            live.since[index] = now
+            self._board.schedule.charge(live.record.key, (now - start) / len(batch))
+
+    def _begun(self, batch: Sequence[Chosen]) -> list[Chosen]:
+        """The batch with a canvas for each, without those that failed."""
+        new = [(live, index) for live, index in batch if index not in live.canvases]
+        for live in dict.fromkeys(live for live, _ in new):
+            if live.begun is None:
+                self._attempt([(live, 0)], lambda one: self._plan(one[0][0]))
+        new = [(live, index) for live, index in new if live.begun is not None]
+        self._attempt(new, self._open)
+        return [(live, index) for live, index in batch if index in live.canvases]
+
+    def _plan(self, live: Live) -> None:
+        live.begun = self._painter.plan(self._store.order(live.record.id))
+        if live.record.state == "queued":
+            live.record = replace(live.record, state="running", started=time.time())
+            self._store.update(live.record)
+            live.log.add("started")
+            self._metrics.waited(time.time() - live.record.created)
+
+    def _open(self, new: Sequence[Chosen]) -> None:
+        wanted = [(live.begun, index) for live, index in new if live.begun is not None]
+        for (live, index), canvas in zip(new, self._painter.open(wanted), strict=True):
+            live.canvases[index] = canvas
+
+    def _stepped(self, batch: Sequence[Chosen]) -> list[Chosen]:
+        """Those that took their step."""
+        good: list[Chosen] = []
+
+        def step(some: Sequence[Chosen]) -> None:
+            outcomes = self._painter.step([live.canvases[index] for live, index in some])
+            for (live, index), error in zip(some, outcomes, strict=True):
+                if error is None:
+                    good.append((live, index))
+                    self._tell_step(live, index, live.canvases[index])
+                else:
+                    self._fail(live, error)
+
+        self._attempt(batch, step)
+        return [(live, index) for live, index in good if index in live.canvases]
+
+    def _tell_step(self, live: Live, index: int, canvas: Canvas) -> None:
+        live.record = live.record.with_image(index, step=canvas.step)
+        now = self._board.now(live)
+        steps, eta = live.plan.steps, now.eta and round(now.eta, 2)
+        progress = round(now.progress, 4)
+        live.log.add(
+            "step", image=index, step=canvas.step, steps=steps, progress=progress, eta_s=eta
+        )
+        if live.log.previews_wanted and canvas.step < steps:
+            image = self._painter.preview(canvas)
+            if image is not None:
+                live.log.add("preview", **preview_event(image, index, canvas.step, steps))
+
+    def _finish(self, done: Sequence[Chosen]) -> None:
+        def finish(some: Sequence[Chosen]) -> None:
+            pictures = self._painter.finish([live.canvases[index] for live, index in some])
+            for (live, index), picture in zip(some, pictures, strict=True):
+                self._store.write_picture(live.record.id, index, picture.png())
+                del live.canvases[index]
+                live.record = live.record.with_image(index, done=True)
+                self._store.update(live.record)
+                self._metrics.picture()
+                view = live.record.image_view(live.record.images[index])
+                names = ("seed", "url", "width", "height")
+                live.log.add("image", image=index, **{name: view[name] for name in names})
+
+        self._attempt(done, finish)
+        for live in dict.fromkeys(live for live, _ in done):
+            if not live.open_images and not live.record.is_finished:
+                self._end(live, "completed")
+
+    def _attempt(self, some: Sequence[Chosen], act) -> None:
+        """Do it with all at once, else with fewer, else fail those it cannot be done with."""
+        if not some:
+            return
+        try:
+            act(some)
+        except Exception as error:
+            if len(some) == 1:
+                self._fail(some[0][0], error)
+                return
+            half = len(some) // 2
+            if isinstance(error, OutOfMemory):
+                self._fits[some[0][0].plan.lane] = half
+                for live in dict.fromkeys(live for live, _ in some):
+                    self._note(live, f"memory was short: {half} at once instead of {len(some)}")
+            else:
+                log_failure(error)
+            left = [(live, index) for live, index in some if not live.record.is_finished]
+            self._attempt(left[:half], act)
+            self._attempt([one for one in left[half:] if not one[0].record.is_finished], act)
+
+    def _note(self, live: Live, message: str) -> None:
+        if message not in live.record.notes:
+            live.record = replace(live.record, notes=(*live.record.notes, message))
+            live.log.add("note", message=message)
+
+    def _fail(self, live: Live, error: Exception) -> None:
+        if not live.record.is_finished:
+            log_failure(error)
+            self._metrics.failed(error)
+            live.record = replace(live.record, error=_job_error(error))
+            self._end(live, "failed")
+
+    def _end(self, live: Live, state: Last) -> None:
+        live.record = replace(live.record, state=state, finished=time.time())
+        live.canvases.clear()
+        self._store.update(live.record)
+        self._board.remove(live)
+        record = live.record
+        seconds = (record.finished or 0) - record.created
+        log("job", id=record.id, key=record.key, kind=record.kind, state=state,
+            images=len(record.images), width=live.plan.size[0], height=live.plan.size[1],
+            steps=live.plan.steps, seconds=round(seconds, 3))  # fmt: skip
+        self._metrics.ended(record, live.plan)
+        error = {"error": record.error.view()} if record.error else {}
+        live.log.add(state, job=record.view(), **error)
+
+
+def _job_error(error: Exception) -> JobError:
+    if isinstance(error, NumericsError):
+        return JobError(str(error), "nan")
+    if isinstance(error, OutOfMemory):
+        return JobError(str(error), "out_of_memory")
+    if isinstance(error, OpensanaError):
+        return JobError(str(error), "invalid")
+    return JobError(
+        f"drawing failed ({type(error).__name__}); the server's log says more", "failed"
+    )
