@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -52,7 +52,10 @@ class Canvas(Protocol):
         ...
 
 
-class Painter(Protocol):
+Sheet = TypeVar("Sheet", bound=Canvas)
+
+
+class Painter(Protocol[Sheet]):
     """Draws pictures step by step. All but `plan` and `about` run on the worker's thread alone."""
 
     def about(self) -> dict[str, Any]:
@@ -63,18 +66,18 @@ class Painter(Protocol):
         """Everything decided, on any thread, without the networks; RequestError."""
         ...
 
-    def open(self, wanted: Sequence[tuple[Plan, int]]) -> Sequence[Canvas]:
+    def open(self, wanted: Sequence[tuple[Plan, int]]) -> Sequence[Sheet]:
         """Pictures of one lane, each the plan's of that index, before their first step."""
         ...
 
-    def step(self, canvases: Sequence[Canvas]) -> Sequence[Exception | None]:
+    def step(self, canvases: Sequence[Sheet]) -> Sequence[Exception | None]:
         """One step of each, all of one lane; what went wrong with which of them."""
         ...
 
-    def finish(self, canvases: Sequence[Canvas]) -> Sequence[Picture]:
+    def finish(self, canvases: Sequence[Sheet]) -> Sequence[Picture]:
         """The pictures of one lane, all steps done."""
         ...
 
-    def preview(self, canvas: Canvas) -> Image.Image | None:
+    def preview(self, canvas: Sheet) -> Image.Image | None:
         """What the picture looks like so far, small; None before the first step."""
         ...

@@ -10,23 +10,19 @@ from typing import Any
 import fastapi
 
 from opensana import __version__
-from opensana.errors import OpensanaError
 from opensana.serve.board import Board, Live
 from opensana.serve.errors import ApiError
 from opensana.serve.events import LAST, Event
-from opensana.serve.job import ImageRecord, JobError, JobRecord
+from opensana.serve.job import ImageRecord, JobRecord
 from opensana.serve.keys import Key
 from opensana.serve.limits import Limits, Rates
 from opensana.serve.metrics import Metrics
 from opensana.serve.order import InputName, Order
 from opensana.serve.pace import Pace
 from opensana.serve.painter import Painter, Plan
+from opensana.serve.recovery import unfinished
 from opensana.serve.store import Store
 from opensana.serve.worker import Worker
-
-MOST_ATTEMPTS = 3
-"""How often a job is begun that was at work when the server was killed."""
-FULL_WAIT = 1.0
 
 
 class Service:
@@ -34,7 +30,7 @@ class Service:
 
     def __init__(
         self,
-        painter: Painter,
+        painter: Painter[Any],
         store: Store,
         *,
         limits: Limits | None = None,
@@ -57,25 +53,9 @@ class Service:
     def start(self) -> None:
         """Begin to draw, first the jobs that a server before this one left unfinished."""
         self.prune()
-        for record in self._store.unfinished():
-            self._resume(record)
+        for live in unfinished(self._store, self._painter):
+            self._add(live)
         self._worker.start()
-
-    def _resume(self, record: JobRecord) -> None:
-        attempts = record.attempts + (record.state == "running")
-        if attempts >= MOST_ATTEMPTS:
-            error = JobError(f"the server ended {attempts} times while it drew this", "interrupted")
-            self._store.update(replace(record, state="failed", finished=time.time(), error=error))
-            return
-        try:
-            plan = self._painter.plan(self._store.order(record.id))
-        except OpensanaError as error:
-            failed = JobError(f"interrupted, and now: {error}", "interrupted")
-            self._store.update(replace(record, state="failed", finished=time.time(), error=failed))
-            return
-        images = tuple(replace(one, step=one.steps if one.done else 0) for one in record.images)
-        again = replace(record, state="queued", images=images, attempts=attempts)
-        self._add(Live(again, replace(plan, details=None)))
 
     @property
     def model(self) -> str:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from opensana.errors import NumericsError, OpensanaError
 from opensana.serve.board import Board, Live
@@ -25,7 +26,7 @@ class Worker:
     """Draws what is on the board until it is told to stop."""
 
     def __init__(
-        self, painter: Painter, board: Board, store: Store, metrics: Metrics, *, batch: int
+        self, painter: Painter[Any], board: Board, store: Store, metrics: Metrics, *, batch: int
     ) -> None:
         self._painter, self._board, self._store, self._metrics = painter, board, store, metrics
         self._batch = batch

@@ -17,10 +17,9 @@ from PIL import Image
 
 from opensana.drawing.inputs import read_inputs
 from opensana.drawing.picture import Picture
-from opensana.request import Request, seeds_from
+from opensana.request import seeds_from
 from opensana.serve.app import make_app
 from opensana.serve.keys import NO_KEYS, Keys
-from opensana.serve.limits import Limits
 from opensana.serve.order import Order
 from opensana.serve.painter import Plan
 from opensana.serve.service import Service
@@ -164,7 +163,7 @@ def serving(
 ) -> Iterator[Server]:
     """A server over a painter; `options` are those of `Service`."""
     painter = painter or Gradient()
-    service = Service(painter, Store(folder), **({"limits": Limits()} | options))
+    service = Service(painter, Store(folder), **options)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         make_app(service, keys=keys), log_config=None, lifespan="off", timeout_graceful_shutdown=1

@@ -1,0 +1,37 @@
+"""Jobs that a stopped or killed server left behind: drawn again, since their seeds are known."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from opensana.errors import OpensanaError
+from opensana.serve.board import Live
+from opensana.serve.job import JobError, JobRecord
+from opensana.serve.painter import Painter
+from opensana.serve.store import Store
+
+MOST_ATTEMPTS = 3
+"""How often a job is begun: one that kills its server is given up."""
+
+
+def unfinished(store: Store, painter: Painter[Any]) -> Iterator[Live]:
+    """The jobs to draw, oldest first; those that cannot be are noted as interrupted."""
+    for record in store.unfinished():
+        attempts = record.attempts + (record.state == "running")
+        if attempts >= MOST_ATTEMPTS:
+            _give_up(store, record, f"the server ended {attempts} times while it drew this")
+            continue
+        try:
+            plan = painter.plan(store.order(record.id))
+        except OpensanaError as error:
+            _give_up(store, record, f"the server was stopped, and now: {error}")
+            continue
+        images = tuple(replace(one, step=one.steps if one.done else 0) for one in record.images)
+        again = replace(record, state="queued", images=images, attempts=attempts)
+        yield Live(again, replace(plan, details=None))
+
+
+def _give_up(store: Store, record: JobRecord, why: str) -> None:
+    error = JobError(why, "interrupted")
+    store.update(replace(record, state="failed", finished=time.time(), error=error))
