@@ -61,6 +61,7 @@ class Serve(LoadOptions, Command):
         from opensana.files.user_cache import cache_folder
         from opensana.pipeline import Sana
         from opensana.serve.limits import Limits
+        from opensana.serve.previews import load_previewer
         from opensana.serve.sana_painter import SanaPainter
         from opensana.serve.service import Service
         from opensana.serve.store import Store
@@ -72,7 +73,8 @@ class Serve(LoadOptions, Command):
         store = Store(self.folder or cache_folder() / "serve" / str(port))
         options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
         say(f"loading {self.model}")
-        painter = SanaPainter(Sana.load(options.pop("model"), **options))
+        sana = Sana.load(options.pop("model"), **options)
+        painter = SanaPainter(sana, previewer=load_previewer(sana))
         usual = painter.about()
         one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
         limits = Limits(

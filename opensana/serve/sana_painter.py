@@ -7,7 +7,7 @@ one call of the network. What is summed over is the same as for a picture alone,
 import copy
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,10 +32,9 @@ from opensana.pipeline import Sana
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.serve.order import Order
 from opensana.serve.painter import OutOfMemory, Plan
+from opensana.serve.previews import Previewer
 from opensana.transformer.model import PreparedText, together
 
-Previewer = Callable[[Tensor], Image.Image]
-"""The estimate of x0 [C, h, w] to a small RGB picture."""
 ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (4, 5), (3, 4), (2, 3), (9, 16), (1, 2))
 
 

@@ -140,13 +140,9 @@ class Service:
             self.metrics.rejected.labels(error.code).inc()
             raise
         record = self._record(order, plan, caller, kind, job_id)
+        self._store.insert(record, order, idempotency_key)
         live = Live(record, replace(plan, details=None))
         self._add(live)
-        try:
-            self._store.insert(record, order, idempotency_key)
-        except BaseException:
-            self._board.cancel(record.id)
-            raise
         return self._board.now(live)
 
     def _record(
@@ -257,24 +253,29 @@ class Service:
     ) -> JobRecord:
         """Submit and wait; a client that leaves cancels its job, and what fails is raised."""
         record = await self.submit(order, caller, kind=kind)
-        waiting = asyncio.create_task(self.result(record.id, caller))
+        done = await self.wait(record.id, caller, http)
+        if done.state == "cancelled":
+            raise ApiError(503, "the job was cancelled", code="cancelled")
+        return done
+
+    async def wait(self, id: str, caller: Key, http: fastapi.Request) -> JobRecord:
+        """The job, completed or cancelled; what fails is raised, and whoever leaves cancels."""
+        waiting = asyncio.create_task(self.result(id, caller))
         leaving = asyncio.create_task(_left(http))
         try:
             await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                self._board.cancel(record.id)
+                self._board.cancel(id)
             done = await waiting
         except asyncio.CancelledError:
-            self._board.cancel(record.id)
+            self._board.cancel(id)
             raise
         finally:
             leaving.cancel()
             waiting.cancel()
-        if done.state == "completed":
-            return done
         if done.error is not None:
             raise ApiError(500, done.error.message, code=done.error.code)
-        raise ApiError(503, "the job was cancelled", code="cancelled")
+        return done
 
     def picture(self, id: str, index: int, caller: Key) -> bytes:
         """A PNG of a job; ApiError 404 until it is drawn."""

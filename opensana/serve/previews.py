@@ -1,0 +1,23 @@
+"""Previews of a running picture: the autoencoder's linear map, where its folder has one."""
+
+from collections.abc import Callable
+
+from PIL import Image
+from torch import Tensor
+
+from opensana.autoencoder.preview import Preview
+from opensana.models.open import OpenModel
+from opensana.models.parts import autoencoder_folder
+from opensana.pictures.pixels import to_images
+
+Previewer = Callable[[Tensor], Image.Image]
+"""The estimate of x0 [C, h, w] to a small RGB picture."""
+
+
+def load_previewer(model: OpenModel) -> Previewer | None:
+    """None where `opensana preview` was not run for the autoencoder."""
+    folder = model.info.folder
+    if folder is None:
+        return None
+    found = Preview.read(autoencoder_folder(folder), model.autoencoder.latent_channels)
+    return None if found is None else lambda x0: to_images(found(x0[None]))[0]
