@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
@@ -222,7 +222,7 @@ class Service:
 
     async def events(
         self, id: str, caller: Key, *, after: str | None = None, previews: bool = False
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """What happens to a job, first all of it as it is now unless `after` is known."""
         record, live = self.job(id, caller), self._ended.get(id)
         if live is None:
