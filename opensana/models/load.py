@@ -21,7 +21,7 @@ from opensana.models.parts import (
     transformer_config,
     transformer_folder,
 )
-from opensana.runtime.placing import Module, prepare_for_inference
+from opensana.runtime.placing import Module, prepare_for_inference, unmap
 from opensana.runtime.quantize import quantize
 from opensana.text.demo_encoder import gemma3_270m_folder
 from opensana.text.encoder import TextEncoder
@@ -90,6 +90,8 @@ def _load(
             assert isinstance(module, Stack)
             quantize(module, found)
     load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
+    if found is not None and found.scheme == "w8a8":  # most of it is packed, which copies it
+        unmap(module)
     return module.eval().requires_grad_(False)
 
 

@@ -21,6 +21,7 @@ from opensana.runtime.quantize import Quantization, quantize
 from opensana.text.demo_encoder import METHOD
 from opensana.text.gguf import gguf_in
 from opensana.text.loading import check_config
+from opensana.weights.aligned import align
 from opensana.weights.locate import locate
 from opensana.weights.lora import Lora, apply_loras
 from opensana.weights.safetensors import (
@@ -128,5 +129,9 @@ def _write_text(source: Path, part: Path, variant: str | None) -> None:
             state[name] = tensor
     check_finite(state, where=source)
     part.mkdir()
-    write_safetensors(state, part, name="model")
+    for file in write_safetensors(state, part, name="model"):
+        if file.suffix == ".safetensors":  # not the index of shards
+            plain = file.rename(file.with_suffix(".plain"))
+            align(plain, file)
+            plain.unlink()
     write_json(part / "config.json", {**read_json(source / "config.json"), QUANTIZATION: METHOD})

