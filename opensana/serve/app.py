@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 
 from opensana import __version__
-from opensana.serve import health, native, openai, page
+from opensana.serve import a1111, health, native, openai, page
 from opensana.serve.errors import add_handlers
 from opensana.serve.guard import Guard
 from opensana.serve.keys import NO_KEYS, Keys
@@ -17,6 +17,7 @@ def make_app(service: Service, *, keys: Keys = NO_KEYS) -> FastAPI:
     app.include_router(health.router(service))
     app.include_router(native.router(service))
     app.include_router(openai.router(service))
+    app.include_router(a1111.router(service))
     app.include_router(page.router(service))
     limits = service.limits
     app.add_middleware(Guard, keys=keys, body_bytes=limits.body_bytes, metrics=service.metrics)
