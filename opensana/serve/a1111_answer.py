@@ -12,19 +12,21 @@ from typing import Any
 from PIL import Image
 
 from opensana.drawing.picture import SAMPLER_NAMES
-from opensana.serve.a1111_body import Img2Img, Txt2Img
+from opensana.serve.a1111_body import NEUTRAL, Img2Img, Txt2Img
 from opensana.serve.formats import settings_of
 from opensana.serve.job import JobRecord
 
 HEADER = "x-opensana-warnings"
 LONGEST_HEADER = 4000
+PRIVATE = {"url", "auth"}
+"""Of a body, what is not sent back; nor is what A1111 does not know."""
 
 
 def answer(
     record: JobRecord, pngs: Sequence[bytes], body: Txt2Img, model: str, warnings: Sequence[str]
 ) -> dict[str, Any]:
     """The body of the answer; `pngs` are those of the record's pictures that are drawn."""
-    parameters = body.model_dump()
+    parameters = body.model_dump(include=set(type(body).model_fields) | set(NEUTRAL) - PRIVATE)
     if isinstance(body, Img2Img) and not body.include_init_images:
         parameters |= {"init_images": None, "mask": None}
     images = [base64.b64encode(png).decode() for png in pngs] if body.send_images else []

@@ -70,6 +70,8 @@ NEUTRAL: Mapping[str, Any] = {
     "inpaint_full_res_padding": ANYTHING,  # counts with inpaint_full_res alone
     "initial_noise_multiplier": (*NOTHING, 1),
     "latent_mask": NOTHING,
+    "url": ANYTHING,  # the server's address and password, which SillyTavern sends along
+    "auth": ANYTHING,
 }
 SETTINGS: Mapping[str, Any] = {
     "sd_vae": (*NOTHING, "Automatic", "None"),
