@@ -26,9 +26,8 @@ export function asCommand({ request, inputs, model }) {
     value === true ? [`--${name.replaceAll("_", "-")}`] : [`--${name.replaceAll("_", "-")} ${quoted(String(value))}`],
   );
   for (const [name, file] of filesOf(inputs)) flags.push(`--${name.replaceAll("_", "-")} ${file}`);
-  if (loras) {
-    flags.push(`--lora ${loras.map((/** @type {any} */ one) => quoted(`${one.name}.safetensors`)).join(" ")}`);
-    flags.push(`--lora-scale ${loras.map((/** @type {any} */ one) => one.scale).join(" ")}`);
+  for (const { name, scale } of loras ?? []) {
+    flags.push(`--lora ${quoted(`${name}.safetensors`)} --lora-scale ${scale}`);
   }
   const before = dashed ? [] : [quoted(prompt)];
   const after = dashed ? [`-- ${quoted(prompt)}`] : [];

@@ -12,6 +12,7 @@ import * as local from "./local.js";
 const MOST_FOLLOWED = 3;
 const POLL_MS = 1500;
 const PAGE = 60;
+const LINGER_MS = 4000;
 const FINISHED = new Set(["completed", "failed", "cancelled"]);
 
 /** @type {Cell<Map<string, any>>} */
@@ -81,11 +82,17 @@ function put(job) {
   if (before) ended.value = job;
 }
 
-/** @param {string} key */
-function dropPreview(key) {
+/** Replace a preview, or end it. @param {string} key @param {string} [next] */
+function setPreview(key, next) {
   const url = previews.get(key);
   if (url) URL.revokeObjectURL(url);
-  previews.delete(key);
+  if (next) previews.set(key, next);
+  else previews.delete(key);
+}
+
+/** The preview stays under its picture until that has surely come. @param {string} key */
+function dropPreview(key) {
+  setTimeout(() => setPreview(key), LINGER_MS);
 }
 
 /** A job and its pictures, into this browser. @param {any} job */
@@ -125,9 +132,7 @@ function apply(id, data) {
     dropPreview(pictureKey(job, data.image));
   }
   if (data.type === "preview" && picture) {
-    const key = pictureKey(job, data.image);
-    dropPreview(key);
-    previews.set(key, URL.createObjectURL(pngOf(data.b64_json)));
+    setPreview(pictureKey(job, data.image), URL.createObjectURL(pngOf(data.b64_json)));
   }
   jobs.touch();
 }

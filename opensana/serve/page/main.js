@@ -29,7 +29,7 @@ const MAC = /mac|iphone|ipad/i.test(navigator.userAgent);
 function refused(error) {
   if (!(error instanceof api.ApiError)) throw error;
   problem($("problem"), error.line);
-  mark(error.param);
+  mark(error.param ?? error.message.split(" ")[0]); // the server's messages begin with the field
 }
 
 /**
@@ -96,7 +96,7 @@ const toolsFor = (capabilities) => (/** @type {any} */ job, /** @type {number} *
       if (!blob) return;
       change({ ...settingsOfPicture(job, index, capabilities), strength: "", keep_seed: false });
       await takePicture("image", blob, capabilities);
-      $("start-fold").scrollIntoView({ block: "nearest" });
+      $("start-fold").scrollIntoView({ block: "center" });
     },
   }),
   button({ icon: "undo", text: t("use_settings"), onclick: () => restore(job, index, capabilities) }),

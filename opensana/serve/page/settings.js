@@ -102,7 +102,9 @@ export function requestOf(of, has) {
   const request = { prompt: of.prompt };
   if (of.negative_prompt.trim()) request.negative_prompt = of.negative_prompt;
   for (const name of ["width", "height", "steps", "guidance", "images"]) {
-    if (of[name].trim() !== "") request[name] = numberOf(of[name]);
+    if (of[name].trim() !== "" && !(name === "images" && of[name] === "1")) {
+      request[name] = numberOf(of[name]);
+    }
   }
   if (of.keep_seed && of.seed.trim()) request.seed = of.seed.trim();
   if (of.solver) request.solver = of.solver;

@@ -79,6 +79,11 @@ function whole(job, tools) {
     { class: picked.length > 1 ? "tiles" : "tiles single", "data-count": picked.length },
     ...picked.map((/** @type {any} */ picture) => figure(job, picture, picked.length > 1)),
   );
+  if (one !== null && job.images.length > 1) {
+    figures.firstElementChild.append(button({
+      icon: "back", text: t("back_to_all", { n: job.images.length }), class: "quiet back", onclick: () => show(job.id),
+    }));
+  }
   figures.style.setProperty("--ratio", String(job.images[0].width / job.images[0].height));
   figures.style.setProperty("--native", String(Math.max(job.images[0].width, job.images[0].height)));
   const done = one !== null && job.images[one].url;
@@ -88,9 +93,6 @@ function whole(job, tools) {
     job.status === "failed" && el("p", { class: "problem" }, job.error?.message ?? t("failed")),
     job.status === "cancelled" && el("p", { class: "ending" }, t("cancelled")),
     done && el("div", { class: "tools", role: "toolbar", "aria-label": t("stage") },
-      job.images.length > 1 && button({
-        icon: "back", text: t("back_to_all", { n: job.images.length }), onclick: () => show(job.id),
-      }),
       ...tools(job, one)),
     facts(job, one),
   ].filter(Boolean);
@@ -105,6 +107,8 @@ function figure(job, picture, many) {
   const made = el("figure", { class: "tile", "data-index": picture.index });
   made.style.aspectRatio = `${picture.width} / ${picture.height}`;
   if (picture.url) {
+    const last = previews.get(pictureKey(job, picture.index));
+    if (last) made.append(el("img", { class: "preview", alt: "", src: last }));
     const shown_image = image(job, picture.index);
     if (!many) made.append(shown_image);
     else {
@@ -187,7 +191,7 @@ function facts(job, index) {
     el("p", { class: "said" }, request.prompt),
     request.negative_prompt && el("p", { class: "said avoided" }, `− ${request.negative_prompt}`),
     el("ul", { class: "chips" }, ...chips.map(([name, value]) =>
-      el("li", {}, name ? el("span", {}, name) : null, el("b", {}, String(value))))),
+      el("li", {}, name ? el("span", {}, name) : null, " ", el("b", {}, String(value))))),
     job.notes.length > 0 && el("ul", { class: "notes" }, ...job.notes.map((/** @type {string} */ note) => el("li", {}, note))),
   );
 }

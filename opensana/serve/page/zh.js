@@ -31,7 +31,7 @@ export default {
   copy_title: "复制请求",
   default_solver: "模型默认({name})",
   delete: "删除",
-  delete_question: "删除{n|这张|这 {n} 张}图片?服务器上的也会删除。",
+  delete_question: "删除这 {n} 张图片?服务器上的也会删除。",
   deleted: "已删除",
   dice: "换一个新种子并固定",
   done: "完成",

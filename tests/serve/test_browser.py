@@ -1,0 +1,420 @@
+"""The page in a real browser, over a painter of gradients; skipped where there is no Chromium."""
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from opensana.drawing.picture import Picture
+from opensana.request import Request
+from tests.serve.gradient import Gradient, Server, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+STEP_SECONDS = 0.15
+TIMEOUT_MS = 60_000
+
+
+class Slow(Gradient):
+    """A model of several sizes that takes its time."""
+
+    def about(self) -> dict[str, Any]:
+        return super().about() | {"sizes": [[64, 64], [96, 64], [64, 96]]}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    with api.sync_playwright() as playwright:
+        if path is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("no Chromium is installed")
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path / "store", Slow(step_seconds=STEP_SECONDS)) as found:
+        yield found
+
+
+def opened(page: "Page", server: Server) -> "Page":
+    """The page, ready; whatever its console complains of fails the test."""
+    page.goto(server.url)
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+@pytest.fixture
+def page(chromium: "Browser", server: Server) -> "Iterator[Page]":
+    context = chromium.new_context(viewport={"width": 1366, "height": 860}, locale="en-GB")
+    context.set_default_timeout(TIMEOUT_MS)
+    found, complaints = context.new_page(), list[str]()
+    found.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    found.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened(found, server)
+    context.close()
+    # Chromium itself logs answers of 4xx and 5xx, and broken connections.
+    assert not [line for line in complaints if not line.startswith("Failed to load resource")]
+
+
+def draw(page: "Page", prompt: str, **settings: str) -> None:
+    page.fill("#prompt", prompt)
+    for name, value in settings.items():
+        page.fill(f"#{name}", value)
+    page.click("#draw")
+
+
+def finished(page: "Page") -> None:
+    page.wait_for_selector("#view .tools")
+
+
+def drop(page: "Page", data: bytes, target: str = "#stage") -> None:
+    """As if a file were dropped there."""
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "a.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        list(data),
+    )
+    page.dispatch_event(target, "drop", {"dataTransfer": transfer})
+
+
+def png(**chunks: str) -> bytes:
+    info = PngImagePlugin.PngInfo()
+    for key, text in chunks.items():
+        info.add_text(key, text)
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def test_a_picture_is_drawn_with_previews_progress_and_its_seed(page: "Page") -> None:
+    draw(page, "a gradient", steps="8")
+    page.wait_for_selector("#view .preview:not([hidden])")
+    assert page.get_attribute("#view .preview", "src").startswith("blob:")  # type: ignore[union-attr]
+    page.wait_for_selector("#view .step:has-text('of 8')")
+    page.wait_for_selector("#view .left:has-text('left')")
+    finished(page)
+    assert page.input_value("#seed") == "1234"
+    assert "Seed 1234" in page.inner_text("#view .chips")
+    page.wait_for_selector("#live:has-text('Seed 1234')", state="attached")
+    assert page.locator("#history [role=option]").count() == 1
+
+
+def test_cancel_ends_the_job_by_its_next_step(page: "Page", server: Server) -> None:
+    draw(page, "a long one", steps="200")
+    page.wait_for_selector("#view .step:has-text('of 200')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#view .ending")
+    [job] = server.client.get("/v1/jobs").json()["data"]
+    assert job["status"] == "cancelled" and job["images"][0]["step"] < 200
+    assert page.is_hidden("#cancel")
+
+
+def test_a_reload_follows_the_running_job_and_keeps_the_settings(
+    page: "Page", server: Server
+) -> None:
+    draw(page, "a long one", steps="30")
+    page.wait_for_selector("#view .preview:not([hidden])")
+    opened(page, server)
+    assert page.input_value("#prompt") == "a long one" and page.input_value("#steps") == "30"
+    page.wait_for_selector("#view .preview:not([hidden])")
+    finished(page)
+
+
+def test_the_history_survives_the_end_of_the_server(
+    page: "Page", server: Server, tmp_path: Path
+) -> None:
+    draw(page, "kept", seed="99")
+    finished(page)
+    page.wait_for_timeout(500)  # the copy goes into the browser
+    job = server.client.get("/v1/jobs").json()["data"][0]
+    assert server.client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    opened(page, server)
+    page.wait_for_selector("#view img[src^=blob]")
+    page.fill("#prompt", "something else")
+    page.click("#history [role=option]")
+    assert page.input_value("#prompt") == "kept" and page.input_value("#seed") == "99"
+    page.click(".toast button:has-text('Undo')")
+    assert page.input_value("#prompt") == "something else"
+
+
+def test_a_queue_shows_ones_own_jobs_and_each_can_be_cancelled(
+    page: "Page", server: Server
+) -> None:
+    draw(page, "the first", steps="200")
+    page.wait_for_selector("#view .progress")
+    draw(page, "the second", width="96", steps="200")
+    page.wait_for_selector("#queue-list .waiting:has-text('the second')")
+    page.click("#queue-list .waiting button[aria-label=Cancel]")
+    page.wait_for_selector("#queue", state="hidden")
+    states = {
+        job["request"]["prompt"]: job["status"]
+        for job in server.client.get("/v1/jobs").json()["data"]
+    }
+    assert states == {"the first": "running", "the second": "cancelled"}
+
+
+def test_a_dropped_picture_of_ours_brings_its_settings_back(page: "Page") -> None:
+    seed = 2**63 - 1  # no number of JavaScript
+    request = Request(
+        "drawn before", negative_prompt="blur", width=96, height=64, steps=9, guidance=3.5,
+        seed=seed, solver="flow_dpm",
+    )  # fmt: skip
+    drop(page, Picture(Image.new("RGB", (96, 64)), request, model="other").png())
+    page.wait_for_selector(".toast:has-text('Settings restored')")
+    assert "Drawn by other" in page.inner_text(".toast")
+    values = {
+        "prompt": "drawn before", "negative": "blur", "width": "96", "height": "64",
+        "steps": "9", "guidance": "3.5", "seed": str(seed), "solver": "flow_dpm",
+    }  # fmt: skip
+    assert {name: page.input_value(f"#{name}") for name in values} == values
+    page.click("#draw")
+    finished(page)
+    assert str(seed) in page.inner_text("#view .chips")
+
+
+def test_a_dropped_picture_of_other_programs_brings_what_means_the_same(page: "Page") -> None:
+    text = (
+        "a cat, <lora:gone:0.8> a hat\nNegative prompt: dog\n"
+        "Steps: 12, Sampler: Euler, CFG scale: 5.5, Seed: 77, Size: 64x96, Model: sdxl"
+    )
+    drop(page, png(parameters=text))
+    page.wait_for_selector(".toast:has-text('Settings restored')")
+    values = {"prompt": "a cat, a hat", "negative": "dog", "steps": "12", "seed": "77"}
+    values |= {"width": "64", "height": "96", "guidance": "5.5", "solver": ""}  # it is the default
+    assert {name: page.input_value(f"#{name}") for name in values} == values
+    assert "gone" in page.inner_text(".toast")
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {"opensana": "{"},
+        {"opensana": '{"format": 1, "request": {"prompt": 3}}'},
+        {"opensana": '{"format": 1, "request": null}', "parameters": "no settings at all"},
+        {"parameters": "Steps: 1"},
+    ],
+)
+def test_damaged_settings_are_none_and_the_picture_becomes_the_start(
+    page: "Page", chunks: dict[str, str]
+) -> None:
+    drop(page, png(**chunks))
+    page.wait_for_selector("#start-drop .given img")
+    assert "no settings" in page.inner_text(".toast")
+
+
+def test_values_that_the_server_does_not_take_are_left_out_and_said(page: "Page") -> None:
+    note = '{"format": 1, "request": {"prompt": "<img src=x onerror=alert(1)>", "steps": 1e9}}'
+    drop(page, png(opensana=note))
+    page.wait_for_selector(".toast:has-text('steps')")
+    assert page.input_value("#steps") == ""
+    draw(page, page.input_value("#prompt"))
+    finished(page)
+    assert page.inner_text("#view .said") == "<img src=x onerror=alert(1)>"
+
+
+def test_a_truncated_png_is_refused_in_one_line(page: "Page") -> None:
+    drop(page, png(opensana="{}")[:60])
+    page.wait_for_selector("#problem:has-text('no picture')")
+
+
+def test_a_mask_is_painted_undone_and_sent(page: "Page", server: Server) -> None:
+    drop(page, png(), "#start-drop")
+    page.click("#start-drop button:has-text('Paint a mask')")
+    box = page.locator("#mask-canvas").bounding_box()
+    assert box
+    x, y, side = box["x"], box["y"], box["width"]
+    for left in (0.2, 0.8):
+        page.mouse.move(x + left * side, y + 0.5 * side)
+        page.mouse.down()
+        page.mouse.move(x + (left + 0.02) * side, y + 0.52 * side, steps=3)
+        page.mouse.up()
+    page.click("#mask-undo")
+    page.click("#mask-done")
+    draw(page, "only there")
+    finished(page)
+    job = server.client.get("/v1/jobs").json()["data"][0]
+    assert job["inputs"]["image"] and job["inputs"]["mask"]
+    sent = server.client.get(f"/v1/jobs/{job['id']}/inputs/mask").content
+    mask = Image.open(io.BytesIO(sent)).convert("L")
+    assert mask.size == (64, 64)
+    assert [mask.getpixel((at, 32)) for at in (13, 51)] == [255, 0]
+
+
+def test_a_phone_shows_all_in_one_column(chromium: "Browser", server: Server) -> None:
+    context = chromium.new_context(
+        viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True, locale="en-GB"
+    )
+    context.set_default_timeout(TIMEOUT_MS)
+    page = opened(context.new_page(), server)
+    page.fill("#prompt", "small")
+    page.tap("#draw")
+    finished(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 360
+    bar = page.locator("#draw").bounding_box()
+    assert bar and bar["y"] + bar["height"] <= 740 and bar["width"] > 240
+    page.tap("#settings > summary")
+    assert page.is_visible("#steps")
+    context.close()
+
+
+def test_all_can_be_done_by_keyboard(page: "Page") -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.locator("#prompt").focus()
+    for words in ("first", "second"):
+        page.keyboard.press("Control+a")
+        page.keyboard.type(words)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector(f"#view .said:has-text('{words}')")
+        finished(page)
+    page.wait_for_selector("#history [role=option] >> nth=1")
+    page.locator("#history").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("#view .said:has-text('first')")
+    assert page.input_value("#prompt") == "second"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".toast:has-text('restored')")
+    assert page.input_value("#prompt") == "first"
+    page.locator("#history").focus()
+    page.keyboard.press("Delete")
+    page.locator("#ask-yes").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#history [role=option] >> nth=1", state="detached")
+    assert page.locator("#history [role=option]").count() == 1
+
+
+def test_every_control_has_a_name(page: "Page") -> None:
+    draw(page, "a gradient")
+    finished(page)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, textarea, [role=option]")]
+            .filter(one => !one.matches("[type=file]") && !one.closest("[hidden]"))
+            .filter(one => !(one.getAttribute("aria-label") || one.textContent.trim()
+                || one.getAttribute("aria-labelledby") || (one.labels && one.labels.length)))
+            .map(one => one.outerHTML)"""
+    )
+    assert nameless == []
+
+
+def test_two_pictures_are_compared_by_a_slider(page: "Page") -> None:
+    draw(page, "a gradient", images="2", seed="5")
+    page.wait_for_selector("#view .pick img")
+    page.wait_for_selector("#view .progress", state="detached")
+    page.click("#view .tile >> nth=0")
+    page.click("#view .tools button:has-text('Compare')")
+    assert page.inner_text("#differences") == "Seed: 5 | 6"
+    for _ in range(20):
+        page.keyboard.press("ArrowRight")
+    assert (
+        page.evaluate("() => document.getElementById('pair').style.getPropertyValue('--cut')")
+        == "60%"
+    )
+
+
+def test_a_grid_draws_each_pair_of_values(page: "Page", server: Server) -> None:
+    page.fill("#prompt", "a red thing")
+    page.click("#grid-open")
+    page.select_option("#grid-x", "words")
+    page.fill("#grid-x-values", "red, blue")
+    page.select_option("#grid-y", "steps")
+    page.fill("#grid-y-values", "2-3")
+    page.click("#grid-draw")
+    page.wait_for_selector("#grid-save")
+    assert page.locator("#sheet td img").count() == 4
+    jobs = [one["request"] for one in server.client.get("/v1/jobs").json()["data"]]
+    drawn = {(one["prompt"], one["steps"]) for one in jobs}
+    assert drawn == {(f"a {word} thing", n) for word in ("red", "blue") for n in (2, 3)}
+    assert len({one["seed"] for one in jobs}) == 1
+    page.fill("#grid-y-values", "many")
+    page.click("#grid-draw")
+    page.wait_for_selector("#grid-problem:has-text('many is no value for Steps')")
+
+
+def test_variations_are_the_next_seeds(page: "Page", server: Server) -> None:
+    draw(page, "a gradient", seed="10")
+    finished(page)
+    page.click("#view .tools button:has-text('Variations')")
+    page.wait_for_selector("#view .pick img >> nth=3")
+    job = server.client.get("/v1/jobs").json()["data"][0]
+    assert [one["seed"] for one in job["images"]] == [11, 12, 13, 14]
+
+
+def test_the_request_is_copied_for_a_shell_and_for_python(page: "Page") -> None:
+    draw(page, 'an "apple" that isn\'t red', seed="10", steps="3")
+    finished(page)
+    page.click("#view .tools button:has-text('Copy')")
+    command = page.inner_text("#copy-text")
+    assert command.startswith("opensana generate") and "isn'\\''t red" in command
+    assert "--seed 10" in command and "--steps 3" in command
+    page.click("#copy-curl")
+    assert page.inner_text("#copy-text").startswith("curl http://127.0.0.1:")
+    page.click("#copy-python")
+    python = page.inner_text("#copy-text")
+    compile(python, "copied", "exec")
+    assert "seed=10" in python
+
+
+def test_refusals_are_one_line_at_the_button_and_mark_the_field(page: "Page") -> None:
+    draw(page, "a gradient", width="50")
+    page.wait_for_selector("#problem:has-text('width must be a multiple of 32, got 50')")
+    assert page.get_attribute("#width", "aria-invalid") == "true"
+    page.fill("#width", "64")
+    page.fill("#prompt", " ")
+    page.click("#draw")
+    page.wait_for_selector("#problem:has-text('Say what the picture should show')")
+    draw(page, "a gradient")
+    finished(page)
+    assert page.is_hidden("#problem")
+
+
+def test_a_server_that_is_gone_is_said(page: "Page", chromium: "Browser") -> None:
+    page.context.set_offline(True)
+    draw(page, "a gradient")
+    page.wait_for_selector("#problem:has-text('The server does not answer')")
+    page.context.set_offline(False)
+    page.click("#draw")
+    finished(page)
+
+
+def test_the_language_is_the_browsers_until_it_is_switched(
+    chromium: "Browser", server: Server
+) -> None:
+    context = chromium.new_context(locale="zh-CN")
+    context.set_default_timeout(TIMEOUT_MS)
+    page = opened(context.new_page(), server)
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    assert "绘制" in page.inner_text("#draw")
+    page.click("#language")
+    assert page.inner_text("#draw").startswith("Draw")
+    opened(page, server)
+    assert page.inner_text("#draw").startswith("Draw")
+    context.close()
+
+
+def test_a_download_holds_the_settings(page: "Page", tmp_path: Path) -> None:
+    draw(page, "a gradient", seed="10")
+    finished(page)
+    with page.expect_download() as waiting:
+        page.click("#view .tools button:has-text('Download')")
+    assert re.fullmatch(r"opensana-10\.png", waiting.value.suggested_filename)
+    path = tmp_path / "saved.png"
+    waiting.value.save_as(path)
+    with Image.open(path) as image:
+        assert '"seed": 10' in image.info["opensana"]
