@@ -198,7 +198,7 @@ def attention_layer(module: MultiscaleLinearAttention) -> Layer:
 
 def feed_forward_layer(block: EfficientViTBlock) -> Layer:
     """Working set: both halves before, after and reordered for the depthwise convolution."""
-    channels = block.conv_out.conv_inverted.in_channels
+    channels = block.attn.to_q.in_features
     return Layer(block.conv_out, channels, 1, (1 + 6 * FFN_RATIO) * channels)
 
 

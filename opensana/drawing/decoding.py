@@ -15,6 +15,7 @@ from opensana.errors import ConfigError
 from opensana.models.resolution_bins import Size
 from opensana.pictures.pixels import to_image, to_images, to_levels, to_pixels
 from opensana.pictures.resize import cover
+from opensana.runtime.int8_decoder import decodes_in_8_bits
 
 FREE_SHARE = 0.8  # of the free memory: no plan is exact
 
@@ -40,8 +41,9 @@ def band_memory(
     if whole <= memory:
         return None
     rows = one.plan(memory).rows[-1]
+    same = "nearly the same pixels" if decodes_in_8_bits(autoencoder) else "the same pixels"
     notice(
-        f"decoding one picture at a time in bands of {rows} rows, to the same pixels: "
+        f"decoding one picture at a time in bands of {rows} rows, to {same}: "
         f"at once it takes {format_bytes(whole)}, there are {format_bytes(memory)}"
     )
     return memory
@@ -65,7 +67,10 @@ def decode_images(
     latent = latent.to(autoencoder.dtype)
     if memory is not None:
         return [_in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
-    pixels = autoencoder.decode(latent)
+    if decodes_in_8_bits(autoencoder):  # where a batch's other rounding would grow to some levels
+        pixels = torch.cat([autoencoder.decode(one) for one in latent.split(1)])
+    else:
+        pixels = autoencoder.decode(latent)
     return to_images(pixels if size is None else cover(pixels, *size))
 
 

@@ -25,6 +25,7 @@ from opensana.models.parts import SPRINT_PART, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.int8_decoder import decodes_in_8_bits, quantize_decoder
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
 from opensana.runtime.quantize import (
@@ -58,6 +59,8 @@ class OpenModel:
     """What lets a control image steer the transformer."""
     few_step: Transformer | None = None
     """A distilled transformer beside the model's own, which draws in 1 to 4 steps."""
+    variant: str | None = None
+    """Which weight files of the folder were read."""
 
     @property
     def device(self) -> torch.device:
@@ -80,11 +83,15 @@ class OpenModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write the whole model in the published layout; diffusers reads it."""
+        autoencoder = self.autoencoder
+        if decodes_in_8_bits(autoencoder):  # it is stored as it was
+            assert self.info.folder is not None
+            autoencoder = load_autoencoder(self.info.folder, variant=self.variant)
         return write_model(
             folder,
             text=self.text,
             transformer=self.transformer,
-            autoencoder=self.autoencoder,
+            autoencoder=autoencoder,
             info=self.info,
             sprint=self.few_step,
         )
@@ -158,12 +165,20 @@ def open_model(options: LoadOptions) -> OpenModel:
         else:
             prepare_for_inference(network, device, dtype)
     autoencoder = load_autoencoder(folder, variant=variant)
+    if quantization is not None and quantization.scheme == "w8a8":
+        place(autoencoder, device, others)
+        if (device.type, others) == ("cpu", torch.float32):
+            slower = quantize_decoder(autoencoder, kernels)
+            if slower is not None:
+                warnings.warn(slower, stacklevel=3)
     prepare_for_inference(autoencoder, device, others)
     if kernels is not None:
         compile_convolutions(autoencoder, kernels)
     # The text encoder, the largest part, comes last: faults of the others show at once.
     text = load_text(folder, info, device=device, dtype=others)
-    return OpenModel(text, transformer, autoencoder, info, memory, provenance, controlnet, few_step)
+    return OpenModel(
+        text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant
+    )
 
 
 def _few_step(folder: Path, variant: str | None) -> Transformer | None:

@@ -72,7 +72,8 @@ class LoadOptions:
     kernels: bool = False
     """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
     quantize: SchemeName | None = None
-    """Bring the transformer to 8 bits for speed (w8a8), or to 8 or 4 for memory alone (w8, w4)."""
+    """Bring transformer and decoder to 8 bits for speed (w8a8), or the transformer to 8 or 4 for
+    memory alone (w8, w4)."""
 
     @property
     def memory_bytes(self) -> int | None:

@@ -14,36 +14,12 @@
 
 namespace {
 
-using ::load;
-
 typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
-typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));
-typedef uint16_t Halves __attribute__((vector_size(kLanes * sizeof(uint16_t))));
 typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-
-struct Bfloat16 {
-  uint16_t bits;
-};
 
 constexpr float kRounding = 12582912;  // 1.5 * 2^23: adding it leaves whole numbers
 constexpr float kLevels = 127, kFiner = 2 * kLevels, kZero = 128, kLeastScale = 1e-30f, kEpsilon = 1e-15f;
 constexpr int64_t kTaps = 9, kTogether = 4;  // tokens that share what is loaded of a state
-
-// The same bits as another type.
-template <typename To, typename From>
-inline To as(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof to);
-  return to;
-}
-
-inline Lanes load(const Bfloat16* from, int64_t count = kLanes) {
-  Halves halves{};
-  if (count >= kLanes) std::memcpy(&halves, from, sizeof halves);
-  else if (count > 0) std::memcpy(&halves, from, count * sizeof(Bfloat16));
-  return as<Lanes>(__builtin_convertvector(halves, Bits) << 16);
-}
 
 inline float widened(float x) { return x; }
 

@@ -195,7 +195,7 @@ def slower_here(
     if can_pack(device, dtype):
         plain = PackedLinear(plain)  # pyright: ignore[reportArgumentType]
     x = torch.randn(1, MEASURED_ROWS, width, device=device, dtype=dtype)
-    own, other = (1000 * _seconds(lambda part=part: part(x), device) for part in (layer, plain))
+    own, other = (1000 * seconds(lambda part=part: part(x), device) for part in (layer, plain))
     name = quantization.scheme
     measured = (
         f"a product of {MEASURED_ROWS} tokens and {width} channels takes {own:.1f} ms in {name}, "
@@ -206,7 +206,7 @@ def slower_here(
     return None if own <= other else f"{name} saves memory here, not time: {measured}"
 
 
-def _seconds(run: Callable[[], object], device: torch.device) -> float:
+def seconds(run: Callable[[], object], device: torch.device) -> float:
     """The shortest of some calls, after one that is not counted.
 
     On a CPU in the time of one thread, in which others who use the processor do not count.
