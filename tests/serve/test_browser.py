@@ -12,6 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from opensana.drawing.picture import Picture
 from opensana.request import Request
+from opensana.serve.keys import Keys
 from tests.serve.gradient import Gradient, Server, serving
 
 if TYPE_CHECKING:
@@ -418,3 +419,15 @@ def test_a_download_holds_the_settings(page: "Page", tmp_path: Path) -> None:
     waiting.value.save_as(path)
     with Image.open(path) as image:
         assert '"seed": 10' in image.info["opensana"]
+
+
+def test_a_key_is_asked_for_once_by_the_browser(chromium: "Browser", tmp_path: Path) -> None:
+    secret = "a-key-of-some-length"
+    with serving(tmp_path, keys=Keys([("me", secret)])) as server:
+        context = chromium.new_context(http_credentials={"username": "me", "password": secret})
+        context.set_default_timeout(TIMEOUT_MS)
+        page = opened(context.new_page(), server)
+        draw(page, "a gradient")
+        finished(page)
+        page.wait_for_function("() => document.querySelector('#view img').naturalWidth === 64")
+        context.close()
