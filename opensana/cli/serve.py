@@ -30,7 +30,8 @@ class Serve(LoadOptions, Command):
     batch: Annotated[int, arg(metavar="COUNT")] = 8
     """How many pictures of one shape take their steps together."""
     exact: bool = False
-    """Draw one picture at a time: to the last bit what `opensana generate` draws."""
+    """Read prompts and decode pictures one by one: every pixel is what it is alone. Without it some
+    may be one level off, and it is faster."""
     queue: Annotated[int, arg(metavar="PICTURES")] = 64
     """How much may wait, in pictures of the model's size and steps; beyond it the answer is 503."""
     queue_per_key: Annotated[int | None, arg(metavar="PICTURES")] = None
@@ -74,7 +75,7 @@ class Serve(LoadOptions, Command):
         options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
         say(f"loading {self.model}")
         sana = Sana.load(options.pop("model"), **options)
-        painter = SanaPainter(sana, previewer=load_previewer(sana))
+        painter = SanaPainter(sana, previewer=load_previewer(sana), exact=self.exact)
         usual = painter.about()
         one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
         limits = Limits(
@@ -88,6 +89,6 @@ class Serve(LoadOptions, Command):
             keep_seconds=self.keep_days * DAY,
             keep_bytes=keep_bytes,
         )
-        service = Service(painter, store, limits=limits, batch=self.batch, exact=self.exact)
+        service = Service(painter, store, limits=limits, batch=self.batch)
         say(f"answering on http://{self.host}:{port}; Ctrl-C ends it")
         run.serve(service, listener, keys=keys, grace=self.grace)

@@ -10,8 +10,11 @@ from opensana.serve.keys import NO_KEYS, Keys
 from opensana.serve.service import Service
 
 
-def make_app(service: Service, *, keys: Keys = NO_KEYS) -> FastAPI:
-    """All routes, guarded; without the pages of FastAPI, which load scripts from elsewhere."""
+def make_app(service: Service, *, keys: Keys = NO_KEYS, any_host: bool = False) -> FastAPI:
+    """All routes, guarded; without the pages of FastAPI, which load scripts from elsewhere.
+
+    Without keys it answers to names of this machine alone, unless `any_host`.
+    """
     app = FastAPI(title="opensana", version=__version__, docs_url=None, redoc_url=None)
     add_handlers(app)
     app.include_router(health.router(service))
@@ -19,6 +22,11 @@ def make_app(service: Service, *, keys: Keys = NO_KEYS) -> FastAPI:
     app.include_router(openai.router(service))
     app.include_router(a1111.router(service))
     app.include_router(page.router(service))
-    limits = service.limits
-    app.add_middleware(Guard, keys=keys, body_bytes=limits.body_bytes, metrics=service.metrics)
+    app.add_middleware(
+        Guard,
+        keys=keys,
+        body_bytes=service.limits.body_bytes,
+        metrics=service.metrics,
+        any_host=any_host,
+    )
     return app

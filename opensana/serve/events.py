@@ -42,6 +42,7 @@ class EventLog:
         self._count = 0
         self._kept: dict[Hashable, Event] = {}  # in order of their ids
         self._readers: dict[asyncio.Event, tuple[asyncio.AbstractEventLoop, bool]] = {}
+        self._closed = False
 
     def add(self, type: EventType, **data: Any) -> None:
         with self._lock:
@@ -50,9 +51,23 @@ class EventLog:
             slot = (type, data.get("image")) if type in NEWEST_ONLY else self._count
             self._kept.pop(slot, None)
             self._kept[slot] = event
-            for wake, (loop, _) in self._readers.items():
-                with suppress(RuntimeError):  # a loop that is closed has no reader any more
-                    loop.call_soon_threadsafe(wake.set)
+            self._wake()
+
+    def close(self) -> None:
+        """Nothing more comes, though the job is not finished."""
+        with self._lock:
+            self._closed = True
+            self._wake()
+
+    def _wake(self) -> None:
+        for wake, (loop, _) in self._readers.items():
+            with suppress(RuntimeError):  # a loop that is closed has no reader any more
+                loop.call_soon_threadsafe(wake.set)
+
+    @property
+    def read(self) -> bool:
+        """Whether anybody follows it."""
+        return bool(self._readers)
 
     @property
     def previews_wanted(self) -> bool:
@@ -77,7 +92,7 @@ class EventLog:
             return f"{self._boot}-{self._count}"
 
     async def follow(self, after: str | None, *, previews: bool = False) -> AsyncIterator[Event]:
-        """Events after that one as they come, until the job's last."""
+        """Events after that one as they come, until the job's last or `close`."""
         with self._reading(previews) as wake:
             while True:
                 wake.clear()
@@ -87,6 +102,8 @@ class EventLog:
                         yield event
                     if event.type in LAST:
                         return
+                if self._closed:
+                    return
                 await wake.wait()
 
     @contextmanager

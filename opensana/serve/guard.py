@@ -24,8 +24,11 @@ HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"
 class Guard:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, *, keys: Keys, body_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys, body_bytes: int, metrics: Metrics, any_host: bool
+    ) -> None:
         self._app, self._keys, self._most, self._metrics = app, keys, body_bytes, metrics
+        self._any_host = any_host or bool(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,12 +69,10 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._most:
             raise _too_large(self._most)
-        host = headers.get("host", "")
-        if (
-            not self._keys
-            and host.lower().rpartition(":")[0] not in LOOPBACK
-            and (host.lower() not in LOOPBACK)
-        ):  # a name that points here from elsewhere (DNS rebinding)
+        host = headers.get("host", "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if not self._any_host and name not in LOOPBACK:
+            # A name that points here from elsewhere (DNS rebinding).
             raise ApiError(403, "this server answers to localhost only", code="wrong_host")
         if scope["method"] not in SAFE and not _same_site(headers, host):
             raise ApiError(403, "requests from other sites are refused", code="cross_site")
@@ -93,7 +94,7 @@ def _same_site(headers: Headers, host: str) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site not in ("same-origin", "none"):
         return False
-    return origin is None or origin.partition("://")[2].lower() == host.lower()
+    return origin is None or origin.partition("://")[2].lower() == host
 
 
 def _limited(receive: Receive, most: int) -> Receive:

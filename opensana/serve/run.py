@@ -4,7 +4,6 @@ import asyncio
 import signal
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
@@ -18,14 +17,6 @@ from opensana.serve.service import Service
 PRUNE_SECONDS = 600
 CLOSING_SECONDS = 5
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
 
 
 def keys_for(host: str, path: Path | None, *, insecure: bool) -> Keys:
@@ -65,8 +56,9 @@ class _Server(uvicorn.Server):
 
 def serve(service: Service, listener: socket.socket, *, keys: Keys, grace: float) -> None:
     """Answer until SIGTERM or Ctrl-C, then finish what is being drawn within `grace` seconds."""
+    host = listener.getsockname()[0]
     config = uvicorn.Config(
-        make_app(service, keys=keys),
+        make_app(service, keys=keys, any_host=host not in LOOPBACK),
         log_config=None,
         access_log=False,
         lifespan="off",

@@ -1,7 +1,10 @@
 """SanaPainter: a model as a painter. One batch holds pictures at different steps.
 
 Every picture has its own solver, which asks for a velocity; the questions of a batch are rows of
-one call of the network. What is summed over is the same as for a picture alone, so its pixels are.
+one call of the network. Prompts that begin together are read as one batch, and pictures that end
+together are decoded as one. A product of more rows may be summed in another order, so the last bit
+of a value depends on the company, and a pixel may be a level off. With `exact` the batch is only a
+turn that is taken together: every product is the one of a picture alone, and so is every pixel.
 """
 
 import copy
@@ -33,6 +36,7 @@ from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.serve.order import Order
 from opensana.serve.painter import OutOfMemory, Plan
 from opensana.serve.previews import Previewer
+from opensana.serve.texts import Texts
 from opensana.transformer.model import PreparedText, together
 
 ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (4, 5), (3, 4), (2, 3), (9, 16), (1, 2))
@@ -80,13 +84,15 @@ class Sketch:
 class SanaPainter:
     """A `Painter` over a model."""
 
-    def __init__(self, sana: Sana, *, previewer: Previewer | None = None) -> None:
-        self._sana, self._previewer = sana, previewer
+    def __init__(
+        self, sana: Sana, *, previewer: Previewer | None = None, exact: bool = False
+    ) -> None:
+        self._sana, self._previewer, self._exact = sana, previewer, exact
         self._reading = threading.Lock()
         # Another thread may not use the tokenizer that the text encoder works with.
         self._reader = copy.copy(sana.text)
         self._reader.tokenizer = copy.deepcopy(sana.text.tokenizer)
-        self._texts: dict[int, tuple[Job, Sequence[Prepared]]] = {}
+        self._texts = Texts(exact=exact)
 
     def about(self) -> dict[str, Any]:
         sana = self._sana
@@ -114,6 +120,7 @@ class SanaPainter:
             "sizes": [_size(w / h, sana.native_size, unit) for w, h in ASPECTS],
             "loras": [],
             "previews": self._previewer is not None,
+            "exact": self._exact,
         }
 
     def plan(self, order: Order) -> Plan:
@@ -142,12 +149,18 @@ class SanaPainter:
     @torch.inference_mode()
     def open(self, wanted: Sequence[tuple[Plan, int]]) -> list[Sketch]:
         with _memory_errors():
+            sana = wanted[0][0].details.sana
+            if sana.controlnet is None:
+                self._texts.read(sana, [plan.details.job for plan, _ in wanted])
             return [self._sketch(plan.details, index) for plan, index in wanted]
 
     def _sketch(self, details: Details, index: int) -> Sketch:
         sana, job = details.sana, details.job
         given = [Given() for _ in range(2 if job.guided else 1)]
-        texts = encode(sana, job, memory=sana.memory)
+        if sana.controlnet is None:
+            texts = self._texts.of(sana, job)
+        else:
+            texts = encode(sana, job, memory=sana.memory)
         velocity, steps = steps_of(
             job,
             given,
@@ -172,6 +185,10 @@ class SanaPainter:
         for one, n in rows:
             groups.setdefault(id(one.texts[n]), []).append((one, n))
         texts = [group[0][0].texts[group[0][1]] for group in groups.values()]
+        if self._exact:
+            for one, n in rows:
+                self._run(one.texts[n], [(one, n)])
+            return
         plain = [text for text in texts if isinstance(text, PreparedText)]
         if len(plain) == len(texts) > 1:
             joined = together(plain, [len(group) for group in groups.values()])
@@ -193,15 +210,22 @@ class SanaPainter:
     @torch.inference_mode()
     def finish(self, canvases: Sequence[Sketch]) -> list[Picture]:
         with _memory_errors():
-            return [self._finish(one) for one in canvases]
+            alone = self._exact or len({one.job.cut_to for one in canvases}) > 1
+            groups = [[one] for one in canvases] if alone or not canvases else [canvases]
+            return [picture for group in groups for picture in self._decode(group)]
 
-    def _finish(self, sketch: Sketch) -> Picture:
-        sana, job = sketch.sana, sketch.job
-        assert sketch.latent is not None
-        size = (1, *job.latent_size)
+    def _decode(self, sketches: Sequence[Sketch]) -> list[Picture]:
+        sana, job = sketches[0].sana, sketches[0].job
+        latent = torch.cat([one.latent for one in sketches if one.latent is not None])
+        size = (len(sketches), *job.latent_size)
         memory = band_memory(sana.autoencoder, size, memory=sana.memory, notice=lambda line: None)
-        (drawn,) = decode_images(sana.autoencoder, sketch.latent, memory=memory, size=job.cut_to)
-        return sana.picture(job, job.seeds[sketch.index], drawn)
+        if memory is not None and len(sketches) > 1:  # one may fit where all do not
+            return [picture for one in sketches for picture in self._decode([one])]
+        images = decode_images(sana.autoencoder, latent, memory=memory, size=job.cut_to)
+        return [
+            one.sana.picture(one.job, one.job.seeds[one.index], image)
+            for one, image in zip(sketches, images, strict=True)
+        ]
 
     def preview(self, canvas: Sketch) -> Image.Image | None:
         if self._previewer is None or canvas.x0 is None:

@@ -10,17 +10,17 @@ from typing import Any
 import fastapi
 
 from opensana import __version__
+from opensana.serve.beginnings import new_record, unfinished
 from opensana.serve.board import Board, Live
 from opensana.serve.errors import ApiError
 from opensana.serve.events import LAST, Event
-from opensana.serve.job import ImageRecord, JobRecord
+from opensana.serve.job import JobRecord
 from opensana.serve.keys import Key
 from opensana.serve.limits import Limits, Rates
 from opensana.serve.metrics import Metrics
 from opensana.serve.order import InputName, Order
 from opensana.serve.pace import Pace
-from opensana.serve.painter import Painter, Plan
-from opensana.serve.recovery import unfinished
+from opensana.serve.painter import Painter
 from opensana.serve.store import Store
 from opensana.serve.worker import Worker
 
@@ -35,13 +35,12 @@ class Service:
         *,
         limits: Limits | None = None,
         batch: int = 8,
-        exact: bool = False,
         name: str = "job",
     ) -> None:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self._painter, self._store = painter, store
-        self._batch, self._exact, self._name = 1 if exact else batch, exact, name
+        self._batch, self._name = batch, name
         self._board = Board(Pace())
         self._worker = Worker(painter, self._board, store, self.metrics, batch=self._batch)
         self._rates = Rates(self.limits.rate)
@@ -70,12 +69,17 @@ class Service:
         """Take nothing new and begin nothing; jobs at work go on."""
         self.draining = True
         self._worker.drain()
+        for live in self._board.all():
+            if live.record.state == "queued":
+                live.log.close()
 
     async def drained(self, grace: float) -> bool:
         """Whether all jobs at work were done within so many seconds; then nothing is drawn."""
         done = await asyncio.to_thread(self._worker.join, grace)
         if not done:
             self._worker.stop()
+        for live in self._board.all():
+            live.log.close()
         return done
 
     def close(self) -> None:
@@ -103,7 +107,6 @@ class Service:
                 "jobs": len(self._board.all()),
                 "batch": self._batch,
             },
-            "exact": self._exact,
             "keep": {"seconds": self.limits.keep_seconds, "bytes": self.limits.keep_bytes},
         }
 
@@ -139,33 +142,12 @@ class Service:
         except ApiError as error:
             self.metrics.rejected.labels(error.code).inc()
             raise
-        record = self._record(order, plan, caller, kind, job_id)
+        id = job_id or f"{self._name}_{secrets.token_hex(12)}"
+        record = new_record(id, order, plan, key=caller.name, kind=kind)
         self._store.insert(record, order, idempotency_key)
         live = Live(record, replace(plan, details=None))
         self._add(live)
         return self._board.now(live)
-
-    def _record(
-        self, order: Order, plan: Plan, caller: Key, kind: str, job_id: str | None
-    ) -> JobRecord:
-        width, height = plan.size
-        images = (
-            ImageRecord(index=index, seed=seed, width=width, height=height, steps=plan.steps)
-            for index, seed in enumerate(plan.seeds)
-        )
-        return JobRecord(
-            id=job_id or f"{self._name}_{secrets.token_hex(12)}",
-            key=caller.name,
-            kind=kind,
-            state="queued",
-            created=time.time(),
-            request=plan.request,
-            images=tuple(images),
-            inputs=tuple(order.pictures),
-            control_scale=order.control_scale,
-            loras=order.loras,
-            notes=plan.notes,
-        )
 
     def _add(self, live: Live) -> None:
         self._ended[live.record.id] = live
@@ -243,7 +225,7 @@ class Service:
             yield event
 
     async def result(self, id: str, caller: Key) -> JobRecord:
-        """The job once it is finished."""
+        """The job once it is finished, or as it is when the server stops."""
         async for _ in self.events(id, caller):
             pass
         return self.job(id, caller)
@@ -273,6 +255,9 @@ class Service:
         finally:
             leaving.cancel()
             waiting.cancel()
+        if not done.is_finished:
+            self._board.cancel(id)  # nobody would come for it
+            raise ApiError(503, "the server is about to stop", code="draining", retry_after=5)
         if done.error is not None:
             raise ApiError(500, done.error.message, code=done.error.code)
         return done

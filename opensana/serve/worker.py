@@ -139,12 +139,12 @@ class Worker:
 
     def _tell_step(self, live: Live, index: int, canvas: Canvas) -> None:
         live.record = live.record.with_image(index, step=canvas.step)
-        now = self._board.now(live)
-        steps, eta = live.plan.steps, now.eta and round(now.eta, 2)
-        progress = round(now.progress, 4)
-        live.log.add(
-            "step", image=index, step=canvas.step, steps=steps, progress=progress, eta_s=eta
-        )
+        if not live.log.read:
+            return
+        now, steps = self._board.now(live), live.plan.steps
+        eta, progress = now.eta and round(now.eta, 2), round(now.progress, 4)
+        fields = {"step": canvas.step, "steps": steps, "progress": progress, "eta_s": eta}
+        live.log.add("step", image=index, **fields)
         if live.log.previews_wanted and canvas.step < steps:
             image = self._painter.preview(canvas)
             if image is not None:

@@ -62,6 +62,7 @@ class Gradient:
             "sizes": [[NATIVE, NATIVE]],
             "loras": [],
             "previews": True,
+            "exact": True,
         }
 
     def plan(self, order: Order) -> Plan:

@@ -2,8 +2,8 @@
 
 Also tests `serve/app.py`, `serve/board.py`, `serve/errors.py`, `serve/events.py`, `serve/guard.py`,
 `serve/health.py`, `serve/job.py`, `serve/keys.py`, `serve/limits.py`, `serve/logs.py`,
-`serve/metrics.py`, `serve/order.py`, `serve/pace.py`, `serve/painter.py`, `serve/run.py`,
-`serve/previews.py`, `serve/recovery.py`, `serve/sana_painter.py`, `serve/schedule.py`,
+`serve/metrics.py`, `serve/order.py`, `serve/pace.py`, `serve/run.py`,
+`serve/beginnings.py`, `serve/schedule.py`,
 `serve/service.py`, `serve/store.py`, `serve/worker.py`, `cli/serve.py`.
 """
 

@@ -1,4 +1,7 @@
-"""Jobs that a stopped or killed server left behind: drawn again, since their seeds are known."""
+"""Where jobs come from: a new order, or a server that was stopped or killed.
+
+What such a server left behind is drawn again, since its seeds are known.
+"""
 
 import time
 from collections.abc import Iterator
@@ -7,12 +10,35 @@ from typing import Any
 
 from opensana.errors import OpensanaError
 from opensana.serve.board import Live
-from opensana.serve.job import JobError, JobRecord
-from opensana.serve.painter import Painter
+from opensana.serve.job import ImageRecord, JobError, JobRecord
+from opensana.serve.order import Order
+from opensana.serve.painter import Painter, Plan
 from opensana.serve.store import Store
 
 MOST_ATTEMPTS = 3
 """How often a job is begun: one that kills its server is given up."""
+
+
+def new_record(id: str, order: Order, plan: Plan, *, key: str, kind: str) -> JobRecord:
+    """A job that waits for its first step."""
+    width, height = plan.size
+    images = (
+        ImageRecord(index=index, seed=seed, width=width, height=height, steps=plan.steps)
+        for index, seed in enumerate(plan.seeds)
+    )
+    return JobRecord(
+        id=id,
+        key=key,
+        kind=kind,
+        state="queued",
+        created=time.time(),
+        request=plan.request,
+        images=tuple(images),
+        inputs=tuple(order.pictures),
+        control_scale=order.control_scale,
+        loras=order.loras,
+        notes=plan.notes,
+    )
 
 
 def unfinished(store: Store, painter: Painter[Any]) -> Iterator[Live]:
