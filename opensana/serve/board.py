@@ -22,8 +22,8 @@ class Live:
     log: EventLog = field(default_factory=EventLog)
     begun: Plan | None = None
     canvases: dict[int, Canvas] = field(default_factory=dict)
-    since: dict[int, float] = field(default_factory=dict)
-    """When each picture was last served, or came."""
+    since: float = field(default_factory=time.monotonic)
+    """When any of its pictures was last served, or it came."""
     cancelled: bool = False
 
     @property
@@ -46,8 +46,6 @@ class Board:
         self._jobs: dict[str, Live] = {}
 
     def add(self, live: Live) -> None:
-        now = time.monotonic()
-        live.since = dict.fromkeys(live.open_images, now)
         with self.changed:
             self._jobs[live.record.id] = live
             self.changed.notify_all()
@@ -102,7 +100,8 @@ class Board:
                 lane=live.plan.lane,
                 left=left,
                 step=step,
-                since=live.since[index],
+                begun=bool(live.canvases),
+                since=live.since,
             )
 
     def left(self, live: Live) -> float:

@@ -2,11 +2,12 @@
 
 Between two steps every unfinished picture waits, whether it was begun or not. One of them leads:
 
-1. One that is due: it has waited `PATIENCE` times as long as its own step takes. So a picture of
-   large steps or many gets at least one part in PATIENCE + 1 of the time, whatever else comes.
-2. Else one of the key that has been served least. A key that was idle starts at most `CREDIT`
-   seconds behind the others: it goes first for that long and then shares equally.
-3. Of one key, the job with the least left.
+1. It is of the key that has been served least. A key that was idle starts at most `CREDIT` seconds
+   behind the others: it goes first for that long and then shares equally.
+2. Of one key, a job that is due: none of its pictures took a step for `PATIENCE` times as long as
+   one takes. So a job of large steps, or of many, once it is begun, gets one part in PATIENCE + 1
+   of its key's time, whatever else comes; those not begun follow, the oldest first.
+3. Else the job with the least left.
 
 The batch is filled with pictures of the leader's lane by the same order; each that is chosen counts
 as served, so that one key's many pictures leave room for another's.
@@ -31,8 +32,10 @@ class Waiting:
     """What its job still takes."""
     step: float
     """What its next step takes."""
+    begun: bool
+    """Whether any of its steps was taken."""
     since: float
-    """When it was last served, or came."""
+    """When its job was last served, or came."""
 
 
 class Schedule:
@@ -77,5 +80,5 @@ class Schedule:
 def _rank(one: Waiting, served: dict[str, float], now: float) -> tuple:
     late = (now - one.since) / max(one.step, 1e-6)
     if late > PATIENCE:
-        return (0, -late, one.left, one.since, one.index)
-    return (1, served[one.key], one.left, one.since, one.index)
+        return (served[one.key], 0, not one.begun, -late, one.since, one.index)
+    return (served[one.key], 1, one.left, one.since, one.index)

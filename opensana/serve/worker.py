@@ -94,8 +94,8 @@ class Worker:
         now = time.monotonic()
         if done:
             self._board.pace.ended((now - ending) / len(done))
-        for live, index in batch:
-            live.since[index] = now
+        for live, _ in batch:
+            live.since = now
             self._board.schedule.charge(live.record.key, (now - start) / len(batch))
 
     def _begun(self, batch: Sequence[Chosen]) -> list[Chosen]:

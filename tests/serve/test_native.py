@@ -1,7 +1,7 @@
 """The API of its own, over a painter of gradients.
 
 Also tests `serve/health.py`, `serve/job.py`, `serve/events.py`, `serve/order.py`,
-`serve/limits.py`, `serve/schedule.py`, `cli/serve.py`.
+`serve/limits.py`, `cli/serve.py`.
 """
 
 import base64
