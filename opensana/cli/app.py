@@ -14,7 +14,7 @@ from typing import NoReturn
 import tyro
 
 from opensana import __version__
-from opensana.cli.command import Command, emit, say, survive_any_encoding
+from opensana.cli.command import Command, emit, say, say_warnings, survive_any_encoding
 from opensana.cli.convert import Convert
 from opensana.cli.cost import Cost
 from opensana.cli.data import DATA_COMMANDS, data
@@ -86,6 +86,7 @@ def program() -> NoReturn:
     With no thread left running it ends at once: to free a model and a tokenizer piece by piece
     takes a third of a second that nobody has use for.
     """
+    say_warnings()
     code = main()
     if threading.active_count() > 1:
         sys.exit(code)

@@ -7,10 +7,14 @@ import codecs
 import io
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
+
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,19 @@ def say(text: str) -> None:
         return
     with suppress(OSError):
         print(f"opensana: {text}", file=sys.stderr, flush=True)
+
+
+def say_warnings() -> None:
+    """What this package warns of is said as a line like any other; the rest stays as it was."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+        if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+            say(str(message))
+        else:
+            others(message, category, filename, *rest)
+
+    warnings.showwarning = show
 
 
 def survive_any_encoding() -> None:

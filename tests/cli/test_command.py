@@ -5,12 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from opensana.cli import main
-from opensana.cli.command import table
+from opensana.cli.command import PACKAGE, say_warnings, table
 from tests.cli.painted import ROOT, PaintedSana, files
 
 STAND_IN = """
@@ -148,3 +149,15 @@ def test_tables_align_and_nest() -> None:
         "  b  0.1235",
         "none",
     ]
+
+
+def test_warnings_of_the_package_are_lines_and_others_stay_as_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warnings, "showwarning", print)
+    say_warnings()
+    inside, outside = str(PACKAGE / "models" / "open.py"), "/elsewhere/library.py"
+    warnings.showwarning(UserWarning("w8 saves memory"), UserWarning, inside, 3)
+    assert capsys.readouterr().err == "opensana: w8 saves memory\n"
+    warnings.showwarning(UserWarning("theirs"), UserWarning, outside, 3)
+    assert outside in capsys.readouterr().out
