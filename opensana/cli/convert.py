@@ -18,7 +18,8 @@ class Convert(Command):
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")]
     """The folder to write."""
     preset: Annotated[str, arg(metavar="NAME")]
-    """What the file holds, such as Sana_1600M_1024px, dc_ae_f32c32_sana_1_0 or lpips_vgg16."""
+    """What the file holds, such as Sana_1600M_1024px, dc_ae_f32c32_sana_1_0, lpips_vgg16 or
+    inception_fid."""
     base: Annotated[str | None, arg(metavar="MODEL")] = None
     """A whole model that gives the parts which the file lacks, so that the result can draw."""
     shift: float | None = None

@@ -2,14 +2,14 @@
 
     |m1 - m2|^2 + trace(C1 + C2 - 2 (C1 C2)^(1/2))    with means m and covariances C
 
-Published FIDs take InceptionV3's features. These are the image embeddings of a CLIP, published or
-trained here, from a folder that the user names: the figures compare with each other, not with a
-published FID.
+Published FIDs take InceptionV3's features (`inception.py`). The image embeddings of a CLIP,
+published or trained here, give figures that compare with each other, not with a published FID.
 
 B batch, D features, H W size.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,12 +37,13 @@ class Moments:
         self.count = 0
         self.total = self.products = torch.zeros((), dtype=torch.float64)
 
-    def add(self, features: Tensor) -> None:
-        """Features [B, D]."""
+    def add(self, features: Tensor, counts: Tensor | None = None) -> None:
+        """Features [B, D]; with `counts` [B], each as often as it says."""
         values = features.cpu().double()  # an Apple GPU has no float64
-        self.count += len(values)
-        self.total = self.total + values.sum(0)
-        self.products = self.products + values.T @ values
+        weighted = values if counts is None else values * counts.double()[:, None]
+        self.count += len(values) if counts is None else int(counts.sum())
+        self.total = self.total + weighted.sum(0)
+        self.products = self.products + weighted.T @ values
 
     @property
     def mean(self) -> Tensor:
@@ -57,15 +58,34 @@ class Moments:
         return centred / (self.count - 1)
 
 
-def frechet_distance(first: Moments, second: Moments) -> float:
-    """At least 0, up to rounding; too large where pictures are fewer than features."""
-    one, other = first.covariance, second.covariance
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean [D] and covariance [D, D], as files of statistics keep them; float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def frechet_distance(first: Moments | Gaussian, second: Moments | Gaussian) -> float:
+    """At least 0; too large where pictures are fewer than features."""
+    return frechet_from(first)(second)
+
+
+def frechet_from(first: Moments | Gaussian) -> Callable[[Moments | Gaussian], float]:
+    """The distance from one set to any other; half of the work is done once."""
     # The trace of the root needs eigenvalues alone, and those of R C2 R, with R R = C1, are real.
+    mean, one = first.mean, first.covariance
     values, vectors = torch.linalg.eigh(one)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    apart = (first.mean - second.mean).square().sum()
-    return float(apart + one.trace() + other.trace() - 2 * shared)
+
+    def distance(second: Moments | Gaussian) -> float:
+        other = second.covariance
+        shared = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
+        apart = (mean - second.mean).square().sum()
+        # Rounding leaves equal sets a little below or above 0.
+        return max(0.0, float(apart + one.trace() + other.trace() - 2 * shared))
+
+    return distance
 
 
 def clip_features(folder: str | Path, device: torch.device) -> Extract:

@@ -16,7 +16,7 @@ from opensana.autoencoder.config import AutoencoderConfig
 from opensana.autoencoder.model import Autoencoder
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json, write_json
-from opensana.metrics import lpips
+from opensana.metrics import inception, lpips
 from opensana.models.index import DEFAULTS, INDEX, PIPELINES, read_info
 from opensana.models.presets import AUTOENCODERS, TRANSFORMERS
 from opensana.models.save import write_autoencoder, write_transformer
@@ -50,10 +50,15 @@ def convert(
     `source` is a path or `hf://owner/repository/file`. `preset` names a transformer, an
     autoencoder or a published model. `base`, a whole model, gives the parts that the file lacks,
     so that the destination can be drawn with. `ema` takes the averaged weights of a `.pth`.
-    The preset `lpips_vgg16` makes LPIPS of torchvision's VGG16 and the file of its `heads`.
+    The preset `lpips_vgg16` makes LPIPS of torchvision's VGG16 and the file of its `heads`;
+    `inception_fid` makes the Inception of published FIDs.
     """
     if preset == lpips.LPIPS_PRESET:
         return _convert_lpips(source, heads, Path(destination))
+    if preset == inception.INCEPTION_PRESET and heads is None:
+        network = inception.inception_of(read_state(locate_file(source)), where=source)
+        write_safetensors(network.state_dict(), Path(destination), name="model")
+        return Path(destination)
     if heads is not None:
         raise ConfigError(f"heads belong to the preset {lpips.LPIPS_PRESET}, got {preset!r}")
     config = _config(preset, config)
@@ -91,7 +96,7 @@ def _config(preset: str | None, config: Config | None) -> Config:
     name = known.transformer if known else preset.lower().replace("-", "_").replace(".", "_")
     tables: dict[str, Config] = {**TRANSFORMERS, **AUTOENCODERS}
     if name not in tables:
-        hint = near(preset, [*tables, *MODELS, lpips.LPIPS_PRESET])
+        hint = near(preset, [*tables, *MODELS, lpips.LPIPS_PRESET, inception.INCEPTION_PRESET])
         raise ConfigError(f"no preset {preset!r}{hint}; there are: {', '.join(tables)}")
     return tables[name]
 

@@ -40,3 +40,52 @@ def test_a_grid_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "folder").mkdir()
     refused(capsys, command, "emoji-256", *["folder"] * (command != "evaluate"), "--grid", grid)
+
+
+def test_a_benchmark_takes_its_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    calls: list[Any] = []
+
+    def evaluate(options: Any, to: Path, judges: Any, **more: Any) -> dict[str, Any]:
+        calls.append((options, to, judges, more))
+        fid = {"value": 6.5, "low": 6.0, "high": 7.0, "protocol": "clean"}
+        return {
+            "pictures": 2,
+            "figures": {"fid": fid},
+            "categories": {"cats": {"pictures": 1, "fid": {"value": 8.0, "protocol": "clean"}}},
+        }
+
+    monkeypatch.setattr("opensana.evaluate.benchmark.run.evaluate_benchmark", evaluate)
+    monkeypatch.setattr(
+        "opensana.evaluate.benchmark.judges.open_judges", lambda *names, device: names
+    )
+    asked = ["--benchmark", "b", "--to", str(tmp_path), "--clip", "c", "--protocol", "clean"]
+    assert main(["evaluate", "m", *asked, "--part", "2/4", "--limit", "9"]) == 0
+    options, to, judges, more = calls[0]
+    assert (options.model, options.benchmark, options.protocol) == ("m", "b", "clean")
+    assert (options.limit, to, judges, more["part"]) == (9, tmp_path, (None, "c"), (2, 4))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["fid", "6.5", "6", "to", "7", "clean"] in rows
+    assert ["pictures", "fid", "[clean]"] in rows and ["cats", "1", "8"] in rows
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["m", "--to", "x"], "--to needs --benchmark"),
+        (["m", "--benchmark", "b", "--labels", "3"], "--labels does not go with --benchmark"),
+        (["m", "--benchmark", "b"], "--benchmark needs --to"),
+        (["m", "--benchmark", "b", "--to", "t", "--part", "5/4"], "K from 1 to N"),
+        (["--benchmark", "b", "--to", "t", "--pictures", "p", "--part", "1/4"], "for drawing"),
+        (["--benchmark", "b", "--to", "t"], "one of them"),
+        (["m", "--benchmark", "b", "--to", "t"], "nothing to measure with"),
+        (["m", "--benchmark", "b", "--to", "t", "--bootstrap", "-1"], "bootstrap must be 0"),
+        ([], "name a model"),
+    ],
+)
+def test_wrong_flags_are_refused(
+    capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main(["evaluate", *flags]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Figures of drawn pictures against any folder of pictures with prompts."""
