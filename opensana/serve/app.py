@@ -15,6 +15,7 @@ def make_app(service: Service, *, keys: Keys = NO_KEYS, any_host: bool = False) 
 
     Without keys it answers to names of this machine alone, unless `any_host`.
     """
+    service.auth = bool(keys)
     app = FastAPI(title="opensana", version=__version__, docs_url=None, redoc_url=None)
     add_handlers(app)
     app.include_router(health.router(service))

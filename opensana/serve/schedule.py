@@ -16,7 +16,7 @@ as served, so that one key's many pictures leave room for another's.
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-PATIENCE = 4.0
+PATIENCE = 8.0
 CREDIT = 10.0
 
 

@@ -47,6 +47,7 @@ class Service:
         self._ended: dict[str, Live] = {}
         self._about = painter.about()
         self.draining = False
+        self.auth = False  # `make_app` knows
         self.metrics.depth.set_function(lambda: len(self._board.all()))
 
     def start(self) -> None:
@@ -100,6 +101,7 @@ class Service:
             "version": __version__,
             "models": [self.model],
             **about,
+            "auth": self.auth,
             "limits": self.limits.view(),
             "queue": {
                 "size_pixel_steps": self.limits.queue,

@@ -116,7 +116,7 @@ def test_what_nobody_expects_fails_one_job_and_tells_no_secrets(tmp_path: Path, 
 
 
 def test_a_short_job_does_not_wait_for_a_long_one(tmp_path: Path) -> None:
-    """Of another shape: while it is drawn, the long one has a quarter of its turns."""
+    """Of another shape: while it is drawn, the long one has at most a quarter of the turns."""
     with serving(tmp_path, Gradient(0.01)) as server:
         long = server.submit(prompt="long", width=128, steps=200, images=2)
         server.wait(long["id"], "running")
