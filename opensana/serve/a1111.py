@@ -6,6 +6,7 @@ client sets changes what another draws.
 
 import asyncio
 import io
+import json
 from typing import Any
 
 from fastapi import APIRouter
@@ -47,9 +48,9 @@ def router(service: Service) -> APIRouter:
             warnings.append("interrupted")
         done = [one.index for one in record.images if one.done]
         pngs = [service.picture(record.id, index, caller) for index in done]
-        return JSONResponse(
-            answer(record, pngs, body, service.model, warnings), headers=headers(warnings)
-        )
+        # In ASCII: half of a surrogate pair, which may come back, is no UTF-8.
+        content = json.dumps(answer(record, pngs, body, service.model, warnings))
+        return Response(content, headers=headers(warnings), media_type="application/json")
 
     @routes.post("/txt2img")
     async def txt2img(body: Txt2Img, caller: Caller, http: HttpRequest) -> Response:

@@ -33,6 +33,8 @@ def answer(
     info = _info(record, [_settings(png) for png in pngs], body, model) | {
         "warnings": list(warnings)
     }
+    # What comes back may hold NaN, which is no JSON.
+    parameters = json.loads(json.dumps(parameters), parse_constant=lambda name: None)
     return {"images": images, "parameters": parameters, "info": json.dumps(info)}
 
 

@@ -83,6 +83,7 @@ SETTINGS: Mapping[str, Any] = {
 """As NEUTRAL, of what the program calls options; others are harmless if they say nothing."""
 SOLVERS: dict[str, SolverName] = {SAMPLER_NAMES[solver]: solver for solver in get_args(SolverName)}
 LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>")
+NUMBER = re.compile(r"\s*-?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})\s*")
 WEIGHTS = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)")
 LONGEST_SHOWN = 60
 
@@ -204,12 +205,9 @@ def _split_loras(prompt: str) -> tuple[str, tuple[LoraChoice, ...]]:
     """The prompt without its `<lora:name:weight>`, and those."""
     loras = []
     for name, weight in LORA.findall(prompt):
-        try:
-            loras.append(LoraChoice(name.strip(), float(weight or 1)))
-        except ValueError:
-            raise RequestError(
-                f"the weight of <lora:{name}:{weight}> must be a number; try 1"
-            ) from None
+        if not NUMBER.fullmatch(weight or "1"):
+            raise RequestError(f"the weight of <lora:{name}:{weight}> must be a number; try 1")
+        loras.append(LoraChoice(name.strip(), float(weight or 1)))
     if not loras:
         return prompt, ()
     return " ".join(LORA.sub(" ", prompt).split()), tuple(loras)

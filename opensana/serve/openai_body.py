@@ -31,7 +31,7 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    scale: float = 1.0
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
 
 class Generation(BaseModel):

@@ -116,7 +116,7 @@ def test_an_inverted_mask_is_drawn_where_it_is_black() -> None:
 
 def test_a_body_becomes_an_order() -> None:
     sent = body(
-        prompt="a <lora:film:0.5> cat<lora:ink>", seed=-1, steps="12", cfg_scale=7, n_iter=2,
+        prompt="a <lora:film:.5> cat<lora:ink>", seed=-1, steps="12", cfg_scale=7, n_iter=2,
         batch_size=3, width=512, height=500, sampler_name="DPM++ 2M", scheduler="Automatic",
     )  # fmt: skip
     found = asked(Txt2Img.model_validate(sent), CAPABILITIES)
@@ -169,6 +169,7 @@ def test_what_changes_nothing_is_no_warning(fields: dict[str, Any]) -> None:
         ({"prompt": " "}, "prompt is empty"),
         ({"steps": 0}, "steps must be 1"),
         ({"prompt": "a <lora:film:much>"}, "must be a number"),
+        ({"prompt": "a <lora:film:nan>"}, "must be a number"),
         ({"init_images": []}, "init_images is empty"),
         ({"init_images": ["http://127.0.0.1/a.png"]}, "URL"),
         ({"init_images": ["a", "b"]}, "has 2 pictures"),
@@ -187,6 +188,15 @@ def test_errors_have_the_fields_that_clients_read(server: Server) -> None:
         answer = server.post("/sdapi/v1/txt2img", **fields)
         assert answer.status_code == 400
         assert {"error", "detail", "body", "errors"} <= set(answer.json())
+
+
+@pytest.mark.parametrize("odd", ['"eta": NaN', '"denoising_strength": NaN', '"x": "\\ud800"'])
+def test_what_is_no_json_comes_back_as_json(server: Server, odd: str) -> None:
+    content = '{"prompt": "an apple", ' + odd + "}"
+    kind = {"content-type": "application/json"}
+    answer = server.client.post("/sdapi/v1/txt2img", content=content, headers=kind)
+    assert answer.status_code == 200 and "NaN" not in answer.text
+    assert len(answer.json()["images"]) == 1
 
 
 def test_a_task_is_found_by_its_client_s_name(tmp_path: Path) -> None:
