@@ -133,7 +133,7 @@ def test_wrong_use_is_one_line(tmp_path: Path) -> None:
 
 def test_what_is_slower_here_is_said_with_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.002, 0.001, 0.001, 0.002, 0.5, 0.001])
-    monkeypatch.setattr(module, "_seconds", lambda run, device: next(times))
+    monkeypatch.setattr(module, "seconds", lambda run, device: next(times))
     said = slower_here(Quantization("w8"), 16, CPU, torch.float32)
     assert said == (
         "w8 saves memory here, not time: a product of 1024 tokens and 256 channels takes 2.0 ms in "
