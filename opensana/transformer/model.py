@@ -44,6 +44,12 @@ class PreparedText:
     blocks: tuple[KeysValues | FoldedText | SeveralTexts, ...]
     mask: Tensor | None
 
+    @property
+    def separate(self) -> tuple[KeysValues | FoldedText, ...]:
+        """The blocks of a batch that `together` has not joined."""
+        assert not any(isinstance(block, SeveralTexts) for block in self.blocks)
+        return cast("tuple[KeysValues | FoldedText, ...]", self.blocks)
+
 
 def together(texts: Sequence[PreparedText], rows: Sequence[int]) -> PreparedText:
     """Single prompts as the texts of one batch, each for its number of rows.

@@ -92,7 +92,7 @@ def test_prepared_text_gives_the_same_velocity(options: dict[str, Any]) -> None:
     prepared = model.prepare_text(text, mask)
     whole = model(latent, timestep, text, mask, guidance=guidance)
     assert torch.equal(model.velocity(latent, timestep, prepared, guidance=guidance), whole)
-    assert prepared.blocks[0].keys.shape == (2, 2, 5, 32)
+    assert prepared.separate[0].keys.shape == (2, 2, 5, 32)
 
 
 @pytest.mark.parametrize("lengths", [(5, 3), (5, 5)])

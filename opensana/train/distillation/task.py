@@ -270,5 +270,5 @@ class DistillationTask:
 
 def detached(text: PreparedText) -> PreparedText:
     """The same text without gradients."""
-    blocks = tuple(type(block)(*(part.detach() for part in block)) for block in text.blocks)
+    blocks = tuple(type(block)(*(part.detach() for part in block)) for block in text.separate)
     return PreparedText(blocks, text.mask)

@@ -123,7 +123,7 @@ def repeated(text: PreparedText, repeat: int) -> PreparedText:
         return text
     blocks = tuple(
         type(block)(*(part.repeat_interleave(repeat, dim=0) for part in block))
-        for block in text.blocks
+        for block in text.separate
     )
     mask = None if text.mask is None else text.mask.repeat_interleave(repeat, dim=0)
     return PreparedText(blocks, mask)
