@@ -165,12 +165,11 @@ def open_model(options: LoadOptions) -> OpenModel:
         else:
             prepare_for_inference(network, device, dtype)
     autoencoder = load_autoencoder(folder, variant=variant)
-    if quantization is not None and quantization.scheme == "w8a8":
-        place(autoencoder, device, others)
-        if (device.type, others) == ("cpu", torch.float32):
-            slower = quantize_decoder(autoencoder, kernels)
-            if slower is not None:
-                warnings.warn(slower, stacklevel=3)
+    in_float32 = (device.type, others) == ("cpu", torch.float32)
+    if in_float32 and quantization is not None and quantization.scheme == "w8a8":
+        slower = quantize_decoder(autoencoder, kernels)
+        if slower is not None:
+            warnings.warn(slower, stacklevel=3)
     prepare_for_inference(autoencoder, device, others)
     if kernels is not None:
         compile_convolutions(autoencoder, kernels)
