@@ -2,7 +2,6 @@
 
 import prometheus_client as prometheus
 
-from opensana.errors import NumericsError
 from opensana.serve.job import JobRecord
 from opensana.serve.painter import Plan
 
@@ -65,8 +64,8 @@ class Metrics:
     def picture(self) -> None:
         self.images.inc()
 
-    def failed(self, error: Exception) -> None:
-        if isinstance(error, NumericsError):
+    def failed(self, code: str) -> None:
+        if code == "nan":
             self.nan.inc()
 
     def ended(self, record: JobRecord, plan: Plan) -> None:

@@ -16,6 +16,7 @@ from opensana.serve.errors import ApiError
 from opensana.serve.events import LAST, Event
 from opensana.serve.job import JobRecord
 from opensana.serve.keys import Key
+from opensana.serve.ledger import Ledger
 from opensana.serve.limits import Limits, Rates
 from opensana.serve.metrics import Metrics
 from opensana.serve.order import InputName, Order
@@ -42,7 +43,8 @@ class Service:
         self._painter, self._store = painter, store
         self._batch, self._name = batch, name
         self._board = Board(Pace())
-        self._worker = Worker(painter, self._board, store, self.metrics, batch=self._batch)
+        ledger = Ledger(self._board, store, self.metrics)
+        self._worker = Worker(painter, self._board, ledger, batch=self._batch)
         self._rates = Rates(self.limits.rate)
         self._ended: dict[str, Live] = {}
         self._about = painter.about()

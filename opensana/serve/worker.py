@@ -7,17 +7,13 @@ have not begun, and ends those that are done. Nothing else touches the painter.
 import threading
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
-from opensana.errors import NumericsError, OpensanaError
 from opensana.serve.board import Board, Live
-from opensana.serve.events import Last, preview_event
-from opensana.serve.job import JobError
-from opensana.serve.logs import log, log_failure
-from opensana.serve.metrics import Metrics
+from opensana.serve.events import preview_event
+from opensana.serve.ledger import Ledger, job_error
+from opensana.serve.logs import log_failure
 from opensana.serve.painter import Canvas, OutOfMemory, Painter
-from opensana.serve.store import Store
 
 Chosen = tuple[Live, int]
 
@@ -25,10 +21,8 @@ Chosen = tuple[Live, int]
 class Worker:
     """Draws what is on the board until it is told to stop."""
 
-    def __init__(
-        self, painter: Painter[Any], board: Board, store: Store, metrics: Metrics, *, batch: int
-    ) -> None:
-        self._painter, self._board, self._store, self._metrics = painter, board, store, metrics
+    def __init__(self, painter: Painter[Any], board: Board, ledger: Ledger, *, batch: int) -> None:
+        self._painter, self._board, self._ledger = painter, board, ledger
         self._batch = batch
         self._fits: dict[Hashable, int] = {}  # lanes in which memory was short
         self._draining = self._stopped = False
@@ -62,7 +56,7 @@ class Worker:
         while not self._stopped:
             for live in self._board.all():
                 if live.cancelled:
-                    self._end(live, "cancelled")
+                    self._ledger.ended(live, "cancelled")
             batch = self._board.choose(self._batch, begun_only=self._draining)
             if not batch:
                 with self._board.changed:
@@ -84,8 +78,7 @@ class Worker:
         if batch:
             plan = batch[0][0].plan
             works = sum(live.plan.work for live, _ in batch)
-            self._board.pace.stepped(plan.lane, lane_seconds, works)
-            self._metrics.step(lane_seconds, len(batch))
+            self._ledger.turned(plan.lane, lane_seconds, works, len(batch))
         done = [
             (live, index) for live, index in batch if live.canvases[index].step >= live.plan.steps
         ]
@@ -109,12 +102,8 @@ class Worker:
         return [(live, index) for live, index in batch if index in live.canvases]
 
     def _plan(self, live: Live) -> None:
-        live.begun = self._painter.plan(self._store.order(live.record.id))
-        if live.record.state == "queued":
-            live.record = replace(live.record, state="running", started=time.time())
-            self._store.update(live.record)
-            live.log.add("started")
-            self._metrics.waited(time.time() - live.record.created)
+        live.begun = self._painter.plan(self._ledger.order(live))
+        self._ledger.begun(live)
 
     def _open(self, new: Sequence[Chosen]) -> None:
         wanted = [(live.begun, index) for live, index in new if live.begun is not None]
@@ -138,35 +127,22 @@ class Worker:
         return [(live, index) for live, index in good if index in live.canvases]
 
     def _tell_step(self, live: Live, index: int, canvas: Canvas) -> None:
-        live.record = live.record.with_image(index, step=canvas.step)
-        if not live.log.read:
-            return
-        now, steps = self._board.now(live), live.plan.steps
-        eta, progress = now.eta and round(now.eta, 2), round(now.progress, 4)
-        fields = {"step": canvas.step, "steps": steps, "progress": progress, "eta_s": eta}
-        live.log.add("step", image=index, **fields)
-        if live.log.previews_wanted and canvas.step < steps:
+        def preview() -> dict[str, Any] | None:
             image = self._painter.preview(canvas)
-            if image is not None:
-                live.log.add("preview", **preview_event(image, index, canvas.step, steps))
+            return image and preview_event(image, index, canvas.step, live.plan.steps)
+
+        self._ledger.stepped(live, index, canvas.step, preview)
 
     def _finish(self, done: Sequence[Chosen]) -> None:
         def finish(some: Sequence[Chosen]) -> None:
             pictures = self._painter.finish([live.canvases[index] for live, index in some])
             for (live, index), picture in zip(some, pictures, strict=True):
-                self._store.write_picture(live.record.id, index, picture.png())
-                del live.canvases[index]
-                live.record = live.record.with_image(index, done=True)
-                self._store.update(live.record)
-                self._metrics.picture()
-                view = live.record.image_view(live.record.images[index])
-                names = ("seed", "url", "width", "height")
-                live.log.add("image", image=index, **{name: view[name] for name in names})
+                self._ledger.drawn(live, index, picture.png())
 
         self._attempt(done, finish)
         for live in dict.fromkeys(live for live, _ in done):
             if not live.open_images and not live.record.is_finished:
-                self._end(live, "completed")
+                self._ledger.ended(live, "completed")
 
     def _attempt(self, some: Sequence[Chosen], act) -> None:
         """Do it with all at once, else with fewer, else fail those it cannot be done with."""
@@ -182,47 +158,16 @@ class Worker:
             if isinstance(error, OutOfMemory):
                 self._fits[some[0][0].plan.lane] = half
                 for live in dict.fromkeys(live for live, _ in some):
-                    self._note(live, f"memory was short: {half} at once instead of {len(some)}")
+                    self._ledger.noted(
+                        live, f"memory was short: {half} at once instead of {len(some)}"
+                    )
             else:
                 log_failure(error)
             left = [(live, index) for live, index in some if not live.record.is_finished]
             self._attempt(left[:half], act)
             self._attempt([one for one in left[half:] if not one[0].record.is_finished], act)
 
-    def _note(self, live: Live, message: str) -> None:
-        if message not in live.record.notes:
-            live.record = replace(live.record, notes=(*live.record.notes, message))
-            live.log.add("note", message=message)
-
     def _fail(self, live: Live, error: Exception) -> None:
         if not live.record.is_finished:
             log_failure(error)
-            self._metrics.failed(error)
-            live.record = replace(live.record, error=_job_error(error))
-            self._end(live, "failed")
-
-    def _end(self, live: Live, state: Last) -> None:
-        live.record = replace(live.record, state=state, finished=time.time())
-        live.canvases.clear()
-        self._store.update(live.record)
-        self._board.remove(live)
-        record = live.record
-        seconds = (record.finished or 0) - record.created
-        log("job", id=record.id, key=record.key, kind=record.kind, state=state,
-            images=len(record.images), width=live.plan.size[0], height=live.plan.size[1],
-            steps=live.plan.steps, seconds=round(seconds, 3))  # fmt: skip
-        self._metrics.ended(record, live.plan)
-        error = {"error": record.error.view()} if record.error else {}
-        live.log.add(state, job=record.view(), **error)
-
-
-def _job_error(error: Exception) -> JobError:
-    if isinstance(error, NumericsError):
-        return JobError(str(error), "nan")
-    if isinstance(error, OutOfMemory):
-        return JobError(str(error), "out_of_memory")
-    if isinstance(error, OpensanaError):
-        return JobError(str(error), "invalid")
-    return JobError(
-        f"drawing failed ({type(error).__name__}); the server's log says more", "failed"
-    )
+            self._ledger.failed(live, job_error(error))

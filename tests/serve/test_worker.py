@@ -1,6 +1,6 @@
 """The loop: batches, fairness, cancelling, failures, memory.
 
-Also tests `serve/board.py`, `serve/pace.py`.
+Also tests `serve/board.py`, `serve/ledger.py`, `serve/pace.py`.
 """
 
 import threading
