@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from opensana.autoencoder.plan import decoder_chain
+from opensana.autoencoder.preview import Preview
 from opensana.drawing.solving import job_noises
 from opensana.errors import ConfigError, NumericsError, OpensanaError, RequestError, WeightsError
 from opensana.models import load as reading
@@ -132,6 +133,18 @@ def test_saving_and_loading_keeps_every_bit(sana: Sana, saved: Path, tmp_path: P
         first, second = read_safetensors(saved / part), read_safetensors(again / part)
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_saved_model_keeps_its_previews(folder: Path, tmp_path: Path) -> None:
+    assert Sana.load(folder, device="cpu").read_preview() is None
+    channels = tiny.AUTOENCODER.latent_channels
+    Preview(torch.randn(12, channels, 3, 3), torch.randn(12)).write(folder / "vae")
+    loaded = Sana.load(folder, device="cpu")
+    again = Sana.load(loaded.save(tmp_path / "again"), device="cpu")
+    latents = torch.randn(1, channels, 2, 2)
+    first, second = loaded.read_preview(), again.read_preview()
+    assert first is not None and second is not None
+    assert torch.equal(first(latents), second(latents))
 
 
 # ------------------------------------------------------------------ seeds and requests

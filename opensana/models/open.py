@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from opensana.autoencoder.model import Autoencoder
+from opensana.autoencoder.preview import Preview
 from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError
 from opensana.files.user_cache import cache_folder
@@ -21,7 +22,7 @@ from opensana.models.load import (
     load_transformer,
 )
 from opensana.models.options import LoadOptions
-from opensana.models.parts import SPRINT_PART, stored_dtype
+from opensana.models.parts import SPRINT_PART, autoencoder_folder, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
@@ -81,6 +82,13 @@ class OpenModel:
         """The side in pixels of the pictures that the model was trained for."""
         return self.transformer.config.sample_size * self.autoencoder.compression
 
+    def read_preview(self) -> Preview | None:
+        """The autoencoder's map to small pictures; None where its folder has none."""
+        if self.info.folder is None:
+            return None
+        part = autoencoder_folder(self.info.folder)
+        return Preview.read(part, self.autoencoder.latent_channels)
+
     def save(self, folder: str | Path) -> Path:
         """Write the whole model in the published layout; diffusers reads it."""
         autoencoder = self.autoencoder
@@ -94,6 +102,7 @@ class OpenModel:
             autoencoder=autoencoder,
             info=self.info,
             sprint=self.few_step,
+            preview=self.read_preview(),
         )
 
 

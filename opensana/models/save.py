@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
+from opensana.autoencoder.preview import Preview
 from opensana.errors import NumericsError, OpensanaError
 from opensana.files.writing import atomic_folder, write_json
 from opensana.models.index import INDEX, ModelDefaults, ModelInfo, model_index
@@ -31,13 +32,14 @@ def write_model(
     autoencoder: Autoencoder,
     info: ModelInfo,
     sprint: Transformer | None = None,
+    preview: Preview | None = None,
 ) -> Path:
     """The whole model in the published layout; the folder appears complete or not at all."""
     with model_folder(Path(folder)) as partial:
         write_transformer(transformer, partial / "transformer")
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART)
-        write_autoencoder(autoencoder, partial / "vae")
+        write_autoencoder(autoencoder, partial / "vae", preview=preview)
         write_scheduler(partial, info.shift, info.scheduler)
         save_model(text.model, partial / "text_encoder")
         text.tokenizer.save_pretrained(partial / "tokenizer")
@@ -57,6 +59,7 @@ def write_model_without_text(
     shift: float,
     defaults: ModelDefaults,
     sprint: Transformer | None = None,
+    preview: Preview | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """A model whose defaults name the package of its text encoder, stored in `dtype`."""
@@ -66,7 +69,7 @@ def write_model_without_text(
         write_transformer(transformer, partial / "transformer", dtype=dtype)
         if sprint is not None:
             write_transformer(sprint, partial / SPRINT_PART, dtype=dtype)
-        write_autoencoder(autoencoder, partial / "vae", dtype=dtype)
+        write_autoencoder(autoencoder, partial / "vae", preview=preview, dtype=dtype)
         write_scheduler(partial, shift, scheduler)
         write_json(partial / INDEX, model_index(None, None, defaults=defaults, scheduler=scheduler))
     return Path(folder)
@@ -84,9 +87,17 @@ def write_controlnet(module: ControlNet, part: Path, *, dtype: torch.dtype | Non
     _write_part(module, module.config.to_dict(), part, dtype)
 
 
-def write_autoencoder(module: Autoencoder, part: Path, *, dtype: torch.dtype | None = None) -> None:
-    """config.json and weights of one autoencoder, stored in `dtype` if given."""
+def write_autoencoder(
+    module: Autoencoder,
+    part: Path,
+    *,
+    preview: Preview | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """config.json and weights of one autoencoder, stored in `dtype` if given, and its previews."""
     _write_part(module, module.config.to_dict(), part, dtype)
+    if preview is not None:
+        preview.write(part)
 
 
 def _write_part(

@@ -5,9 +5,7 @@ from collections.abc import Callable
 from PIL import Image
 from torch import Tensor
 
-from opensana.autoencoder.preview import Preview
 from opensana.models.open import OpenModel
-from opensana.models.parts import autoencoder_folder
 from opensana.pictures.pixels import to_images
 
 Previewer = Callable[[Tensor], Image.Image]
@@ -16,8 +14,5 @@ Previewer = Callable[[Tensor], Image.Image]
 
 def load_previewer(model: OpenModel) -> Previewer | None:
     """None where `opensana preview` was not run for the autoencoder."""
-    folder = model.info.folder
-    if folder is None:
-        return None
-    found = Preview.read(autoencoder_folder(folder), model.autoencoder.latent_channels)
+    found = model.read_preview()
     return None if found is None else lambda x0: to_images(found(x0[None]))[0]

@@ -13,7 +13,9 @@ from opensana.weights.published_models import UNGATED, hub_id, suggestion
 from opensana.weights.safetensors import VARIANTS
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
+PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "transformer_sprint", "vae")
+PREVIEW = "preview.safetensors"
+"""Beside an autoencoder's weights, of which it is no variant."""
 TOP_FILES = ("model_index.json", "config.json", "LICENSE", "LICENSE.txt")
 NEEDED_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 LIBRARY_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -263,7 +265,7 @@ def _is_wanted(file: str) -> bool:
 
 def _one_variant(files: list[str], variant: str | None) -> list[str]:
     """A part without the asked variant comes in its plain form, as the published models do."""
-    weights = [file for file in files if ".safetensors" in file]
+    weights = [file for file in files if ".safetensors" in file and Path(file).name != PREVIEW]
     present = {_variant_of(file) for file in weights}
     kept = variant if variant in present else None
     if kept is None and None not in present and len(present) == 1:

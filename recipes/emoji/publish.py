@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import opensana
+from opensana.autoencoder.preview import Preview
 from opensana.models.find import find_autoencoder, find_transformer
 from opensana.models.index import ModelDefaults
 from opensana.models.load import load_autoencoder, load_transformer
@@ -57,10 +58,13 @@ def main() -> None:
     transformer = transformer_of(arguments.transformer)
     if arguments.earlier is not None:
         blend(transformer, transformer_of(arguments.earlier), share=arguments.share)
+    folder = find_autoencoder(arguments.autoencoder)
+    autoencoder = load_autoencoder(folder)
     write_model_without_text(
         arguments.to,
         transformer=transformer,
-        autoencoder=load_autoencoder(find_autoencoder(arguments.autoencoder)),
+        autoencoder=autoencoder,
+        preview=Preview.read(folder, autoencoder.latent_channels),
         sprint=arguments.sprint and transformer_of(arguments.sprint),
         shift=SHIFT,
         defaults=DEFAULTS,

@@ -98,6 +98,17 @@ def test_a_repository_with_one_variant_gives_that() -> None:
     assert needed_files(["config.json", "diffusion_pytorch_model.bin"], None) == ["config.json"]
 
 
+def test_previews_and_a_few_step_transformer_come_along() -> None:
+    only = [
+        "transformer_sprint/config.json",
+        "transformer_sprint/diffusion_pytorch_model.fp16.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors",
+        "vae/preview.safetensors",
+    ]
+    assert needed_files(only, None) == needed_files(only, "fp16") == only
+
+
 # ------------------------------------------------------------------ the hub
 
 
