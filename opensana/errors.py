@@ -19,6 +19,11 @@ class ConfigError(OpensanaError, ValueError):
 class RequestError(OpensanaError, ValueError):
     """A request that cannot be fulfilled."""
 
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        """The field of the request that is wrong; None where no single one is."""
+
 
 class WeightsError(OpensanaError):
     """A model that is missing, damaged or does not match its configuration."""

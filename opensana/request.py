@@ -65,7 +65,8 @@ class Request:
         _check_text("negative_prompt", self.negative_prompt)
         if not self.prompt.strip():
             raise RequestError(
-                f"prompt is empty (got {self.prompt!r}); say what the picture should show"
+                f"prompt is empty (got {self.prompt!r}); say what the picture should show",
+                field="prompt",
             )
         step = 1 if self.binned else SIZE_STEP
         _check_size("width", self.width, step)
@@ -99,22 +100,25 @@ def seeds_from(first: int, images: int) -> tuple[int, ...]:
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise RequestError(f"{name} must be text, got {value!r}")
+        raise RequestError(f"{name} must be text, got {value!r}", field=name)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
             f"{name} is not valid Unicode at character {error.start + 1} (half of a surrogate "
-            "pair); remove that character"
+            "pair); remove that character",
+            field=name,
         ) from None
 
 
 def _check_whole(name: str, value: object, least: int, most: int, *, tip: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise RequestError(f"{name} must be a whole number, got {value!r}; try a number{tip}")
+        message = f"{name} must be a whole number, got {value!r}; try a number{tip}"
+        raise RequestError(message, field=name)
     if not least <= value <= most:
         closest = min(max(value, least), most)
-        raise RequestError(f"{name} must be {least} to {most}, got {value}; try {closest}{tip}")
+        message = f"{name} must be {least} to {most}, got {value}; try {closest}{tip}"
+        raise RequestError(message, field=name)
 
 
 def _check_size(name: str, value: int | None, step: int) -> None:
@@ -124,26 +128,32 @@ def _check_size(name: str, value: int | None, step: int) -> None:
     if value % step:
         below = value - value % step
         raise RequestError(
-            f"{name} must be a multiple of {step}, got {value}; try {below} or {below + step}"
+            f"{name} must be a multiple of {step}, got {value}; try {below} or {below + step}",
+            field=name,
         )
 
 
 def _check_guidance(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError(f"guidance must be a number, got {value!r}; try 4.5")
+        message = f"guidance must be a number, got {value!r}; try 4.5"
+        raise RequestError(message, field="guidance")
     if not (math.isfinite(value) and 0 <= value <= MOST_GUIDANCE):
-        raise RequestError(f"guidance must be 0 to {MOST_GUIDANCE:g}, got {value}; try 4.5")
+        message = f"guidance must be 0 to {MOST_GUIDANCE:g}, got {value}; try 4.5"
+        raise RequestError(message, field="guidance")
 
 
 def _check_strength(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RequestError(f"strength must be a number, got {value!r}; try 0.6")
+        message = f"strength must be a number, got {value!r}; try 0.6"
+        raise RequestError(message, field="strength")
     if not 0 < value <= 1:
-        raise RequestError(f"strength must be above 0 and at most 1, got {value}; try 0.6")
+        message = f"strength must be above 0 and at most 1, got {value}; try 0.6"
+        raise RequestError(message, field="strength")
 
 
 def _check_solver(value: object) -> None:
     names = get_args(SolverName)
     if value not in names:
         hint = near(value, names) if isinstance(value, str) else ""
-        raise RequestError(f"solver must be {' or '.join(names)}, got {value!r}{hint}")
+        message = f"solver must be {' or '.join(names)}, got {value!r}{hint}"
+        raise RequestError(message, field="solver")

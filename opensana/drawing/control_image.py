@@ -59,5 +59,6 @@ def _check_not_lost(layer: np.ndarray) -> None:
     if opacity.size and opacity.max() > opacity.min():
         raise RequestError(
             "the control image is white on a transparent ground, and transparency is laid on "
-            "white: nothing of it is left; lay it on the ground that it should have"
+            "white: nothing of it is left; lay it on the ground that it should have",
+            field="control_image",
         )

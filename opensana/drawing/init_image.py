@@ -35,7 +35,8 @@ class InitImage:
     def __post_init__(self) -> None:
         if self.mask is not None and self.mask.getbbox() is None:
             raise RequestError(
-                "the mask is black on the whole picture; paint white what should be drawn anew"
+                "the mask is black on the whole picture; paint white what should be drawn anew",
+                field="mask",
             )
 
     @cached_property
@@ -140,7 +141,8 @@ def _read_mask(
     if (width, height) != size:
         raise RequestError(
             f"the mask has {width} x {height} pixels, its image {size[0]} x {size[1]}; "
-            "make them equal"
+            "make them equal",
+            field="mask",
         )
     white, note = drawn_part(layer)
     if note is not None:

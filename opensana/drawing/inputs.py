@@ -48,27 +48,36 @@ def check_inputs(inputs: Inputs, request: Request, *, controlnet: bool) -> None:
     if inputs.image is None:
         for name, value in (("mask", inputs.mask), ("strength", request.strength)):
             if value is not None:
-                raise RequestError(f"{name} was given without a picture; add the image to change")
+                message = f"{name} was given without a picture; add the image to change"
+                raise RequestError(message, field=name)
     elif request.binned:
         raise RequestError(
-            "a picture to start from is drawn at its own size, not binned; leave binned out"
+            "a picture to start from is drawn at its own size, not binned; leave binned out",
+            field="binned",
         )
     scale = inputs.control_scale
     if inputs.control_image is None:
         if controlnet:
             raise RequestError(
-                "a ControlNet needs a picture to follow, got none; add a control image"
+                "a ControlNet needs a picture to follow, got none; add a control image",
+                field="control_image",
             )
         if scale != 1:
             raise RequestError(
-                f"control_scale {scale} was given without a control image; leave it out"
+                f"control_scale {scale} was given without a control image; leave it out",
+                field="control_scale",
             )
     elif not controlnet:
-        raise RequestError("a control image was given without a ControlNet; name one to follow it")
+        raise RequestError(
+            "a control image was given without a ControlNet; name one to follow it",
+            field="control_image",
+        )
     if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise RequestError(f"control_scale must be a number, got {scale!r}; try 1.0")
+        message = f"control_scale must be a number, got {scale!r}; try 1.0"
+        raise RequestError(message, field="control_scale")
     if not (math.isfinite(scale) and 0 <= scale <= MOST_SCALE):
-        raise RequestError(f"control_scale must be 0 to {MOST_SCALE:g}, got {scale}; try 1.0")
+        message = f"control_scale must be 0 to {MOST_SCALE:g}, got {scale}; try 1.0"
+        raise RequestError(message, field="control_scale")
 
 
 def read_inputs(

@@ -101,7 +101,8 @@ def make_job(
         if value % unit:
             low = max(value // unit, 1) * unit
             raise RequestError(
-                f"{name} must be a multiple of {unit} for this model, got {value}; try {low}"
+                f"{name} must be a multiple of {unit} for this model, got {value}; try {low}",
+                field=name,
             )
     solver = _solver(decided, model.info.solver)
 
@@ -138,25 +139,30 @@ def _solver(request: Request, own: SolverName) -> SolverName:
     """
     if own != "scm":
         if request.solver == "scm":
-            raise RequestError("solver scm needs a Sprint model, and this is none; try flow_dpm")
+            message = "solver scm needs a Sprint model, and this is none; try flow_dpm"
+            raise RequestError(message, field="solver")
         return request.solver or own
     if request.solver not in (None, "scm"):
         raise RequestError(
-            f"a Sprint model draws with solver scm alone, got {request.solver!r}; leave solver out"
+            f"a Sprint model draws with solver scm alone, got {request.solver!r}; leave solver out",
+            field="solver",
         )
     if request.steps is not None and request.steps > MOST_SPRINT_STEPS:
         raise RequestError(
             f"a Sprint model was taught to draw in 1 to {MOST_SPRINT_STEPS} steps and gains "
-            f"nothing from more, got {request.steps} steps; try 2"
+            f"nothing from more, got {request.steps} steps; try 2",
+            field="steps",
         )
     if request.negative_prompt.strip():
         raise RequestError(
             "a Sprint model takes no negative prompt, for it never draws an unguided half, "
-            f"got {request.negative_prompt!r}; leave it out"
+            f"got {request.negative_prompt!r}; leave it out",
+            field="negative_prompt",
         )
     if request.strength is not None:
         raise RequestError(
             "a Sprint model draws from text alone so far, got an image to start from; "
-            "leave it out or try another model"
+            "leave it out or try another model",
+            field="image",
         )
     return own

@@ -27,7 +27,7 @@ def drawn_part(layer: np.ndarray) -> tuple[np.ndarray, str | None]:
     if opacity is None:
         return _is_light(colour), None
     if not opacity.any():
-        raise RequestError(f"the mask is transparent on the whole picture; {ADVICE}")
+        raise _refused("transparent on the whole picture")
     visible = opacity >= opacity.max() / 2
     if visible.all():
         return _is_light(colour), None
@@ -35,15 +35,16 @@ def drawn_part(layer: np.ndarray) -> tuple[np.ndarray, str | None]:
     paint = paint[:: 1 + len(paint) // SAMPLE]
     low, middle, high = np.quantile(paint, (0.05, 0.5, 0.95), axis=0, method="nearest")
     if (high.astype(int) - low > ONE_COLOUR).any():
-        raise RequestError(
-            "the mask is unclear: it is transparent in part and has several colours in the rest; "
-            f"{ADVICE}"
-        )
+        raise _refused("unclear: it is transparent in part and has several colours in the rest")
     if middle.max() >= LIGHT:
         return visible & (colour.max(axis=-1) >= LIGHT), None
     if 2 * np.count_nonzero(visible) > visible.size:
         return ~visible, "the mask is black with a transparent hole: the hole is drawn anew"
-    raise RequestError(f"the mask is unclear: it is black on a transparent ground; {ADVICE}")
+    raise _refused("unclear: it is black on a transparent ground")
+
+
+def _refused(why: str) -> RequestError:
+    return RequestError(f"the mask is {why}; {ADVICE}", field="mask")
 
 
 def _is_light(colour: np.ndarray) -> np.ndarray:

@@ -44,6 +44,7 @@ def nearest_bin(width: int, height: int, *, native: int) -> Size:
         known = ", ".join(map(str, NATIVE_SIZES))
         raise RequestError(
             f"binned sizes are known for models of {known} pixels, this one draws {native}; "
-            "leave binned out"
+            "leave binned out",
+            field="binned",
         )
     return table[min(table, key=lambda ratio: abs(ratio - height / width))]

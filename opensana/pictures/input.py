@@ -27,7 +27,7 @@ MOST_PIXELS = LARGEST_SIZE**2
 def read_image(source: ImageSource, name: str = "image") -> Image.Image:
     """The picture as upright 8-bit RGB, composited on white; the first frame of an animation.
 
-    `name` is what errors call it.
+    `name` is what errors call it; as their field, with _ for a space.
     """
     return Image.fromarray(_read(source, name, alpha=False))
 
@@ -39,9 +39,17 @@ def read_layer(source: ImageSource, name: str = "image") -> np.ndarray:
 
 def _read(source: ImageSource, name: str, *, alpha: bool) -> np.ndarray:
     what = f"{name} {str(source)!r}" if isinstance(source, str | Path) else f"the {name}"
-    if isinstance(source, str | Path):
-        source = _content(Path(source), what)
-    _check(source, what)
+    try:
+        if isinstance(source, str | Path):
+            source = _content(Path(source), what)
+        _check(source, what)
+        return _decoded(source, what, alpha=alpha)
+    except RequestError as error:
+        error.field = name.replace(" ", "_")
+        raise
+
+
+def _decoded(source: bytes | Image.Image, what: str, *, alpha: bool) -> np.ndarray:
     try:
         if isinstance(source, Image.Image):
             return upright(source, alpha=alpha)
@@ -71,7 +79,7 @@ def _content(path: Path, what: str) -> bytes:
 
 
 def _check(source: object, what: str) -> None:
-    """Check a source before it is opened."""
+    """RequestError for what is no picture, before it is opened."""
     if isinstance(source, bytes):
         if not source:
             raise RequestError(f"{what} is empty, no PNG, JPEG or WebP picture")

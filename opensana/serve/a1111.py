@@ -19,9 +19,10 @@ from opensana.errors import DataError, RequestError
 from opensana.pictures.decode import FORMATS, probe
 from opensana.serve import a1111_lists as lists
 from opensana.serve.a1111_answer import answer, headers
-from opensana.serve.a1111_body import Img2Img, Txt2Img, asked, unsupported_settings
+from opensana.serve.a1111_body import CLIENT_NAMES, Img2Img, Txt2Img, asked, unsupported_settings
 from opensana.serve.a1111_progress import Previews, Tasks, progress
 from opensana.serve.errors import ApiError
+from opensana.serve.fields import client_names
 from opensana.serve.formats import settings_of
 from opensana.serve.infotext import parse
 from opensana.serve.keys import Caller, Key
@@ -38,8 +39,9 @@ def router(service: Service) -> APIRouter:
     tasks, previews = Tasks(service), Previews(service)
 
     async def drawn(body: Txt2Img, caller: Key, http: HttpRequest) -> Response:
-        wanted = await asyncio.to_thread(asked, body, service.capabilities())
-        record = await service.submit(wanted.order, caller, kind="a1111")
+        with client_names(CLIENT_NAMES):
+            wanted = await asyncio.to_thread(asked, body, service.capabilities())
+            record = await service.submit(wanted.order, caller, kind="a1111")
         tasks.note(caller, body.force_task_id, record)
         # One that was interrupted answers with the pictures that are complete.
         record = await service.wait(record.id, caller, http)
@@ -147,7 +149,7 @@ def _png_info(text: str) -> dict[str, Any]:
     try:
         probe(data)
     except DataError as error:
-        raise RequestError(f"the image {error}") from None
+        raise RequestError(f"the image {error}", field="image") from None
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         settings = settings_of(image)
         items = {key: value for key, value in image.info.items() if isinstance(value, str)}

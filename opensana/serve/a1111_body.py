@@ -82,6 +82,15 @@ SETTINGS: Mapping[str, Any] = {
 }
 """As NEUTRAL, of what the program calls options; others are harmless if they say nothing."""
 SOLVERS: dict[str, SolverName] = {SAMPLER_NAMES[solver]: solver for solver in get_args(SolverName)}
+CLIENT_NAMES = {
+    "images": "batch_size",
+    "guidance": "cfg_scale",
+    "strength": "denoising_strength",
+    "solver": "sampler_name",
+    "image": "init_images",
+    "loras": "prompt",
+}
+"""How A1111's clients call fields of an Order, for errors."""
 LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>")
 NUMBER = re.compile(r"\s*-?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})\s*")
 WEIGHTS = re.compile(r"\([^()]+:\s*-?[\d.]+\s*\)")
@@ -206,7 +215,8 @@ def _split_loras(prompt: str) -> tuple[str, tuple[LoraChoice, ...]]:
     loras = []
     for name, weight in LORA.findall(prompt):
         if not NUMBER.fullmatch(weight or "1"):
-            raise RequestError(f"the weight of <lora:{name}:{weight}> must be a number; try 1")
+            message = f"the weight of <lora:{name}:{weight}> must be a number; try 1"
+            raise RequestError(message, field="prompt")
         loras.append(LoraChoice(name.strip(), float(weight or 1)))
     if not loras:
         return prompt, ()
@@ -245,9 +255,11 @@ def _strength(body: Img2Img | Txt2Img, warnings: list[str]) -> float | None:
 def _pictures(body: Img2Img) -> tuple[bytes, bytes | None]:
     """The picture to start from, and where to draw: white."""
     if not body.init_images:
-        raise RequestError("init_images is empty; send a picture to start from, in base64")
+        message = "init_images is empty; send a picture to start from, in base64"
+        raise RequestError(message, field="init_images")
     if len(body.init_images) > 1:
-        raise RequestError(f"init_images has {len(body.init_images)} pictures; send one")
+        message = f"init_images has {len(body.init_images)} pictures; send one"
+        raise RequestError(message, field="init_images")
     image = picture_bytes(body.init_images[0], "init_images")
     if not body.mask:
         return image, None

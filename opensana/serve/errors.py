@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from opensana.errors import OpensanaError
+from opensana.errors import OpensanaError, RequestError
 from opensana.serve.logs import log_failure
 
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -60,6 +60,7 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, handler)
 
     handle(ApiError, lambda error: error)
+    handle(RequestError, from_request)
     handle(OpensanaError, lambda error: ApiError(400, str(error), code="invalid_value"))
     handle(RequestValidationError, lambda error: from_validation(error.errors()))
     handle(ValidationError, lambda error: from_validation(error.errors()))
@@ -67,9 +68,17 @@ def add_handlers(app: FastAPI) -> None:
     handle(Exception, _from_any)
 
 
+def from_request(error: RequestError) -> ApiError:
+    """What cannot be drawn, with its field."""
+    return ApiError(400, str(error), code="invalid_value", param=error.field)
+
+
 def from_validation(errors: Any) -> ApiError:
     """The first of pydantic's complaints, as one line."""
     first = errors[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, RequestError):
+        return from_request(cause)
     where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     param = ".".join(where) or None
     if first["type"] == "extra_forbidden" or first["type"] == "unexpected_keyword_argument":

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
-from dataclasses import fields
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -15,9 +14,8 @@ from pydantic import ValidationError
 from sse_starlette.sse import EventSourceResponse
 from starlette.datastructures import UploadFile
 
-from opensana.errors import RequestError
-from opensana.request import Request
 from opensana.serve.errors import ApiError, error_body, from_validation
+from opensana.serve.fields import client_names
 from opensana.serve.formats import MEDIA_TYPES, QUALITY, Format, encoded
 from opensana.serve.job import ImageRecord, JobRecord
 from opensana.serve.keys import Caller, Key
@@ -38,7 +36,6 @@ from opensana.serve.service import Service
 
 PING_SECONDS = 15
 MOST_PARTS = 64
-FIELDS = {field.name for field in fields(Request)}
 EDIT_BODIES = {
     "requestBody": {
         "required": True,
@@ -122,7 +119,7 @@ async def _read_edit(http: HttpRequest) -> Edit:
 async def _drawn(
     service: Service, body: Generation, caller: Key, http: HttpRequest, kind: Kind
 ) -> Response:
-    with _client_names():
+    with client_names(CLIENT_NAMES):
         order = body.check(service.model).order()
         if body.stream:
             record = await service.submit(order, caller, kind="openai")
@@ -186,23 +183,3 @@ def _url(record: JobRecord, image: ImageRecord, body: Generation, http: HttpRequ
         return url
     query = {"output_format": body.output_format, "output_compression": body.output_compression}
     return f"{url}?{urlencode(query)}"
-
-
-@contextmanager
-def _client_names() -> Iterator[None]:
-    """Errors that begin with a field of a Request name it as OpenAI's clients do."""
-    try:
-        yield
-    except (RequestError, ApiError) as error:
-        wrong = error if isinstance(error, ApiError) else ApiError(400, str(error))
-        first = wrong.message.partition(" ")[0]
-        if first not in FIELDS:
-            raise
-        name = CLIENT_NAMES.get(first, first)
-        raise ApiError(
-            wrong.status,
-            name + wrong.message.removeprefix(first),
-            code=wrong.code or "invalid_value",
-            param=name,
-            headers=wrong.headers,
-        ) from error

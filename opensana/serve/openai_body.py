@@ -21,8 +21,13 @@ from opensana.serve.order import LoraChoice, Order, picture_bytes
 
 SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 HALF = 128
-CLIENT_NAMES = {"images": "n", "steps": "num_inference_steps", "guidance": "guidance_scale"}
-"""How OpenAI's clients call fields of a Request, for errors."""
+CLIENT_NAMES = {
+    "images": "n",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "loras": "lora",
+}
+"""How OpenAI's clients call fields of an Order, for errors."""
 
 
 class Lora(BaseModel):
@@ -120,7 +125,7 @@ class Generation(BaseModel):
         """The value of a field that has two names."""
         value, other = getattr(self, name), getattr(self, alias)
         if value is not None and other is not None:
-            raise _wrong(alias, f"{name} and {alias} are one and the same; leave one of them out")
+            raise _wrong(name, f"{name} and {alias} are one and the same; leave one of them out")
         return other if value is None else value
 
 

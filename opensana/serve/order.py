@@ -83,12 +83,16 @@ def picture_bytes(text: str, name: str) -> bytes:
     if head.startswith("data:"):
         kind, comma, text = text.partition(",")
         if not comma or not kind.rstrip().lower().endswith(";base64"):
-            raise RequestError(f"{name} is a data: URL without base64; send data:...;base64,...")
+            message = f"{name} is a data: URL without base64; send data:...;base64,..."
+            raise RequestError(message, field=name)
     elif "://" in head or head.startswith(("file:", "//")):
-        raise RequestError(f"{name} is a URL, and none is fetched; send the picture as base64")
+        message = f"{name} is a URL, and none is fetched; send the picture as base64"
+        raise RequestError(message, field=name)
     if len(text) > MOST_BYTES * 4 // 3 + 4:
-        raise RequestError(f"{name} is larger than {MOST_BYTES >> 20} MiB; send it smaller")
+        message = f"{name} is larger than {MOST_BYTES >> 20} MiB; send it smaller"
+        raise RequestError(message, field=name)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError(f"{name} is no valid base64 of a PNG, JPEG or WebP picture") from None
+        message = f"{name} is no valid base64 of a PNG, JPEG or WebP picture"
+        raise RequestError(message, field=name) from None

@@ -125,7 +125,8 @@ class SanaPainter:
 
     def plan(self, order: Order) -> Plan:
         if order.loras:
-            raise RequestError(f"there is no LoRA {order.loras[0].name!r} here; list them first")
+            message = f"there is no LoRA {order.loras[0].name!r} here; list them first"
+            raise RequestError(message, field="loras")
         request, notes = order.request, list[str]()
         plain = order.image is None and order.control_image is None
         sana = self._sana.for_request(request) if plain else self._sana

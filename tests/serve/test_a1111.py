@@ -48,6 +48,12 @@ def opened(text: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
+def encoded(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 RED = Image.new("RGB", (64, 64), "red")
 
 
@@ -181,6 +187,33 @@ def test_what_can_be_no_picture_is_an_error(fields: dict[str, Any], message: str
     sent = kind.model_validate(body() | fields)
     with pytest.raises(RequestError, match=message):
         asked(sent, CAPABILITIES)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": "a <lora:film:nan>"}, "prompt"),
+        ({"steps": 0}, "steps"),
+        ({"steps": 900}, "steps"),
+        ({"cfg_scale": -1}, "cfg_scale"),
+        ({"batch_size": 4, "n_iter": 5}, "batch_size"),
+        ({"width": 10**6}, "width"),
+        ({"init_images": []}, "init_images"),
+        ({"init_images": ["AAAA"]}, "init_images"),
+        ({"init_images": [encoded(RED)], "mask": "AAAA"}, "mask"),
+        ({"init_images": [encoded(RED)], "denoising_strength": 3}, "denoising_strength"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_error_names_the_field_as_the_client_does(
+    server: Server, fields: dict[str, Any], param: str
+) -> None:
+    way = "img2img" if "init_images" in fields else "txt2img"
+    answer = server.post(f"/sdapi/v1/{way}", **(body() | fields))
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == param and error["message"].startswith((param, "the ")), error
 
 
 def test_errors_have_the_fields_that_clients_read(server: Server) -> None:

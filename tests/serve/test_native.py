@@ -105,6 +105,11 @@ WRONG = [
 ]  # fmt: skip
 
 
+def wrong_field(body: object) -> str:
+    """What an error should name: the last key, the prompt where there is none."""
+    return next(reversed(body), "prompt") if isinstance(body, dict) else ""
+
+
 @pytest.mark.parametrize("body", WRONG, ids=lambda body: str(body)[:40])
 def test_what_is_wrong_is_said_in_one_shape(shared: Server, body: object) -> None:
     response = shared.client.post("/v1/jobs", json=body)
@@ -112,6 +117,7 @@ def test_what_is_wrong_is_said_in_one_shape(shared: Server, body: object) -> Non
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error" and "Traceback" not in error["message"]
+    assert (error["param"] or "").split(".")[0] == wrong_field(body)
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"partial_images": 2}, "partial_images", "stream"),
     ({"stream": True, "response_format": "url"}, "response_format", "b64_json"),
     ({"output_format": "gif"}, "output_format", "webp"),
-    ({"steps": 2, "num_inference_steps": 2}, "steps", "one and the same"),
+    ({"steps": 2, "num_inference_steps": 2}, "num_inference_steps", "one and the same"),
     ({"steps": 0}, "num_inference_steps", "num_inference_steps must be 1"),
     ({"cfg_scale": -1}, "guidance_scale", "guidance_scale must be 0"),
     ({"seed": "7"}, "seed", "integer"),

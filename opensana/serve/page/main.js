@@ -29,7 +29,7 @@ const MAC = /mac|iphone|ipad/i.test(navigator.userAgent);
 function refused(error) {
   if (!(error instanceof api.ApiError)) throw error;
   problem($("problem"), error.line);
-  mark(error.param ?? error.message.split(" ")[0]); // the server's messages begin with the field
+  mark(error.param);
 }
 
 /**
