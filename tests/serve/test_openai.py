@@ -1,6 +1,6 @@
 """OpenAI's API, asked by its own Python client.
 
-Also tests `serve/openai_body.py`, `serve/openai_answer.py`, `serve/formats.py`.
+Also tests `serve/openai_body.py`, `serve/openai_answer.py`, `serve/formats.py`, `serve/fields.py`.
 """
 
 import asyncio
