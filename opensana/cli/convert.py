@@ -18,8 +18,8 @@ class Convert(Command):
     destination: Annotated[Positional[Path], arg(metavar="DESTINATION")]
     """The folder to write."""
     preset: Annotated[str, arg(metavar="NAME")]
-    """What the file holds, such as Sana_1600M_1024px, dc_ae_f32c32_sana_1_0, lpips_vgg16 or
-    inception_fid."""
+    """What the file holds, such as Sana_1600M_1024px, dc_ae_f32c32_sana_1_0, lpips_alexnet,
+    lpips_vgg16 or inception_fid."""
     base: Annotated[str | None, arg(metavar="MODEL")] = None
     """A whole model that gives the parts which the file lacks, so that the result can draw."""
     shift: float | None = None
@@ -27,7 +27,8 @@ class Convert(Command):
     ema: bool = False
     """Take the averaged weights of the file."""
     heads: Annotated[str | None, arg(metavar="FILE")] = None
-    """For lpips_vgg16, beside torchvision's VGG16: the linear heads of LPIPS 0.1."""
+    """For lpips_alexnet and lpips_vgg16, beside torchvision's network: the linear heads of LPIPS
+    0.1."""
 
     def run(self) -> None:
         from opensana.models.convert import convert

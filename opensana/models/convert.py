@@ -50,17 +50,19 @@ def convert(
     `source` is a path or `hf://owner/repository/file`. `preset` names a transformer, an
     autoencoder or a published model. `base`, a whole model, gives the parts that the file lacks,
     so that the destination can be drawn with. `ema` takes the averaged weights of a `.pth`.
-    The preset `lpips_vgg16` makes LPIPS of torchvision's VGG16 and the file of its `heads`;
-    `inception_fid` makes the Inception of published FIDs.
+    The presets `lpips_alexnet` and `lpips_vgg16` make LPIPS of torchvision's network and the file
+    of its `heads`; `inception_fid` makes the Inception of published FIDs.
     """
-    if preset == lpips.LPIPS_PRESET:
-        return _convert_lpips(source, heads, Path(destination))
+    if preset in lpips.LPIPS_PRESETS:
+        network = lpips.LPIPS_PRESETS[preset]
+        return _convert_lpips(source, heads, network, Path(destination))
     if preset == inception.INCEPTION_PRESET and heads is None:
         network = inception.inception_of(read_state(locate_file(source)), where=source)
         write_safetensors(network.state_dict(), Path(destination), name="model")
         return Path(destination)
     if heads is not None:
-        raise ConfigError(f"heads belong to the preset {lpips.LPIPS_PRESET}, got {preset!r}")
+        known = " and ".join(lpips.LPIPS_PRESETS)
+        raise ConfigError(f"heads belong to the presets {known}, got {preset!r}")
     config = _config(preset, config)
     if shift is not None and isinstance(config, TransformerConfig) and config.guidance_embeds:
         raise ConfigError(f"a Sprint model has no shift, got {shift:g}; leave it out")
@@ -77,11 +79,14 @@ def convert(
     return destination
 
 
-def _convert_lpips(source: str | Path, heads: str | Path | None, destination: Path) -> Path:
+def _convert_lpips(
+    source: str | Path, heads: str | Path | None, network: lpips.NetworkName, destination: Path
+) -> Path:
     if heads is None:
-        raise ConfigError("LPIPS is made of two files; give its linear heads (vgg.pth) as --heads")
+        file = lpips.HEADS[network]
+        raise ConfigError(f"LPIPS is made of two files; give its linear heads ({file}) as --heads")
     parts = [read_state(locate_file(file)) for file in (source, heads)]
-    module = lpips.lpips_of(lpips.joined(*parts), where=source)
+    module = lpips.lpips_of(lpips.joined(*parts), network, where=source)
     write_safetensors(module.state_dict(), destination, name="model")
     return destination
 
@@ -96,7 +101,7 @@ def _config(preset: str | None, config: Config | None) -> Config:
     name = known.transformer if known else preset.lower().replace("-", "_").replace(".", "_")
     tables: dict[str, Config] = {**TRANSFORMERS, **AUTOENCODERS}
     if name not in tables:
-        hint = near(preset, [*tables, *MODELS, lpips.LPIPS_PRESET, inception.INCEPTION_PRESET])
+        hint = near(preset, [*tables, *MODELS, *lpips.LPIPS_PRESETS, inception.INCEPTION_PRESET])
         raise ConfigError(f"no preset {preset!r}{hint}; there are: {', '.join(tables)}")
     return tables[name]
 

@@ -90,6 +90,41 @@ def test_it_is_its_definition(lpips, vgg16, heads) -> None:
     torch.testing.assert_close(lpips(first, second), expected, rtol=1e-4, atol=1e-6)
 
 
+def test_alexnet_is_its_definition(tmp_path: Path) -> None:
+    """Layers written out with torchvision's places, strides and pools."""
+    generator, state = torch.Generator().manual_seed(5), {}
+    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    for place, (out, channels, side) in shapes.items():
+        weight = torch.randn(out, channels, side, side, generator=generator)
+        state[f"features.{place}.weight"] = weight * (2 / (channels * side * side)) ** 0.5
+        state[f"features.{place}.bias"] = 0.1 * torch.randn(out, generator=generator)
+    heads = {
+        f"lin{i}.model.1.weight": torch.rand(1, out, 1, 1, generator=generator)
+        for i, (out, _, _) in enumerate(shapes.values())
+    }
+    torch.save(state, tmp_path / "alexnet.pth")
+    torch.save(heads, tmp_path / "alex.pth")
+    first, second = noise(13, size=64), noise(14, size=64)
+    shift = torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)
+    scale = torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1)
+    x, expected = (torch.cat([first, second]) - shift) / scale, torch.zeros(2)
+    for i, (place, (_, _, side)) in enumerate(shapes.items()):
+        if place in (3, 6):
+            x = F.max_pool2d(x, 3, 2)
+        weight, bias = state[f"features.{place}.weight"], state[f"features.{place}.bias"]
+        stride = 4 if place == 0 else 1
+        x = F.relu(F.conv2d(x, weight, bias, stride, 2 if place == 0 else side // 2))
+        one, other = (x / (x.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
+        expected += F.conv2d((one - other) ** 2, heads[f"lin{i}.model.1.weight"]).mean((1, 2, 3))
+    files = {"preset": "lpips_alexnet", "heads": tmp_path / "alex.pth"}
+    made = load_lpips(convert(tmp_path / "alexnet.pth", tmp_path / "made", **files))
+    assert made.network == "alexnet" and expected.min() > 0.01
+    torch.testing.assert_close(made(first, second), expected, rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(made(noise(15, size=32), noise(16, size=32))).all(), "the smallest side"
+    with pytest.raises(WeightsError, match=r"features\."):
+        convert(tmp_path / "alexnet.pth", tmp_path / "wrong", **files | {"preset": "lpips_vgg16"})
+
+
 def test_equal_pictures_are_at_zero_and_noise_moves_them_away(lpips) -> None:
     picture = F.interpolate(noise(5, size=8), size=(32, 32), mode="bilinear")
     distances = [lpips(picture, picture + level * noise(6)) for level in (0, 0.05, 0.2, 0.8)]
@@ -148,10 +183,10 @@ def test_wrong_files_are_named(vgg16, heads, tmp_path: Path) -> None:
             preset=preset,
             heads=tmp_path / "heads.safetensors",
         )
-    with pytest.raises(ConfigError, match="heads belong to the preset lpips_vgg16"):
+    with pytest.raises(ConfigError, match="heads belong to the presets lpips_vgg16"):
         convert(source, tmp_path / "made", preset="sana_600m_512", heads=source)
     with pytest.raises(ConfigError, match="did you mean 'lpips_vgg16'"):
         convert(source, tmp_path / "made", preset="lpips_vgg")
-    with pytest.raises(WeightsError, match="no file or folder"):
+    with pytest.raises(WeightsError, match="is not there; get AlexNet"):
         load_lpips(tmp_path / "nowhere")
     assert not (tmp_path / "made").exists()
