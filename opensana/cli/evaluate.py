@@ -68,7 +68,8 @@ class Evaluate(Command):
     bootstrap: int = 20
     """Resamplings for the interval of FID; 0 for none."""
     part: Annotated[str | None, arg(metavar="K/N")] = None
-    """Draw every N-th picture from the K-th on and measure nothing: for N processes at once."""
+    """Draw and see every N-th picture from the K-th on and compare nothing: for N processes at
+    once. The command without it then joins what they found."""
     device: Device = "auto"
     json: bool = False
     """Print one JSON object."""
@@ -114,9 +115,6 @@ class Evaluate(Command):
             raise RequestError("--benchmark needs --to FOLDER, where pictures and figures are kept")
         if self.bootstrap < 0:
             raise RequestError(f"bootstrap must be 0 or more, got {self.bootstrap}")
-        part = _part(self.part)
-        if part != (1, 1) and self.pictures:
-            raise RequestError("--part is for drawing; pictures that are there need no drawing")
         from opensana.evaluate.benchmark.judges import open_judges
         from opensana.evaluate.benchmark.run import Options, evaluate_benchmark
 
@@ -137,7 +135,7 @@ class Evaluate(Command):
             open_judges(self.inception, self.clip, device=self.device),
             reference=self.reference,
             replicates=self.bootstrap,
-            part=part,
+            part=_part(self.part),
             device=self.device,
         )
         if self.json:

@@ -93,7 +93,13 @@ def test_it_is_its_definition(lpips, vgg16, heads) -> None:
 def test_alexnet_is_its_definition(tmp_path: Path) -> None:
     """Layers written out with torchvision's places, strides and pools."""
     generator, state = torch.Generator().manual_seed(5), {}
-    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    shapes = {
+        0: (64, 3, 11),
+        3: (192, 64, 5),
+        6: (384, 192, 3),
+        8: (256, 384, 3),
+        10: (256, 256, 3),
+    }
     for place, (out, channels, side) in shapes.items():
         weight = torch.randn(out, channels, side, side, generator=generator)
         state[f"features.{place}.weight"] = weight * (2 / (channels * side * side)) ** 0.5

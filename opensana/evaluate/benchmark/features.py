@@ -1,31 +1,29 @@
-"""Features of many pictures, kept in files that grow: a stopped run goes on where it was.
+"""Features of many pictures, computed in one process or in several.
 
 B pictures, D features.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from opensana.errors import DataError, NumericsError
+from opensana.errors import DataError
+from opensana.evaluate.benchmark.judges import Scorer
 from opensana.evaluate.benchmark.pictures import Pictures
 from opensana.evaluate.benchmark.protocol import Prepare
-from opensana.files.growing import GrowingFiles
-from opensana.metrics.clip_score import ClipScorer
+from opensana.evaluate.rows import kept_rows
 from opensana.metrics.inception import Inception, for_inference
-from opensana.metrics.small_clip_score import SmallClipScorer
-from opensana.workers.progress import Report
-from opensana.workers.threads import in_order
+from opensana.workers.progress import progress
 
 Extract = Callable[[Sequence[np.ndarray]], np.ndarray]
 """Pictures uint8 [H, W, 3] of any sizes to features float32 [B, D]."""
-READERS = 4
-COMMITTED = 4
-"""Batches between commits: what is lost at most when a run is killed."""
+Part = tuple[int, int]
+"""Which process it is, from 1 on, of how many."""
+PARTS = "parts"
 
 
 def inception_features(
@@ -42,7 +40,7 @@ def inception_features(
     return extract
 
 
-def clip_features(scorer: ClipScorer | SmallClipScorer) -> Extract:
+def clip_features(scorer: Scorer) -> Extract:
     """Unit embeddings of a CLIP."""
 
     def extract(pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -52,44 +50,69 @@ def clip_features(scorer: ClipScorer | SmallClipScorer) -> Extract:
     return extract
 
 
-def extract_all(
-    folder: Path,
-    pictures: Pictures,
-    extractors: Mapping[str, Extract],
-    *,
-    batch: int,
-    report: Report,
-) -> dict[str, np.ndarray]:
-    """The features of all pictures, memory-mapped, by extractor; what is there is not computed.
-
-    Batches begin at multiples of `batch`, so that a resumed run computes the same numbers.
-    """
-    files, total = GrowingFiles(folder), len(pictures)
-    names = {name: f"{name}.npy" for name in extractors}
-    try:
-        done = min(files.rows(file) for file in names.values())
-        if done > total or (done % batch and done < total):
-            raise DataError(f"{folder} was begun with other pictures or another batch; delete it")
-        starts = range(done, total, batch)
-        load = partial(_load, pictures, batch)
-        for number, loaded in enumerate(in_order(load, starts, workers=READERS, ahead=2), 1):
-            for name, extract in extractors.items():
-                features = extract(loaded)
-                if not np.isfinite(features).all():
-                    raise NumericsError(f"{name} gave NaN or infinite features of {pictures.where}")
-                files.append(names[name], features.astype(np.float32))
-            done += len(loaded)
-            if not number % COMMITTED:
-                files.commit()
-            report(done, total)
-        files.finish()
-    finally:
-        files.close()
-    return {
-        name: np.load(folder / file, mmap_mode="r", allow_pickle=False)
-        for name, file in names.items()
-    }
+def rows_of(part: Part, total: int) -> range:
+    """The pictures that a process draws and sees: every n-th."""
+    return range(part[0] - 1, total, part[1])
 
 
-def _load(pictures: Pictures, batch: int, start: int) -> list[np.ndarray]:
-    return [pictures.read(row) for row in range(start, min(start + batch, len(pictures)))]
+@dataclass(frozen=True)
+class Seeing:
+    """Pictures to features, memory-mapped, which are kept in the run's folder."""
+
+    folder: Path
+    extractors: Mapping[str, Extract]
+    batch: int
+
+    def part(self, name: str, pictures: Pictures, part: Part) -> dict[str, np.ndarray]:
+        """The features of every n-th picture."""
+        own = pictures.at(rows_of(part, len(pictures)))
+        return self._extract(self.folder / PARTS / f"{part[0]}-of-{part[1]}" / name, own)
+
+    def all(self, name: str, pictures: Pictures) -> dict[str, np.ndarray]:
+        """The features of all; those of several processes are joined, and what lacks is made."""
+        counts = {path.name.rpartition("-")[2] for path in (self.folder / PARTS).glob("*-of-*")}
+        if len(counts) > 1:
+            raise DataError(
+                f"{self.folder / PARTS} has parts of {' and of '.join(sorted(counts))}; delete it"
+            )
+        if not counts:
+            return self._extract(self.folder / name, pictures)
+        count = int(counts.pop())
+        parts = [self.part(name, pictures, (k, count)) for k in range(1, count + 1)]
+        return self._join(self.folder / name, parts, len(pictures))
+
+    def _extract(self, folder: Path, pictures: Pictures) -> dict[str, np.ndarray]:
+        def load(rows: range) -> list[np.ndarray]:
+            return [pictures.read(row) for row in rows]
+
+        def compute(loaded: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: extract(loaded) for name, extract in self.extractors.items()}
+
+        return kept_rows(
+            folder,
+            list(self.extractors),
+            len(pictures),
+            load=load,
+            compute=compute,
+            batch=self.batch,
+            report=progress(f"pictures of {pictures.where} seen"),
+        )
+
+    def _join(
+        self, folder: Path, parts: Sequence[Mapping[str, np.ndarray]], total: int
+    ) -> dict[str, np.ndarray]:
+        names = list(self.extractors)
+
+        def together(rows: range) -> dict[str, np.ndarray]:
+            where = [divmod(row, len(parts)) for row in rows]
+            return {name: np.stack([parts[k][name][row] for row, k in where]) for name in names}
+
+        return kept_rows(
+            folder,
+            names,
+            total,
+            load=together,
+            compute=lambda found: found,
+            batch=self.batch,
+            report=progress("pictures joined"),
+        )

@@ -4,9 +4,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from opensana.errors import RequestError
-from opensana.metrics import inception
+import torch
+from torch import nn
+
 from opensana.metrics.clip_score import ClipScorer
+from opensana.metrics.inception import Inception, how_to_get, inception_of, load_inception
+from opensana.metrics.lpips import Lpips, load_lpips
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip_score import SmallClipScorer
 from opensana.models.convert import read_state
@@ -14,7 +17,7 @@ from opensana.models.convert import read_state
 Scorer = ClipScorer | SmallClipScorer
 NO_JUDGE = (
     "nothing to measure with: give --inception, --clip or both. FID, KID, precision, recall, "
-    f"density and coverage need Inception ({inception.how_to_get()}); CMMD and the CLIP score "
+    f"density and coverage need Inception ({how_to_get()}); CMMD and the CLIP score "
     "need a CLIP of transformers, such as openai/clip-vit-large-patch14, or its folder"
 )
 
@@ -23,31 +26,43 @@ NO_JUDGE = (
 class Judges:
     """The networks that see the pictures; what is left out takes its figures along."""
 
-    inception: inception.Inception | None
-    clip: Scorer | None
+    inception: Inception | None = None
+    clip: Scorer | None = None
+    lpips: Lpips | None = None
+    """It compares picture by picture, and so is for reconstructions alone."""
 
     def names(self) -> dict[str, str]:
         """Which weights they have, to be compared with those of a run that is resumed."""
         names = {} if self.clip is None else {"clip": self.clip.name}
-        if self.inception is not None:
-            digest = hashlib.sha256()
-            for tensor in self.inception.state_dict().values():
-                digest.update(tensor.cpu().contiguous().numpy().tobytes())
-            names["inception"] = digest.hexdigest()[:16]
+        for name, network in (("inception", self.inception), ("lpips", self.lpips)):
+            if network is not None:
+                names[name] = digest(network)
         return names
 
 
-def open_judges(weights: str | Path | None, clip: str | None, *, device: str = "auto") -> Judges:
-    """Inception from a converted folder, a safetensors file or the published .pth; a CLIP."""
-    if weights is None and clip is None:
-        raise RequestError(NO_JUDGE)
+def digest(network: nn.Module) -> str:
+    """Of all weights."""
+    found = hashlib.sha256()
+    for tensor in network.state_dict().values():
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
+def open_judges(
+    weights: str | Path | None,
+    clip: str | None,
+    lpips: str | Path | None = None,
+    *,
+    device: str = "auto",
+) -> Judges:
+    """Inception from a converted folder, a safetensors file or the published .pth; CLIP; LPIPS."""
     network = None
     if weights is not None:
         path = Path(weights).expanduser()
         if path.suffix.lower() == ".pth" and path.is_file():
-            network = inception.inception_of(read_state(path), where=path)
+            network = inception_of(read_state(path), where=path)
         else:
-            network = inception.load_inception(path)
+            network = load_inception(path)
     scorer = None if clip is None else open_scorer(clip, device=device)
     assert scorer is None or isinstance(scorer, Scorer)
-    return Judges(network, scorer)
+    return Judges(network, scorer, None if lpips is None else load_lpips(lpips))

@@ -1,11 +1,12 @@
 """`opensana evaluate --benchmark`: draw, extract features, compare; the same command resumes.
 
-The folder of a run keeps everything: settings, drawn pictures, features, statistics and figures.
+The folder of a run keeps everything: settings, drawn pictures, features, statistics, figures and
+some examples for a report.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,34 @@ import torch
 from PIL import Image
 
 from opensana.device import resolve_device
-from opensana.errors import ConfigError, DataError, RequestError
+from opensana.errors import DataError, RequestError
 from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
 from opensana.evaluate.benchmark.figures import Figure
-from opensana.evaluate.benchmark.judges import Judges
+from opensana.evaluate.benchmark.judges import NO_JUDGE, Judges
 from opensana.evaluate.benchmark.pictures import Pictures, matched, open_pictures
 from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName
 from opensana.evaluate.benchmark.statistics import moments_of, read_statistics, write_statistics
 from opensana.evaluate.emoji.nearest import drawer
-from opensana.files.writing import read_json, write_atomic, write_json
+from opensana.evaluate.folder import (
+    FIGURES,
+    REFERENCE,
+    SHOWN,
+    Example,
+    Shown,
+    check_settings,
+    spread,
+    write_examples,
+)
+from opensana.files.writing import write_atomic, write_json
 from opensana.metrics import inception
 from opensana.metrics.frechet import Gaussian, Moments
 from opensana.pictures.decode import decode
 from opensana.pipeline import Sana
 from opensana.workers.progress import progress
 
-SETTINGS, FIGURES = "settings.json", "figures.json"
+DRAWN = "drawn"
+"""The column of the pictures that are measured."""
 
 
 @dataclass(frozen=True)
@@ -61,50 +73,69 @@ def evaluate_benchmark(
     *,
     reference: str | Path | None = None,
     replicates: int = 20,
-    part: tuple[int, int] = (1, 1),
+    part: extraction.Part = (1, 1),
     device: str = "auto",
 ) -> dict[str, Any]:
     """The figures as a nested dictionary, which is also written to `to/figures.json`.
 
     `reference` is a file of `mu` and `sigma`; then the benchmark's pictures are not needed, and FID
-    is the only figure that compares with them. `part` (k, n) draws every n-th picture and measures
-    nothing unless n is 1.
+    is the only figure that compares with them. `part` (k, n) draws and sees every n-th picture and
+    compares nothing unless n is 1: n processes at once, and then one that compares.
     """
+    if judges.inception is None and judges.clip is None:
+        raise RequestError(NO_JUDGE)
     statistics = None if reference is None else read_statistics(reference)
     benchmark, folder = open_pictures(options.benchmark).chosen(options.limit), Path(to)
-    _check_settings(folder, asdict(options) | {"judges": judges.names()})
-    paired = benchmark
+    check_settings(folder, asdict(options) | {"judges": judges.names()})
+    paired: Pictures | None = benchmark
     if options.pictures:
         drawn = open_pictures(options.pictures)
         ordered = matched(drawn, benchmark)
         drawn = drawn.chosen(options.limit) if ordered is None else ordered
         paired = None if ordered is None else benchmark
     else:
-        drawn = _draw(options, benchmark, folder / "pictures", part)
-        if part[1] > 1:
-            return {"drawn": len(range(part[0] - 1, len(benchmark), part[1])), "of": len(benchmark)}
-    size = options.size or min(drawn.read(0).shape[:2])
+        drawn = _draw(options, benchmark, folder / "pictures", part, device)
+    own = extraction.rows_of(part, len(drawn))
+    if not own:
+        raise RequestError(f"part {part[0]}/{part[1]} has nothing of {len(drawn)} pictures to do")
+    size = options.size or min(drawn.read(own[0]).shape[:2])
     extractors = _extractors(judges, options.protocol, size, resolve_device(device))
-    found, real = (
-        extraction.extract_all(
-            folder / name, pictures, extractors, batch=options.batch, report=progress(what)
-        )
-        if pictures is not None
-        else {}
-        for name, pictures, what in (
-            ("features", drawn, "drawn pictures seen"),
-            ("reference", benchmark if reference is None else None, "reference pictures seen"),
-        )
+    seeing = extraction.Seeing(folder, extractors, options.batch)
+    sets = {"features": drawn} | ({"reference": benchmark} if reference is None else {})
+    if part[1] > 1:
+        for name, pictures in sets.items():
+            seeing.part(name, pictures, part)
+        return {"part": f"{part[0]}/{part[1]}", "pictures": len(own), "of": len(drawn)}
+    found = {name: seeing.all(name, pictures) for name, pictures in sets.items()}
+    real = found.get("reference", {})
+    run = _Run(
+        *(found["features"], real, statistics, judges, options.protocol, size, paired),
+        replicates=replicates,
     )
-    run = _Run(found, real, statistics, judges, options.protocol, size, paired, replicates)
     figures = run.all(folder)
     figures = {
         "pictures": len(drawn),
         "reference": str(reference) if reference else f"{options.benchmark} ({len(benchmark)})",
         **figures,
     }
+    sheet = _examples(options, drawn, paired, run, shown=reference is None)
+    write_examples(folder, {"Evenly spaced": sheet})
     write_json(folder / FIGURES, figures)
     return figures
+
+
+def _examples(
+    options: Options, drawn: Pictures, paired: Pictures | None, run: "_Run", *, shown: bool
+) -> Iterator[Example]:
+    """Some pictures beside those of the benchmark, if those are there and belong to them."""
+    for row in spread(len(drawn), SHOWN):
+        columns, item = {}, (drawn if paired is None else paired).items[row]
+        if paired is not None and shown:
+            columns[REFERENCE] = Shown(Image.fromarray(paired.read(row)))
+        caption = "" if run.scores is None else f"CLIP {run.scores[row]:.1f}"
+        seed = options.seed + row if options.model else None
+        columns[DRAWN] = Shown(Image.fromarray(drawn.read(row)), caption, seed)
+        yield Example(item.key, item.prompt, columns)
 
 
 @dataclass(frozen=True)
@@ -122,7 +153,7 @@ class _Run:
     replicates: int
 
     def all(self, folder: Path) -> dict[str, Any]:
-        prompts = self._scores()
+        prompts = self.scores
         whole = self._figures(slice(None), prompts, replicates=self.replicates, overlaps=True)
         self._write_statistics(folder)
         found: dict[str, Any] = {
@@ -170,7 +201,8 @@ class _Run:
                 found["clip_score"] = figuring.mean_figure(prompts[rows], self.judges.clip.name)
         return found
 
-    def _scores(self) -> np.ndarray | None:
+    @cached_property
+    def scores(self) -> np.ndarray | None:
         """100 times the cosine of each picture and its prompt, which is cut to the context."""
         clip, paired = self.judges.clip, self.paired
         if clip is None or paired is None or not all(item.prompt for item in paired.items):
@@ -209,22 +241,6 @@ def _described(protocol: str, size: int) -> str:
     return "clean: the whole picture bicubic to 299 (clean-fid)"
 
 
-def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """A folder belongs to one set of settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / SETTINGS, json.loads(json.dumps(settings))
-    if not path.exists():
-        write_json(path, settings)
-        return
-    known = read_json(path)
-    for name in known.keys() | settings.keys():
-        if known.get(name) != settings.get(name):
-            raise ConfigError(
-                f"{folder} was begun with {name} {known.get(name)!r}, got {settings.get(name)!r}; "
-                "choose another --to"
-            )
-
-
 def _extractors(
     judges: Judges, protocol: str, size: int, device: torch.device
 ) -> dict[str, extraction.Extract]:
@@ -242,7 +258,9 @@ AT_ONCE = 4
 """Pictures drawn at once; how many changes nothing but rounding."""
 
 
-def _draw(options: Options, benchmark: Pictures, folder: Path, part: tuple[int, int]) -> Pictures:
+def _draw(
+    options: Options, benchmark: Pictures, folder: Path, part: extraction.Part, device: str
+) -> Pictures:
     """Draw what is not there yet; picture `i` has the seed `seed + i`."""
     lacking = [item.key for item in benchmark.items if not item.prompt.strip()]
     if lacking:
@@ -252,9 +270,11 @@ def _draw(options: Options, benchmark: Pictures, folder: Path, part: tuple[int, 
         )
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{row:06d}.png" for row in range(len(benchmark))]
-    missing = [row for row in range(part[0] - 1, len(paths), part[1]) if not paths[row].exists()]
+    own = extraction.rows_of(part, len(paths))
+    missing = [row for row in own if not paths[row].exists()]
     if missing:
-        draw = drawer(Sana.load(options.model), steps=options.steps, size=options.size)
+        model = Sana.load(options.model, device=device)
+        draw = drawer(model, steps=options.steps, size=options.size)
         report = progress("pictures drawn")
         for start in range(0, len(missing), AT_ONCE):
             rows = missing[start : start + AT_ONCE]

@@ -1,6 +1,7 @@
 """A benchmark from pictures to figures, stopped and resumed.
 
-Also tests `evaluate/benchmark/features.py` and `evaluate/benchmark/judges.py`.
+Also tests `evaluate/benchmark/features.py`, `evaluate/benchmark/judges.py`, `evaluate/rows.py` and
+`evaluate/folder.py`.
 """
 
 import json
@@ -18,6 +19,7 @@ from opensana.errors import ConfigError, DataError, RequestError, WeightsError
 from opensana.evaluate.benchmark import run
 from opensana.evaluate.benchmark.judges import Judges, open_judges
 from opensana.evaluate.benchmark.run import Options, evaluate_benchmark
+from opensana.evaluate.folder import read_examples
 
 
 class SmallNetwork(nn.Module):
@@ -157,14 +159,37 @@ def test_a_model_draws_what_is_missing(
         return draw
 
     monkeypatch.setattr(run, "drawer", drawer)
-    monkeypatch.setattr(run.Sana, "load", lambda model: model)
+    monkeypatch.setattr(run.Sana, "load", lambda model, **options: model)
     options = Options("m", "", folders[0], seed=3)
     half = evaluate_benchmark(options, tmp_path / "to", JUDGES, part=(2, 2))
-    assert half == {"drawn": 12, "of": 24}
+    assert half == {"part": "2/2", "pictures": 12, "of": 24}
     assert asked[0] == ("picture 1", 4) and len(asked) == 12
     found = evaluate_benchmark(options, tmp_path / "to", JUDGES)
     assert len(asked) == len(set(asked)) == 24
     assert found["pictures"] == 24 and "clip_score" in found["figures"]
+    whole = evaluate_benchmark(options, tmp_path / "whole", JUDGES)
+    assert whole == found, "several processes find what one does"
+    example = read_examples(tmp_path / "to")["Evenly spaced"][5]
+    assert (example.key, example.text) == ("k5", "picture 5")
+    assert set(example.columns) == {"reference", "drawn"}
+    drawn = example.columns["drawn"]
+    assert drawn.seed == 8 and drawn.caption.startswith("CLIP ")
+    assert drawn.picture.getpixel((0, 0)) == (72, 8, 0)
+
+
+def test_parts_are_of_one_count(folders: tuple[str, str], tmp_path: Path) -> None:
+    real, drawn = folders
+    options = Options("", drawn, real, batch=4)
+    whole = evaluate_benchmark(options, tmp_path / "whole", JUDGES)
+    for k in (3, 1):
+        evaluate_benchmark(options, tmp_path / "to", JUDGES, part=(k, 3))
+    found = evaluate_benchmark(options, tmp_path / "to", JUDGES)
+    assert found == whole, "the part that lacks is made"
+    with pytest.raises(RequestError, match="part 40/40 has nothing of 24 pictures to do"):
+        evaluate_benchmark(options, tmp_path / "other", JUDGES, part=(40, 40))
+    evaluate_benchmark(options, tmp_path / "to", JUDGES, part=(1, 2))
+    with pytest.raises(DataError, match="has parts of 2 and of 3; delete it"):
+        evaluate_benchmark(options, tmp_path / "to", JUDGES)
 
 
 def test_what_is_lacking_is_said(folders: tuple[str, str], tmp_path: Path) -> None:
@@ -177,7 +202,7 @@ def test_what_is_lacking_is_said(folders: tuple[str, str], tmp_path: Path) -> No
         with pytest.raises(WeightsError, match=message):
             open_judges(weights, None)
     with pytest.raises(RequestError, match="nothing to measure with: give --inception, --clip"):
-        open_judges(None, None)
+        evaluate_benchmark(Options("", drawn, real), tmp_path / "to", Judges())
     with pytest.raises(RequestError, match="one of them"):
         Options("m", drawn, real)
     (Path(real) / "meta_data.json").write_text('{"k": {"category": "c", "prompt": " "}}')
