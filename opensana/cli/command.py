@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +103,13 @@ def aligned(rows: Iterable[Sequence[Any]]) -> list[str]:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+
+
+def with_interval(figure: Mapping[str, Any]) -> str:
+    """A figure of an evaluation and, if it is known, its interval."""
+    if "low" not in figure:
+        return _cell(figure["value"])
+    return f"{_cell(figure['value'])} ({_cell(figure['low'])} to {_cell(figure['high'])})"
 
 
 def _cell(item: Any) -> str:

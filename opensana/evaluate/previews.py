@@ -10,7 +10,7 @@ from opensana.autoencoder.preview import Preview, PreviewFit, small
 from opensana.datasets.crops import PictureSource
 from opensana.device import resolve_device
 from opensana.errors import DataError, RequestError
-from opensana.evaluate.autoencoder import choose
+from opensana.evaluate.sample import choose
 from opensana.metrics.reconstruction import decibels
 from opensana.models.find import find_autoencoder
 from opensana.models.load import load_autoencoder
@@ -45,14 +45,10 @@ def fit_preview(
     device: str = "auto",
 ) -> Fitted:
     """The previews of a model's autoencoder, from pictures cut to squares of `size` pixels."""
-    if min(batch, limit) < 1:
-        raise RequestError(f"batch and limit must be 1 or more, got {batch} and {limit}")
     source = PictureSource.open(pictures, split=split)
     sample = choose(source, limit, size=size, batch=batch)
-    if len(sample.indices) < LEAST:
-        raise DataError(
-            f"previews are fitted to {LEAST} pictures or more, got {len(sample.indices)}"
-        )
+    if len(sample) < LEAST:
+        raise DataError(f"previews are fitted to {LEAST} pictures or more, got {len(sample)}")
     autoencoder = load_autoencoder(find_autoencoder(model))
     if size % autoencoder.compression:
         raise RequestError(f"size must be a multiple of {autoencoder.compression}, got {size}")
@@ -66,7 +62,7 @@ def fit_preview(
         kept.append((latents[measuring], small(pixels, latents, fit.pixels)[measuring]))
         fit.add(latents[~measuring], pixels[~measuring])
         seen += len(pixels)
-        report(seen, len(sample.indices))
+        report(seen, len(sample))
     preview = fit.solve()
     latents, wanted = (torch.cat(parts) for parts in zip(*kept, strict=True))
     error = float((preview(latents) - wanted).square().mean()) / 4  # of pixels in 0..1

@@ -84,11 +84,11 @@ class Encoders:
 def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
     """The encoders of a built-in model, a folder or a hub id, without its transformer."""
     folder = locate(model)
-    info, where = read_info(folder, name=str(model)), resolve_device(device)
-    dtype = part_dtype(where, resolve_dtype(where, None, stored_dtype(folder)))
-    text = load_text(folder, info, device=where, dtype=dtype)
+    info, chosen = read_info(folder, name=str(model)), resolve_device(device)
+    dtype = part_dtype(chosen, resolve_dtype(chosen, None, stored_dtype(folder)))
+    text = load_text(folder, info, device=chosen, dtype=dtype)
     return Encoders(
-        autoencoder=place(load_autoencoder(folder), where, dtype),
+        autoencoder=place(load_autoencoder(folder), chosen, dtype),
         text=text,
         name=info.defaults.text_encoder or type(text.model).__name__,
         instruction=info.defaults.instruction,

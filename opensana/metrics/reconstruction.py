@@ -40,16 +40,23 @@ class Reconstruction:
 
 
 @torch.inference_mode()
+def pair(reconstruct: Reconstruct, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Bytes [B, H, W, 3] as originals and reconstructions, [B, 3, H, W] in 0..1.
+
+    Both are as 8 bits would hold them.
+    """
+    pixels = from_levels(batch).permute(0, 3, 1, 2)
+    output = reconstruct(pixels)
+    if not torch.isfinite(output).all():
+        raise NumericsError("a reconstruction holds NaN or infinite values")
+    return pixels / 2 + 0.5, (output.float().clamp(-1, 1) / 2 + 0.5).mul(255).round() / 255
+
+
 def pairs(
     reconstruct: Reconstruct, batches: Iterable[np.ndarray]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Originals and reconstructions, [B, 3, H, W] in 0..1, both as 8 bits would hold them."""
-    for batch in batches:
-        pixels = from_levels(batch).permute(0, 3, 1, 2)
-        output = reconstruct(pixels)
-        if not torch.isfinite(output).all():
-            raise NumericsError("a reconstruction holds NaN or infinite values")
-        yield pixels / 2 + 0.5, (output.float().clamp(-1, 1) / 2 + 0.5).mul(255).round() / 255
+    """`pair` of each batch."""
+    return (pair(reconstruct, batch) for batch in batches)
 
 
 class Tally:

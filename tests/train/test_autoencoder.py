@@ -224,7 +224,7 @@ def test_lpips_is_a_term_of_the_loss(autoencoder_recipe, tmp_path: Path):
     assert all(line["loss"] == pytest.approx(line["mse"] + 0.5 * line["lpips"]) for line in steps)
     assert steps[-1]["lpips"] < steps[0]["lpips"]
     missing = {**loss, "lpips_weights": str(tmp_path / "nowhere")}
-    with pytest.raises(WeightsError, match="no file or folder"):
+    with pytest.raises(WeightsError, match="is not there; get AlexNet"):
         train_autoencoder(autoencoder_recipe(loss=missing))
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from opensana.errors import DataError
-from opensana.evaluate.benchmark.judges import Scorer
+from opensana.evaluate.benchmark.judges import Judges, Scorer
 from opensana.evaluate.benchmark.pictures import Pictures
 from opensana.evaluate.benchmark.protocol import Prepare
 from opensana.evaluate.rows import kept_rows
@@ -48,6 +48,18 @@ def clip_features(scorer: Scorer) -> Extract:
         return scorer.embed_images(images).float().cpu().numpy()
 
     return extract
+
+
+def extractors(
+    judges: Judges, prepare: Prepare, size: int, device: torch.device
+) -> dict[str, Extract]:
+    """Of the networks that there are."""
+    found: dict[str, Extract] = {}
+    if judges.inception is not None:
+        found["inception"] = inception_features(judges.inception, prepare, size, device)
+    if judges.clip is not None:
+        found["clip"] = clip_features(judges.clip)
+    return found
 
 
 def rows_of(part: Part, total: int) -> range:

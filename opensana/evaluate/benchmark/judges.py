@@ -7,19 +7,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from opensana.metrics import inception, lpips
 from opensana.metrics.clip_score import ClipScorer
-from opensana.metrics.inception import Inception, how_to_get, inception_of, load_inception
+from opensana.metrics.inception import Inception, inception_of, load_inception
 from opensana.metrics.lpips import Lpips, load_lpips
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip_score import SmallClipScorer
 from opensana.models.convert import read_state
 
 Scorer = ClipScorer | SmallClipScorer
-NO_JUDGE = (
-    "nothing to measure with: give --inception, --clip or both. FID, KID, precision, recall, "
-    f"density and coverage need Inception ({how_to_get()}); CMMD and the CLIP score "
-    "need a CLIP of transformers, such as openai/clip-vit-large-patch14, or its folder"
-)
+LACKING = {
+    "inception": f"no --inception: {inception.how_to_get()}",
+    "clip": "no --clip: a CLIP of transformers, such as openai/clip-vit-large-patch14, by its "
+    "folder or hub id",
+    "lpips": f"no --lpips: {lpips.how_to_get()}",
+}
+"""Why figures are left out, and where to get what they need."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def digest(network: nn.Module) -> str:
 def open_judges(
     weights: str | Path | None,
     clip: str | None,
-    lpips: str | Path | None = None,
+    distance: str | Path | None = None,
     *,
     device: str = "auto",
 ) -> Judges:
@@ -65,4 +68,4 @@ def open_judges(
             network = load_inception(path)
     scorer = None if clip is None else open_scorer(clip, device=device)
     assert scorer is None or isinstance(scorer, Scorer)
-    return Judges(network, scorer, None if lpips is None else load_lpips(lpips))
+    return Judges(network, scorer, None if distance is None else load_lpips(distance))

@@ -19,6 +19,7 @@ import numpy as np
 from opensana.datasets.sources import open_source
 from opensana.datasets.sources.files import read_inside
 from opensana.errors import DataError
+from opensana.evaluate.folder import spread
 from opensana.pictures.decode import LIMITS, decode
 
 INDEX = "meta_data.json"
@@ -50,9 +51,7 @@ class Pictures:
 
     def chosen(self, limit: int | None) -> "Pictures":
         """At most `limit` of them, evenly spaced."""
-        count = len(self) if limit is None else min(limit, len(self))
-        rows = np.linspace(0, len(self) - 1, count).astype(int).tolist()
-        return self.at(rows)
+        return self.at(spread(len(self), len(self) if limit is None else limit))
 
     def at(self, rows: Sequence[int]) -> "Pictures":
         """Those of these numbers, in this order."""

@@ -49,3 +49,9 @@ def clean(picture: np.ndarray, _size: int) -> Tensor:
 
 
 PROTOCOLS: dict[str, Prepare] = {"sana": sana, "clean": clean}
+
+
+def described(protocol: str, size: int) -> str:
+    if protocol == "sana":
+        return f"sana: shorter side to {size}, centre crop, bilinear to 299 (pytorch-fid)"
+    return "clean: the whole picture bicubic to 299 (clean-fid)"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from opensana.device import resolve_device
@@ -19,9 +18,9 @@ from opensana.errors import DataError, RequestError
 from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
 from opensana.evaluate.benchmark.figures import Figure
-from opensana.evaluate.benchmark.judges import NO_JUDGE, Judges
+from opensana.evaluate.benchmark.judges import LACKING, Judges
 from opensana.evaluate.benchmark.pictures import Pictures, matched, open_pictures
-from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName
+from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName, described
 from opensana.evaluate.benchmark.statistics import moments_of, read_statistics, write_statistics
 from opensana.evaluate.emoji.nearest import drawer
 from opensana.evaluate.folder import (
@@ -35,7 +34,6 @@ from opensana.evaluate.folder import (
     write_examples,
 )
 from opensana.files.writing import write_atomic, write_json
-from opensana.metrics import inception
 from opensana.metrics.frechet import Gaussian, Moments
 from opensana.pictures.decode import decode
 from opensana.pipeline import Sana
@@ -83,7 +81,7 @@ def evaluate_benchmark(
     compares nothing unless n is 1: n processes at once, and then one that compares.
     """
     if judges.inception is None and judges.clip is None:
-        raise RequestError(NO_JUDGE)
+        raise RequestError(f"nothing to measure with: {LACKING['inception']}; {LACKING['clip']}")
     statistics = None if reference is None else read_statistics(reference)
     benchmark, folder = open_pictures(options.benchmark).chosen(options.limit), Path(to)
     check_settings(folder, asdict(options) | {"judges": judges.names()})
@@ -99,7 +97,9 @@ def evaluate_benchmark(
     if not own:
         raise RequestError(f"part {part[0]}/{part[1]} has nothing of {len(drawn)} pictures to do")
     size = options.size or min(drawn.read(own[0]).shape[:2])
-    extractors = _extractors(judges, options.protocol, size, resolve_device(device))
+    extractors = extraction.extractors(
+        judges, PROTOCOLS[options.protocol], size, resolve_device(device)
+    )
     seeing = extraction.Seeing(folder, extractors, options.batch)
     sets = {"features": drawn} | ({"reference": benchmark} if reference is None else {})
     if part[1] > 1:
@@ -157,7 +157,7 @@ class _Run:
         whole = self._figures(slice(None), prompts, replicates=self.replicates, overlaps=True)
         self._write_statistics(folder)
         found: dict[str, Any] = {
-            "protocol": _described(self.protocol, self.size),
+            "protocol": described(self.protocol, self.size),
             "figures": figuring.plain(whole),
         }
         categories = [item.category for item in self.paired.items] if self.paired else []
@@ -223,35 +223,16 @@ class _Run:
         found: dict[str, str] = {}
         names = "kid, precision, recall, density, coverage"
         if self.judges.inception is None:
-            found[f"fid, {names}"] = f"no --inception: {inception.how_to_get()}"
+            found[f"fid, {names}"] = LACKING["inception"]
         elif not self.real:
             found[names] = "a file of statistics has no pictures to compare with"
         if self.judges.clip is None:
-            found["cmmd, clip_score"] = "no --clip: a CLIP of transformers, by folder or hub id"
+            found["cmmd, clip_score"] = LACKING["clip"]
         elif self.paired is None:
             found["clip_score, categories"] = "the pictures have other names than the benchmark's"
         elif not all(item.prompt for item in self.paired.items):
             found["clip_score"] = "not every picture of the benchmark has a prompt"
         return found
-
-
-def _described(protocol: str, size: int) -> str:
-    if protocol == "sana":
-        return f"sana: shorter side to {size}, centre crop, bilinear to 299 (pytorch-fid)"
-    return "clean: the whole picture bicubic to 299 (clean-fid)"
-
-
-def _extractors(
-    judges: Judges, protocol: str, size: int, device: torch.device
-) -> dict[str, extraction.Extract]:
-    found: dict[str, extraction.Extract] = {}
-    if judges.inception is not None:
-        found["inception"] = extraction.inception_features(
-            judges.inception, PROTOCOLS[protocol], size, device
-        )
-    if judges.clip is not None:
-        found["clip"] = extraction.clip_features(judges.clip)
-    return found
 
 
 AT_ONCE = 4

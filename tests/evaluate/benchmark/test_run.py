@@ -201,7 +201,7 @@ def test_what_is_lacking_is_said(folders: tuple[str, str], tmp_path: Path) -> No
     for weights, message in ((tmp_path / "no.pth", "is not there; get pt_inception"),):
         with pytest.raises(WeightsError, match=message):
             open_judges(weights, None)
-    with pytest.raises(RequestError, match="nothing to measure with: give --inception, --clip"):
+    with pytest.raises(RequestError, match="nothing to measure with: no --inception: get pt_inc"):
         evaluate_benchmark(Options("", drawn, real), tmp_path / "to", Judges())
     with pytest.raises(RequestError, match="one of them"):
         Options("m", drawn, real)
