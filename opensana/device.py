@@ -1,7 +1,8 @@
 """Device, dtype and free memory, by name.
 
-On a CPU the default is float32, or bfloat16 if stored so and multiplied natively; elsewhere it is
-the stored dtype. Without native support half precision is hundreds of times slower on a CPU.
+On a CPU the default is float32, or bfloat16 if stored so and multiplied natively: without native
+support half precision is hundreds of times slower there. On a CUDA GPU it is the stored dtype, and
+bfloat16 for float32: products of float32 are ten times slower, and the weights may not fit.
 """
 
 from __future__ import annotations
@@ -85,11 +86,23 @@ def resolve_dtype(
         return dtype
     wish = stored or torch.bfloat16
     if device.type == "cuda":
-        return wish if wish != torch.bfloat16 or has_bfloat16(device) else torch.float32
+        half = torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return torch.float16 if wish == torch.float16 else half
     if device.type == "mps":
         return torch.bfloat16 if stored == torch.bfloat16 else torch.float32
     native = stored == torch.bfloat16 and has_bfloat16(device)
     return torch.bfloat16 if native else torch.float32
+
+
+def faithful_dtype(
+    device: torch.device, requested: str | None = None, stored: torch.dtype | None = None
+) -> torch.dtype:
+    """As `resolve_dtype`, but float32 stays float32: for features, and for what is measured."""
+    import torch
+
+    if requested is None and stored == torch.float32:
+        return stored
+    return resolve_dtype(device, requested, stored)
 
 
 def parse_dtype(name: str) -> torch.dtype:

@@ -80,12 +80,14 @@ def test_float16_on_a_cpu_is_refused() -> None:
     assert resolve_dtype(CPU, "bfloat16", torch.float32) == torch.bfloat16
 
 
-def test_a_gpu_computes_in_the_stored_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    for stored in (torch.float16, torch.bfloat16, torch.float32):
+def test_a_gpu_computes_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stored in (torch.float16, torch.bfloat16):
         assert resolve_dtype(CUDA, None, stored) == stored
-    assert resolve_dtype(CUDA) == torch.bfloat16
+    assert resolve_dtype(CUDA) == resolve_dtype(CUDA, None, torch.float32) == torch.bfloat16
+    assert resolve_dtype(CUDA, "float32", torch.float32) == torch.float32
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert resolve_dtype(CUDA, None, torch.bfloat16) == torch.float32
+    for stored in (torch.bfloat16, torch.float32):
+        assert resolve_dtype(CUDA, None, stored) == torch.float32
     assert resolve_dtype(CUDA, None, torch.float16) == torch.float16
     with pytest.raises(ConfigError, match="no bfloat16"):
         resolve_dtype(CUDA, "bf16")

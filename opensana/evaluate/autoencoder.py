@@ -19,7 +19,7 @@ from PIL import Image
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.datasets.crops import PictureSource
-from opensana.device import resolve_device, resolve_dtype
+from opensana.device import faithful_dtype, resolve_device
 from opensana.errors import ConfigError, RequestError
 from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
@@ -92,7 +92,7 @@ def evaluate_pictures(
     @lru_cache(maxsize=1)  # they are seen one after the other
     def loaded(name: str) -> Autoencoder:
         autoencoder = load_autoencoder(folders[name])
-        asked = resolve_dtype(chosen, dtype, autoencoder.dtype)
+        asked = faithful_dtype(chosen, dtype, autoencoder.dtype)
         return place(autoencoder, chosen, part_dtype(chosen, asked))
 
     with tempfile.TemporaryDirectory() if to is None else nullcontext(to) as kept:

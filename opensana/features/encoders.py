@@ -14,7 +14,7 @@ import torch
 from opensana.autoencoder import streaming
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
-from opensana.device import resolve_device, resolve_dtype
+from opensana.device import faithful_dtype, resolve_device
 from opensana.features.manifest import tensor_hash
 from opensana.layers.weight_only import PlainState
 from opensana.models.index import read_info
@@ -22,6 +22,7 @@ from opensana.models.load import load_autoencoder, load_text
 from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config
 from opensana.pictures.pixels import from_levels
 from opensana.runtime.placing import part_dtype, place
+from opensana.runtime.tf32 import settle_float32
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 
@@ -85,7 +86,8 @@ def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
     """The encoders of a built-in model, a folder or a hub id, without its transformer."""
     folder = locate(model)
     info, chosen = read_info(folder, name=str(model)), resolve_device(device)
-    dtype = part_dtype(chosen, resolve_dtype(chosen, None, stored_dtype(folder)))
+    dtype = part_dtype(chosen, faithful_dtype(chosen, None, stored_dtype(folder)))
+    settle_float32(chosen, full=False)
     text = load_text(folder, info, device=chosen, dtype=dtype)
     return Encoders(
         autoencoder=place(load_autoencoder(folder), chosen, dtype),

@@ -2,7 +2,7 @@
 
 import torch
 
-from opensana.device import parse_dtype, resolve_dtype
+from opensana.device import faithful_dtype, parse_dtype
 from opensana.errors import DataError
 from opensana.features.manifest import tensor_hash
 from opensana.features.texts import Texts
@@ -41,5 +41,5 @@ def text_encoder_of(texts: Texts, device: torch.device) -> TextEncoder:
     known = packaged and keys["text_encoder_hash"] == SHA256
     if not known and tensor_hash(PlainState(encoder.model)) != keys["text_encoder_hash"]:
         raise DataError(f"{name or folder} has other weights than when it encoded the cache")
-    prepare_for_inference(encoder.model, device, resolve_dtype(device, None, dtype))
+    prepare_for_inference(encoder.model, device, faithful_dtype(device, None, dtype))
     return encoder

@@ -38,6 +38,7 @@ from opensana.weights.published_models import PublishedModel, hub_id, published_
 from opensana.weights.safetensors import TensorInfo, check_fit, read_headers
 
 Config = TypeVar("Config")
+DTYPE_RULE = "as stored; float32 on a CPU, and bfloat16 of float32 on a CUDA GPU"
 
 
 def describe(
@@ -88,7 +89,9 @@ def describe(
         "recommended_steps": info.defaults.steps,
         "recommended_guidance": info.defaults.guidance,
         "dtype": dtype,
-        "dtype_rule": known.dtype_rule if known else "as stored; float32 on a CPU",
+        "dtype_rule": known.dtype_rule
+        if known
+        else "as stored; float32 on a CPU; bfloat16 of float32 on a CUDA GPU",
         **_as_drawn_with(
             transformer,
             autoencoder,

@@ -37,6 +37,7 @@ from opensana.runtime.quantize import (
     quantize,
     slower_here,
 )
+from opensana.runtime.tf32 import settle_float32
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
@@ -124,9 +125,10 @@ def open_model(options: LoadOptions) -> OpenModel:
     device = resolve_device(options.device)
     dtype = resolve_dtype(device, options.dtype, stored_dtype(folder, variant))
     others = part_dtype(device, dtype)
+    full = options.dtype is not None and dtype == torch.float32
+    provenance: dict[str, Any] = {**settle_float32(device, full=full)}
 
     # Load, and merge the LoRAs.
-    provenance: dict[str, Any] = {}
     if options.transformer is None:
         transformer = load_transformer(folder, variant=variant)
     else:

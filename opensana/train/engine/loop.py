@@ -17,6 +17,7 @@ from opensana.config import to_toml
 from opensana.errors import CheckpointError, NumericsError
 from opensana.files.lock import held
 from opensana.files.writing import write_atomic
+from opensana.runtime.tf32 import settle_float32
 from opensana.train.checkpoints import checkpoint
 from opensana.train.checkpoints.export import Export, Saver
 from opensana.train.checkpoints.resuming import newest, resume
@@ -57,6 +58,7 @@ def drive(
             recipe = settled(recipe, processes, saved=found.recipe() if found else None)
             check_dtype(recipe, processes.device)
             check_compiler(recipe, processes.device)
+            settle_float32(processes.device, full=recipe.dtype == "float32")
             task = build(recipe, processes)
         done = resume(found, recipe, task.parts, processes)
         with processes.raise_together():
