@@ -37,6 +37,10 @@ class NumericsError(OpensanaError):
     """NaN or infinity in a latent, a loss or a weight."""
 
 
+class OutOfMemory(OpensanaError):
+    """Pictures that memory is too short for; nothing else was changed."""
+
+
 class CheckpointError(OpensanaError):
     """A training checkpoint that is missing, incomplete or from another run."""
 

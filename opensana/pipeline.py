@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from opensana.drawing.batches import solved_batches
 from opensana.drawing.decoding import band_memory, decode_images
 from opensana.drawing.inputs import NO_INPUTS, Inputs, read_inputs
 from opensana.drawing.job import Job, make_job
 from opensana.drawing.picture import Picture, read_request
 from opensana.drawing.prompts import prompt_notes
-from opensana.drawing.solving import Stopped, encode, job_noises, job_start, solve, watched
+from opensana.drawing.solving import encode, job_noises, job_start, solve
 from opensana.flow.solvers import OnStep
 from opensana.models.open import OpenModel, few_step_model, open_model
 from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions, SchemeName
@@ -127,10 +128,10 @@ class Sana(OpenModel):
         memory = band_memory(self.autoencoder, size, memory=self.memory, notice=notice)
         for note in job.notes:
             notice(note)
-        return model._pictures(job, memory, on_step, stop or (lambda: False))
+        return model._pictures(job, memory, on_step, stop or (lambda: False), notice)
 
     def _pictures(
-        self, job: Job, memory: int | None, on_step: OnStep | None, stop: Stop
+        self, job: Job, memory: int | None, on_step: OnStep | None, stop: Stop, notice: Notice
     ) -> Generator[Picture, None, None]:
         """The pictures of a job, one batch of seeds after another, until `stop` says True.
 
@@ -141,17 +142,11 @@ class Sana(OpenModel):
         with torch.inference_mode():
             start = job_start(self, job, memory=memory)
             texts = encode(self, job, memory=memory)
-        for index, seeds in enumerate(job.batches):
-            if stop():
-                return
-            step = watched(on_step, stop, index, len(job.batches))
-            try:
-                with torch.inference_mode():
-                    noises = job_noises(self, job, seeds)
-                    latent = solve(self, job, texts, noises, on_step=step, start=start)
-                    images = decode_images(self.autoencoder, latent, memory=memory, size=job.cut_to)
-            except Stopped:
-                return
+        solved = solved_batches(self, job, texts, start, on_step=on_step, stop=stop, notice=notice)
+        for seeds, latent in solved:
+            images = decode_images(
+                self.autoencoder, latent, memory=memory, size=job.cut_to, notice=notice
+            )
             for seed, drawn in zip(seeds, images, strict=True):
                 yield self.picture(job, seed, drawn)
 

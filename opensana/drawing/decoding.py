@@ -11,11 +11,12 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import decoder_chain
 from opensana.autoencoder.streaming import decode_bands, encode
 from opensana.device import format_bytes, free_memory
-from opensana.errors import ConfigError
+from opensana.errors import ConfigError, OutOfMemory
 from opensana.models.resolution_bins import Size
 from opensana.pictures.pixels import to_image, to_images, to_levels, to_pixels
 from opensana.pictures.resize import cover
 from opensana.runtime.int8_decoder import decodes_in_8_bits
+from opensana.runtime.shortage import attempt
 
 FREE_SHARE = 0.8  # of the free memory: no plan is exact
 
@@ -58,13 +59,47 @@ def _free_memory(device: torch.device) -> int:
 
 @torch.inference_mode()
 def decode_images(
-    autoencoder: Autoencoder, latent: Tensor, *, memory: int | None, size: Size | None = None
+    autoencoder: Autoencoder,
+    latent: Tensor,
+    *,
+    memory: int | None,
+    size: Size | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> list[Image.Image]:
     """Scaled latents [B, C, h, w] to 8-bit images, with the memory that `band_memory` gave.
 
-    With a `size` the pictures are scaled and cut to it, else they have that of the latents.
+    With a `size` the pictures are scaled and cut to it, else they have that of the latents. No plan
+    is exact: where memory ends all the same, `notice` is told and bands of half the memory are
+    tried. OutOfMemory where these are too much, or without `notice`.
     """
     latent = latent.to(autoencoder.dtype)
+
+    def decoded() -> list[Image.Image]:
+        return _decoded(autoencoder, latent, memory, size)
+
+    images = attempt(decoded, autoencoder.device)
+    if images is None and notice is not None:
+        one = decoder_chain(autoencoder, 1, *latent.shape[-2:])
+        before = one.one_band_memory if memory is None else memory
+        less = min(before, _free_memory(autoencoder.device)) // 2
+        memory = max(less, one.least_memory)
+        notice(
+            "memory ended while decoding; once again, one picture at a time in bands of "
+            f"{one.plan(memory).rows[-1]} rows"
+        )
+        images = attempt(decoded, autoencoder.device)
+    if images is None:
+        height, width = (side * autoencoder.compression for side in latent.shape[-2:])
+        raise OutOfMemory(
+            f"there is not enough memory to decode {len(latent)} x {width}x{height} pixels; try "
+            "a smaller picture, or end what else uses the memory"
+        )
+    return images
+
+
+def _decoded(
+    autoencoder: Autoencoder, latent: Tensor, memory: int | None, size: Size | None
+) -> list[Image.Image]:
     if memory is not None:
         return [_in_bands(autoencoder, one, memory, size) for one in latent.split(1)]
     if decodes_in_8_bits(autoencoder):  # where a batch's other rounding would grow to some levels

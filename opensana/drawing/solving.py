@@ -3,7 +3,7 @@
 Shapes: B pictures, C channels of the latent, h w its size.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -141,19 +141,3 @@ def velocity_of(network: Network[Text], text: Text, guidance: float) -> Velocity
         return network.velocity(x, timestep.expand(len(x)), text, guidance=scale)
 
     return velocity
-
-
-class Stopped(Exception):
-    """No more is wanted; raised between two steps and caught where pictures are yielded."""
-
-
-def watched(on_step: OnStep | None, stop: Callable[[], bool], batch: int, batches: int) -> OnStep:
-    """`on_step` with its steps counted over all batches; after each, Stopped if `stop` says so."""
-
-    def watch(step: int, total: int, x: Tensor) -> None:
-        if on_step is not None:
-            on_step(batch * total + step, batches * total, x)
-        if stop():
-            raise Stopped
-
-    return watch

@@ -6,6 +6,8 @@ exact. Here both are the same: full where float32 was asked for, TF32 where it i
 in a network of half precision or on a card without bfloat16.
 """
 
+from typing import Any
+
 import torch
 
 
@@ -14,8 +16,9 @@ def settle_float32(device: torch.device, *, full: bool) -> dict[str, str]:
     if device.type != "cuda":
         return {}
     precision = "ieee" if full else "tf32"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    cuda: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    cuda.fp32_precision = cudnn.conv.fp32_precision = precision
     # Sums of float16 products stay float32: the published float16 models come near its limit.
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    cuda.allow_fp16_reduced_precision_reduction = False
     return {"float32_products": precision}

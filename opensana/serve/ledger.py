@@ -5,14 +5,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
-from opensana.errors import NumericsError, OpensanaError
+from opensana.errors import NumericsError, OpensanaError, OutOfMemory
 from opensana.serve.board import Board, Live
 from opensana.serve.events import Last
 from opensana.serve.job import JobError
 from opensana.serve.logs import log
 from opensana.serve.metrics import Metrics
 from opensana.serve.order import Order
-from opensana.serve.painter import OutOfMemory
 from opensana.serve.store import Store
 
 

@@ -7,13 +7,8 @@ from typing import Any, Protocol, TypeVar
 from PIL import Image
 
 from opensana.drawing.picture import Picture
-from opensana.errors import OpensanaError
 from opensana.request import Request
 from opensana.serve.order import Order
-
-
-class OutOfMemory(OpensanaError):
-    """A batch that does not fit; nothing of it was changed."""
 
 
 @dataclass(frozen=True)

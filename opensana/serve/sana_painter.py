@@ -25,7 +25,7 @@ from opensana.drawing.job import Job
 from opensana.drawing.picture import Picture
 from opensana.drawing.prompts import prompt_notes
 from opensana.drawing.solving import Prepared, encode, job_noises, job_start, network_of, steps_of
-from opensana.errors import OpensanaError, RequestError
+from opensana.errors import OpensanaError, OutOfMemory, RequestError
 from opensana.flow.edit import last_steps
 from opensana.flow.guidance import Velocity
 from opensana.flow.path import to_x0
@@ -33,8 +33,10 @@ from opensana.flow.solvers import Steps
 from opensana.flow.timesteps import TRAIN_LEVELS
 from opensana.pipeline import Sana
 from opensana.request import MOST_SPRINT_STEPS, Request
+from opensana.runtime.shortage import ran_out
+from opensana.serve.logs import log
 from opensana.serve.order import Order
-from opensana.serve.painter import OutOfMemory, Plan
+from opensana.serve.painter import Plan
 from opensana.serve.previews import Previewer
 from opensana.serve.texts import Texts
 from opensana.transformer.model import PreparedText, together
@@ -222,7 +224,11 @@ class SanaPainter:
         memory = band_memory(sana.autoencoder, size, memory=sana.memory, notice=lambda line: None)
         if memory is not None and len(sketches) > 1:  # one may fit where all do not
             return [picture for one in sketches for picture in self._decode([one])]
-        images = decode_images(sana.autoencoder, latent, memory=memory, size=job.cut_to)
+        # Several are decoded with fewer of them, which the worker sees to.
+        notice = None if len(sketches) > 1 else lambda line: log("memory", message=line)
+        images = decode_images(
+            sana.autoencoder, latent, memory=memory, size=job.cut_to, notice=notice
+        )
         return [
             one.sana.picture(one.job, one.job.seeds[one.index], image)
             for one, image in zip(sketches, images, strict=True)
@@ -262,13 +268,9 @@ def _memory_errors():
     """What torch says of too little memory, as OutOfMemory."""
     try:
         yield
-    except MemoryError as error:
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or not ran_out(error):
+            raise
         raise OutOfMemory(
             "there is not enough memory for this picture; try a smaller one"
         ) from error
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            raise OutOfMemory(
-                "there is not enough memory for this picture; try a smaller one"
-            ) from error
-        raise

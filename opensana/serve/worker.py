@@ -9,11 +9,12 @@ import time
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from opensana.errors import OutOfMemory
 from opensana.serve.board import Board, Live
 from opensana.serve.events import preview_event
 from opensana.serve.ledger import Ledger, job_error
 from opensana.serve.logs import log_failure
-from opensana.serve.painter import Canvas, OutOfMemory, Painter
+from opensana.serve.painter import Canvas, Painter
 
 Chosen = tuple[Live, int]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,11 +14,13 @@ from opensana.runtime.tf32 import settle_float32
 from tests import tiny
 
 CUDA = torch.device("cuda")
+MATMUL: Any = torch.backends.cuda.matmul
+CUDNN: Any = torch.backends.cudnn
 
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    matmul, conv = MATMUL, CUDNN.conv
     before = matmul.fp32_precision, conv.fp32_precision
     reduced = matmul.allow_fp16_reduced_precision_reduction
     yield
@@ -26,7 +29,7 @@ def restored() -> Iterator[None]:
 
 
 def precisions() -> tuple[str, str]:
-    return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    return MATMUL.fp32_precision, CUDNN.conv.fp32_precision
 
 
 def test_convolutions_and_matrix_products_are_alike() -> None:
@@ -34,7 +37,7 @@ def test_convolutions_and_matrix_products_are_alike() -> None:
     assert precisions() == ("tf32", "tf32")
     assert settle_float32(CUDA, full=True) == {"float32_products": "ieee"}
     assert precisions() == ("ieee", "ieee")
-    assert not torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction
+    assert not MATMUL.allow_fp16_reduced_precision_reduction
 
 
 def test_elsewhere_nothing_is_set_and_nothing_recorded() -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from opensana.errors import NumericsError
+from opensana.errors import NumericsError, OutOfMemory
 from opensana.serve.keys import Keys
-from opensana.serve.painter import OutOfMemory
 from tests.serve.gradient import Gradient, Sheet, serving
 
 
