@@ -7,10 +7,23 @@ from typing import Annotated
 from tyro.conf import arg
 
 from opensana.cli.command import Command, say
-from opensana.errors import MissingExtraError
+from opensana.errors import ConfigError, MissingExtraError
 from opensana.models.options import LoadOptions
+from opensana.request import LARGEST_SIZE, MOST_IMAGES, MOST_STEPS, SMALLEST_SIZE
 
 DAY = 86400.0
+RANGES = {
+    "port": (0, 65535),
+    "batch": (1, 1024),
+    "queue": (1, 10**6),
+    "queue_per_key": (1, 10**6),
+    "rate": (0.001, 10**6),
+    "largest_size": (SMALLEST_SIZE, LARGEST_SIZE),
+    "most_images": (1, MOST_IMAGES),
+    "most_steps": (1, MOST_STEPS),
+    "keep_days": (0, 36500),
+    "grace": (0, DAY),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Serve(LoadOptions, Command):
     insecure: bool = False
     """Answer anybody who can reach the address."""
     folder: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Where jobs and pictures are kept; left out, a folder in the user's cache for each port."""
+    """Where jobs and pictures are kept; left out, a folder in the user's cache for each model."""
     batch: Annotated[int, arg(metavar="COUNT")] = 8
     """How many pictures of one shape take their steps together."""
     exact: bool = False
@@ -51,7 +64,16 @@ class Serve(LoadOptions, Command):
     grace: Annotated[float, arg(metavar="SECONDS")] = 30.0
     """How long pictures at work may take to finish when the server is told to stop."""
 
+    def check(self) -> None:
+        """ConfigError for a number that no server can work with."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                flag = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{flag} must be {least:g} to {most:g}, got {value:g}")
+
     def run(self) -> None:
+        self.check()
         try:
             from opensana.serve import run
         except ModuleNotFoundError as error:
@@ -59,21 +81,22 @@ class Serve(LoadOptions, Command):
                 raise
             raise MissingExtraError("serve", str(error.name)) from None
         from opensana.device import parse_bytes
-        from opensana.files.user_cache import cache_folder
         from opensana.pipeline import Sana
         from opensana.serve.limits import Limits
         from opensana.serve.previews import load_previewer
         from opensana.serve.sana_painter import SanaPainter
         from opensana.serve.service import Service
-        from opensana.serve.store import Store
+        from opensana.serve.store import Store, usual_folder
+        from opensana.serve.warm_up import warm_ups
+        from opensana.weights.locate import locate
 
-        keys = run.keys_for(self.host, self.keys, insecure=self.insecure)
         keep_bytes = parse_bytes(self.keep_size)
         listener = run.bind(self.host, self.port)
-        port = listener.getsockname()[1]
-        store = Store(self.folder or cache_folder() / "serve" / str(port))
-        options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
+        keys = run.keys_for(listener, self.keys, insecure=self.insecure)
         say(f"loading {self.model}")
+        locate(self.model, revision=self.revision, variant=self.variant)
+        store = Store(self.folder or usual_folder(self.model))
+        options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
         sana = Sana.load(options.pop("model"), **options)
         painter = SanaPainter(sana, previewer=load_previewer(sana), exact=self.exact)
         usual = painter.about()
@@ -89,6 +112,6 @@ class Serve(LoadOptions, Command):
             keep_seconds=self.keep_days * DAY,
             keep_bytes=keep_bytes,
         )
-        service = Service(painter, store, limits=limits, batch=self.batch)
-        say(f"answering on http://{self.host}:{port}; Ctrl-C ends it")
+        service = Service(painter, store, limits=limits, batch=self.batch, warm_ups=warm_ups(usual))
+        say(f"answering on {run.url(listener)}; Ctrl-C ends it")
         run.serve(service, listener, keys=keys, grace=self.grace)

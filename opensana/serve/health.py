@@ -16,9 +16,9 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/readyz")
     async def readyz() -> JSONResponse:
-        """The model is loaded, and jobs are taken."""
-        state = "ready" if service.ready else "draining" if service.draining else "loading"
-        return JSONResponse({"status": state}, 200 if service.ready else 503)
+        """The model has drawn, and jobs are taken."""
+        state = service.state
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     @routes.get("/metrics")
     async def metrics() -> Response:

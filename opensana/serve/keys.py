@@ -55,8 +55,12 @@ def read_keys(path: Path) -> Keys:
     """Lines of `name:key`; # begins a comment."""
     try:
         text = path.read_text("utf-8")
-    except (OSError, UnicodeError) as error:
-        raise ConfigError(f"the keys in {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"the keys in {path} cannot be read: {error.strerror}") from error
+    except UnicodeError:
+        raise ConfigError(
+            f"the keys in {path} cannot be read: it is no text in UTF-8; write lines of name:key"
+        ) from None
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()

@@ -1,6 +1,8 @@
 """Run a server: the socket first, then the model, then requests, until a signal; then drain."""
 
 import asyncio
+import errno
+import ipaddress
 import signal
 import socket
 from contextlib import contextmanager
@@ -16,17 +18,17 @@ from opensana.serve.service import Service
 
 PRUNE_SECONDS = 600
 CLOSING_SECONDS = 5
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+BACKLOG = 2048
 
 
-def keys_for(host: str, path: Path | None, *, insecure: bool) -> Keys:
+def keys_for(listener: socket.socket, path: Path | None, *, insecure: bool) -> Keys:
     """The keys of a file; ConfigError for an address that others reach, without any."""
     if path is not None:
         return read_keys(path)
-    if host not in LOOPBACK and not insecure:
+    if not is_loopback(listener) and not insecure:
         raise ConfigError(
-            f"{host} can be reached from other machines: name a file of keys by --keys, or say "
-            "--insecure to answer anybody"
+            f"{listener.getsockname()[0]} can be reached from other machines: name a file of keys "
+            "by --keys, or say --insecure to answer anybody"
         )
     return NO_KEYS
 
@@ -40,10 +42,26 @@ def bind(host: str, port: int) -> socket.socket:
         found.bind((host, port))
     except OSError as error:
         found.close()
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; try another --port"
-        ) from error
+        raise _cannot_listen(host, port, error) from error
     return found
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether this machine alone can connect."""
+    return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
+
+
+def url(listener: socket.socket) -> str:
+    """Where it can be reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> ConfigError:
+    flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+    return ConfigError(
+        f"cannot listen on {host}, port {port}: {error.strerror}; try another {flag}"
+    )
 
 
 class _Server(uvicorn.Server):
@@ -56,9 +74,12 @@ class _Server(uvicorn.Server):
 
 def serve(service: Service, listener: socket.socket, *, keys: Keys, grace: float) -> None:
     """Answer until SIGTERM or Ctrl-C, then finish what is being drawn within `grace` seconds."""
-    host = listener.getsockname()[0]
+    try:
+        listener.listen(BACKLOG)
+    except OSError as error:  # another process, which was bound at the same time, was first
+        raise _cannot_listen(*listener.getsockname()[:2], error) from error
     config = uvicorn.Config(
-        make_app(service, keys=keys, any_host=host not in LOOPBACK),
+        make_app(service, keys=keys, any_host=not is_loopback(listener)),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -77,8 +98,7 @@ async def _serve(
         loop.add_signal_handler(number, asked.set)
     service.start()
     answering = asyncio.create_task(server.serve(sockets=[listener]))
-    host, port = listener.getsockname()[:2]
-    log("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    log("listening", url=url(listener))
     pruning = asyncio.create_task(_prune(service))
     stopping = asyncio.create_task(asked.wait())
     await asyncio.wait((answering, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from opensana.serve.worker import Worker
 
 
 class Service:
-    """A painter with its queue and its store."""
+    """A painter with its queue and its store; `warm_ups` are drawn before it is ready."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Service:
         limits: Limits | None = None,
         batch: int = 8,
         name: str = "job",
+        warm_ups: Sequence[Order] = (),
     ) -> None:
         self.limits = limits or Limits()
         self.metrics = Metrics()
@@ -44,7 +45,7 @@ class Service:
         self._batch, self._name = batch, name
         self._board = Board(Pace())
         ledger = Ledger(self._board, store, self.metrics)
-        self._worker = Worker(painter, self._board, ledger, batch=self._batch)
+        self._worker = Worker(painter, self._board, ledger, batch=batch, warm_ups=warm_ups)
         self._rates = Rates(self.limits.rate)
         self._ended: dict[str, Live] = {}
         self._about = painter.about()
@@ -65,8 +66,11 @@ class Service:
         return self._about["model"]
 
     @property
-    def ready(self) -> bool:
-        return self._worker.alive and not self.draining
+    def state(self) -> str:
+        """loading, warming_up, ready, failed or draining; only one that is ready takes load."""
+        if self.draining:
+            return "draining"
+        return self._worker.state if self._worker.alive else "loading"
 
     def drain(self) -> None:
         """Take nothing new and begin nothing; jobs at work go on."""

@@ -4,7 +4,9 @@ A job is there before its client hears of it. A picture is written whole, then n
 `kill -9` every job is finished or begun again, and no picture is half there.
 """
 
+import hashlib
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -16,6 +18,7 @@ from typing import Any
 
 from opensana.errors import ConfigError
 from opensana.files.lock import held
+from opensana.files.user_cache import cache_folder
 from opensana.files.writing import write_atomic
 from opensana.serve.job import FINISHED, ImageRecord, JobError, JobRecord, State
 from opensana.serve.order import INPUT_NAMES, InputName, Order, read_order
@@ -54,10 +57,20 @@ class Store:
         self._folder, self._lock, self._held = folder, threading.Lock(), ExitStack()
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
-            self._held.enter_context(held(folder, _busy))
+            self._held.enter_context(held(folder, lambda holder: _busy(folder, holder)))
         except OSError as error:
-            raise ConfigError(f"{folder} cannot be used: {error.strerror}; try --folder") from error
-        self._db = sqlite3.connect(folder / "jobs.sqlite3", check_same_thread=False)
+            raise _unusable(folder, error.strerror) from error
+        try:
+            self._db = sqlite3.connect(folder / "jobs.sqlite3", check_same_thread=False)
+            version = self._prepare()
+        except sqlite3.Error as error:
+            raise _unusable(folder, error) from error
+        if version not in (0, FORMAT):
+            raise ConfigError(f"{folder} is of another version of opensana; try another --folder")
+        self._remove_strays()
+
+    def _prepare(self) -> int:
+        """The format that the file had; 0 is a new one."""
         self._db.row_factory = sqlite3.Row
         with self._db:
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -65,9 +78,7 @@ class Store:
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == 0:
                 self._db.executescript(SCHEMA + f"PRAGMA user_version = {FORMAT};")
-        if version not in (0, FORMAT):
-            raise ConfigError(f"{folder} is of another version of opensana; try another --folder")
-        self._remove_strays()
+        return version
 
     def close(self) -> None:
         with self._lock:
@@ -188,8 +199,24 @@ class Store:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _busy(holder: str) -> ConfigError:
-    return ConfigError(f"another server uses this folder ({holder}); name another by --folder")
+def usual_folder(model: str | Path) -> Path:
+    """Where the jobs of a model are kept, whatever the port: one server has them at a time."""
+    path, name = Path(model).expanduser(), str(model).replace("/", "--")
+    if path.exists():  # two folders of one name are told apart
+        path = path.resolve()
+        name = f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    return cache_folder() / "serve" / name
+
+
+def _busy(folder: Path, holder: str) -> ConfigError:
+    return ConfigError(
+        f"another server ({holder}) keeps its jobs in {folder}; stop it, or give this one a "
+        "--folder of its own"
+    )
+
+
+def _unusable(folder: Path, why: object) -> ConfigError:
+    return ConfigError(f"{folder} cannot be used: {why}; try another --folder")
 
 
 def _content(path: Path) -> bytes | None:

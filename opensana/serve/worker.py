@@ -7,24 +7,37 @@ have not begun, and ends those that are done. Nothing else touches the painter.
 import threading
 import time
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from opensana.errors import OutOfMemory
 from opensana.serve.board import Board, Live
 from opensana.serve.events import preview_event
 from opensana.serve.ledger import Ledger, job_error
-from opensana.serve.logs import log_failure
+from opensana.serve.logs import log, log_failure
+from opensana.serve.order import Order
 from opensana.serve.painter import Canvas, Painter
+from opensana.serve.warm_up import draw_first
 
 Chosen = tuple[Live, int]
+State = Literal["warming_up", "ready", "failed"]
+"""failed: the warm-up could not be drawn, and nothing since."""
 
 
 class Worker:
     """Draws what is on the board until it is told to stop."""
 
-    def __init__(self, painter: Painter[Any], board: Board, ledger: Ledger, *, batch: int) -> None:
+    def __init__(
+        self,
+        painter: Painter[Any],
+        board: Board,
+        ledger: Ledger,
+        *,
+        batch: int,
+        warm_ups: Sequence[Order] = (),
+    ) -> None:
         self._painter, self._board, self._ledger = painter, board, ledger
-        self._batch = batch
+        self._batch, self._warm_ups = batch, warm_ups
+        self.state: State = "warming_up" if warm_ups else "ready"
         self._fits: dict[Hashable, int] = {}  # lanes in which memory was short
         self._draining = self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="worker", daemon=True)
@@ -54,6 +67,7 @@ class Worker:
         return self._thread.is_alive()
 
     def _loop(self) -> None:
+        self._warm_up()
         while not self._stopped:
             for live in self._board.all():
                 if live.cancelled:
@@ -68,6 +82,21 @@ class Worker:
                 continue
             most = self._fits.get(batch[0][0].plan.lane, self._batch)
             self._advance(batch[:most])
+
+    def _warm_up(self) -> None:
+        start = time.monotonic()
+        try:
+            draw_first(self._painter, self._warm_ups, self._board.pace, self._is_ending)
+        except Exception as error:
+            self.state = "failed"
+            log_failure(error)
+            return
+        self.state = "ready"
+        if self._warm_ups:
+            log("ready", warm_up=round(time.monotonic() - start, 3))
+
+    def _is_ending(self) -> bool:
+        return self._stopped or self._draining
 
     def _advance(self, batch: Sequence[Chosen]) -> None:
         """One step of each picture, and what comes before its first and after its last."""
@@ -139,6 +168,7 @@ class Worker:
             pictures = self._painter.finish([live.canvases[index] for live, index in some])
             for (live, index), picture in zip(some, pictures, strict=True):
                 self._ledger.drawn(live, index, picture.png())
+                self.state = "ready"
 
         self._attempt(done, finish)
         for live in dict.fromkeys(live for live, _ in done):
