@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+from transformers import Gemma2Model
 
 from benchmarks.decode_memory import peak_memory
+from benchmarks.random_model import GEMMA_2_2B, PROMPT, SPREAD, tokenizer
 from benchmarks.timing import machine
 from opensana.autoencoder import Autoencoder, AutoencoderConfig
 from opensana.device import format_bytes
@@ -42,18 +42,7 @@ from opensana.transformer.model import Transformer
 from opensana.weights.aligned import align
 from opensana.weights.safetensors import write_safetensors
 
-GEMMA_2_2B = Gemma2Config(
-    vocab_size=256000,
-    hidden_size=2304,
-    intermediate_size=9216,
-    num_hidden_layers=26,
-    num_attention_heads=8,
-    num_key_value_heads=4,
-    head_dim=256,
-)
 PRESETS = ("sana_600m_1024", "sana_1600m_1024")
-SPREAD = 0.02
-PROMPT = "a red fox sleeping in the snow under a birch, soft morning light, photograph"
 
 
 def random_state(module: nn.Module) -> dict[str, Tensor]:
@@ -106,23 +95,6 @@ def write_text(module: nn.Module, part: Path) -> None:
     align(plain, part / "model.safetensors")
     plain.unlink()
     write_json(part / "config.json", {**GEMMA_2_2B.to_dict(), QUANTIZATION: METHOD})
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A token a word or sign, <bos> in front: about as many as Gemma's."""
-    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    core.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        bos_token="<bos>",
-        unk_token="<unk>",
-    )
 
 
 def draw(folder: Path, options: argparse.Namespace) -> dict[str, Any]:

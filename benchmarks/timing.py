@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -51,6 +51,19 @@ def _everyone() -> float:
     return (user + nice + system) * TICK
 
 
+def finished(device: torch.device, side: Callable[[], object]) -> Callable[[], object]:
+    """The same call, which returns once the device has done all of it."""
+    if device.type == "cpu":
+        return side
+
+    def call() -> object:
+        made = side()
+        torch.accelerator.synchronize(device)
+        return made
+
+    return call
+
+
 def machine() -> dict[str, object]:
     """The date, processor, threads and versions that a figure belongs to."""
     packages = ("torch", "transformers", "diffusers")
@@ -60,8 +73,15 @@ def machine() -> dict[str, object]:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:
