@@ -4,6 +4,8 @@ The text encoder has the shape of Gemma 2 2B without its vocabulary, and reads o
 one token, about as many as Gemma's.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +56,7 @@ TINY_AUTOENCODER = AutoencoderConfig(
     decoder_layers_per_block=(1,) * 6,
     attention_head_dim=16,
 )
-TINY_TEXT = {
+TINY_TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
@@ -75,6 +77,17 @@ def transformer_config(preset: str, *, tiny: bool = False) -> TransformerConfig:
 
 def autoencoder_config(*, tiny: bool = False) -> AutoencoderConfig:
     return TINY_AUTOENCODER if tiny else autoencoder_preset(AUTOENCODER)
+
+
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors that name no number format have this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @torch.no_grad()
@@ -112,13 +125,8 @@ def random_text(device: torch.device, dtype: torch.dtype, *, tiny: bool = False)
     values = {**GEMMA_2_2B.to_dict(), "vocab_size": len(words)}
     if tiny:
         values |= {**TINY_TEXT, "layer_types": None}
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # in float32 it would take twice the memory that it keeps
-    try:
-        with device:
-            model = Gemma2Model._from_config(Gemma2Config(**values), attn_implementation="eager")
-    finally:
-        torch.set_default_dtype(default)
+    with device, made_in(dtype):  # in float32 it would take twice the memory that it keeps
+        model: Any = Gemma2Model._from_config(Gemma2Config(**values), attn_implementation="eager")
     return TextEncoder(model.to(dtype), words)
 
 

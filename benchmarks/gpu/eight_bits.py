@@ -9,7 +9,7 @@ import torch
 from benchmarks.gpu.measuring import attempt, milliseconds, relative, short
 from benchmarks.gpu.parts import Note, Setting
 from benchmarks.random_model import random_transformer, transformer_config
-from opensana.flow.guidance import guided
+from opensana.flow.guidance import guided_velocity
 from opensana.runtime.int8 import int_mm, quantised
 from opensana.runtime.placing import place
 from opensana.runtime.quantize import Quantization, join_products, quantize
@@ -25,13 +25,13 @@ def run(setting: Setting, note: Note) -> None:
     for tokens in (64,) if setting.tiny else TOKENS:
         for name, (inner, outer) in shapes(config).items():
             note(f"{name}_{tokens}", product(setting, tokens, inner, outer))
-    note("guided_step", attempt(lambda: step(setting, config)))
+    note("guided_step", attempt(setting, lambda: step(setting, config)))
 
 
 def shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
     """Channels in and out of a block's products of the image's tokens."""
     width, hidden = config.width, config.hidden
-    square = {name: (width, width) for name in ("to_out", "cross_to_q", "cross_to_out")}
+    square = dict.fromkeys(("to_out", "cross_to_q", "cross_to_out"), (width, width))
     return {
         "to_qkv": (width, 3 * width),
         **square,
@@ -71,8 +71,8 @@ def product(setting: Setting, tokens: int, inner: int, outer: int) -> dict[str, 
 
     return {
         "plain": timed(lambda: x @ weight.t()),
-        "int8": attempt(lambda: timed(in_int8)),
-        "float8": attempt(lambda: timed(float8)),
+        "int8": attempt(setting, lambda: timed(in_int8)),
+        "float8": attempt(setting, lambda: timed(float8)),
     }
 
 
@@ -116,4 +116,4 @@ def guided_step(network: Transformer) -> Callable[[], torch.Tensor]:
         )
         texts.append(network.fold(network.prepare_text(states)))
     velocities = [lambda x, t, text=text: network.velocity(x, t, text) for text in texts]
-    return lambda: guided(*velocities, 4.5)(latent, time)
+    return lambda: guided_velocity(velocities, 4.5)(latent, time)

@@ -21,11 +21,16 @@ def run(setting: Setting, note: Note) -> None:
         note("copy_gb_per_second", short(measured_bandwidth(setting.device) / 1e9))
     side = TINY_SIDE if setting.tiny else SIDE
     for name, product in products(setting.device, side).items():
-        note(f"{name}_tflops", attempt(lambda product=product: tflops(setting, side, product)))
+        note(
+            f"{name}_tflops",
+            attempt(setting, lambda product=product: tflops(setting, side, product)),
+        )
     one = torch.zeros(1, device=setting.device)
     note("empty_launch_us", launch(setting, lambda: one.add_(1)))
     if setting.device.type == "cuda":
-        note("graph_node_us", attempt(lambda: launch(setting, graph_of_nodes(one)) / NODES))
+        note(
+            "graph_node_us", attempt(setting, lambda: launch(setting, graph_of_nodes(one)) / NODES)
+        )
 
 
 def description(device: torch.device) -> dict[str, Any]:

@@ -35,18 +35,22 @@ def run(setting: Setting, note: Note) -> None:
     main = random_sana(MAIN, setting.device, setting.dtype, tiny=setting.tiny)
     here = None if setting.tiny else limits("this", str(setting.dtype).removeprefix("torch."))
     for side in (64,) if setting.tiny else SIDES:
-        note(f"0.6B_{side}", attempt(lambda side=side: measured(setting, main, side, here)))
+        note(
+            f"0.6B_{side}", attempt(setting, lambda side=side: measured(setting, main, side, here))
+        )
         if side in (64, MAIN_SIDE):
-            note("waits_of_the_loop", attempt(lambda side=side: waits(setting, main, side)))
-            note("goal", attempt(lambda side=side: goal(setting, main, side)))
+            note(
+                "waits_of_the_loop", attempt(setting, lambda side=side: waits(setting, main, side))
+            )
+            note("goal", attempt(setting, lambda side=side: goal(setting, main, side)))
     side = 64 if setting.tiny else MAIN_SIDE
     if not setting.tiny:
         large = random_sana("sana_1600m_1024", setting.device, setting.dtype)
-        note("1.6B_1024", attempt(lambda: measured(setting, large, side, here)))
+        note("1.6B_1024", attempt(setting, lambda: measured(setting, large, side, here)))
         del large
         # Last: how long compiling takes is not known.
         compile_blocks(main.transformer)
-        note("0.6B_1024_compiled", attempt(lambda: measured(setting, main, side, here)))
+        note("0.6B_1024_compiled", attempt(setting, lambda: measured(setting, main, side, here)))
 
 
 def measured(setting: Setting, model: Sana, side: int, here: Limits | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from benchmarks.gpu.parts import Setting
 from benchmarks.timing import finished, medians
 
 Call = Callable[[], object]
+FAILED = "failed"
+"""How the figure of a fault begins."""
 
 
 def short(value: float) -> float:
@@ -49,10 +51,21 @@ def peak_memory(device: torch.device, call: Call) -> int | None:
     return torch.cuda.max_memory_allocated(device)
 
 
-def attempt(call: Callable[[], object]) -> object:
-    """What a call gives, or in one line why this device or this torch does not do it."""
+def attempt(setting: Setting, call: Callable[[], object]) -> object:
+    """What a call gives, or in one line why there is nothing; the next one may still go well.
+
+    What a device lacks, and too little memory, are answers. Any other fault makes the run fail:
+    in tiny shapes at once, else when all has been measured.
+    """
     try:
         return call()
-    except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError) as error:
-        torch.accelerator.empty_cache() if torch.accelerator.is_available() else None
-        return f"not here: {' '.join(str(error).split())[:160]}"
+    except (NotImplementedError, torch.OutOfMemoryError) as error:
+        return f"not here: {_line(error)}"
+    except Exception as error:
+        if setting.tiny:
+            raise
+        return f"{FAILED}: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

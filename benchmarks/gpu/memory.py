@@ -46,7 +46,7 @@ def planned(setting: Setting, preset: str, model: Sana) -> dict[str, float]:
 
 
 def drawing(setting: Setting, model: Sana, side: int) -> dict[str, Any]:
-    """The peak of a picture of two steps, whole and with decoding limited to a third of its plan."""
+    """The peak of a picture of two steps, decoded at once and in a third of the plan for that."""
     chain = decoder_chain(model.autoencoder, 1, side // 32, side // 32)
     limit = max(chain.least_memory, chain.one_band_memory // 3)
     found: dict[str, Any] = {"decode_planned_gib": short(chain.one_band_memory / 2**30)}

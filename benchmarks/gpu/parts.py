@@ -19,6 +19,8 @@ import torch
 Note = Callable[[str, object], None]
 """Called with the name and the value of a figure as soon as it is known; values become JSON."""
 Status = Literal["done", "failed", "out of time"]
+STARTING = 120.0
+"""Seconds in which a process must have imported what it needs."""
 LEAVING = 5.0
 """Seconds for a process that is done to put its things away."""
 PRELOADED = ["torch", "opensana.pipeline", "transformers.models.gemma2.modeling_gemma2"]
@@ -60,11 +62,13 @@ def run_part(module: str, seconds: float, setting: Setting) -> Outcome:
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(theirs, module, setting), daemon=True)
-    begun, figures = monotonic(), dict[str, Any]()
+    figures: dict[str, Any] = {}
     process.start()
     theirs.close()
     status: Status = "out of time"
     error = ""
+    ours.poll(STARTING)  # the first message says that imports are done
+    begun = monotonic()
     while ours.poll(max(0.0, begun + seconds - monotonic())):
         try:
             kind, name, value = ours.recv()
@@ -72,6 +76,8 @@ def run_part(module: str, seconds: float, setting: Setting) -> Outcome:
             process.join()
             status, error = "failed", f"its process ended with code {process.exitcode}"
             break
+        if kind == "begun":
+            continue
         if kind == "figure":
             figures[name] = value
             continue
@@ -91,7 +97,9 @@ def _work(pipe: Connection, module: str, setting: Setting) -> None:
     if setting.tiny:  # at these sizes threads cost more than they bring
         torch.set_num_threads(1)
     try:
-        import_module(module).run(setting, note)
+        part = import_module(module)
+        pipe.send(("begun", "", ""))
+        part.run(setting, note)
         pipe.send(("done", "", ""))
     except Exception:
         pipe.send(("failed", "", traceback.format_exc(limit=-4)))

@@ -31,9 +31,7 @@ def run(setting: Setting, note: Note) -> None:
 
 
 @torch.inference_mode()
-def pictures_per_second(
-    setting: Setting, model: Sana, side: int, batch: int
-) -> dict[str, float]:
+def pictures_per_second(setting: Setting, model: Sana, side: int, batch: int) -> dict[str, float]:
     steps = 2 if setting.tiny else 20
     job = model.job(Request(PROMPT, width=side, height=side, steps=steps, guidance=4.5, seed=1))
     texts = encode(model, job)

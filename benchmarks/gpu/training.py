@@ -50,19 +50,19 @@ def run(setting: Setting, note: Note) -> None:
     with TemporaryDirectory() as name:
         folder, made = Path(name), False
         for variant in TINY_VARIANTS if setting.tiny else VARIANTS:
-            recipe = recipe_of(setting, variant, folder)
+            dtype = best_format(setting.device)
+            recipe = recipe_of(setting, variant, folder, dtype=dtype)
             config = TransformerConfig.from_dict(recipe.model or {})
             if not made:
                 write_random_features(folder / "cache", config)
                 made = True
-            note(variant, attempt(lambda recipe=recipe: measured(setting, recipe)))
+            note(variant, attempt(setting, lambda recipe=recipe: measured(setting, recipe)))
 
 
-def recipe_of(setting: Setting, variant: str, folder: Path) -> TransformerRecipe:
+def recipe_of(setting: Setting, variant: str, folder: Path, *, dtype: str) -> TransformerRecipe:
     batch, changes = VARIANTS[variant]
     own = [f"data.folder={folder / 'cache'}", f"run={folder / 'run'}", *ALONE, *changes]
-    own += [f"dtype={best_format(setting.device)}"]
-    own += [f"batch={TINY_BATCH if setting.tiny else batch}"]
+    own += [f"dtype={dtype}", f"batch={TINY_BATCH if setting.tiny else batch}"]
     if setting.tiny:
         own += [f"model.{name}={getattr(TINY_TRANSFORMER, name)}" for name in TINY_MODEL]
     recipe = load_recipe(RECIPE, own)
@@ -73,7 +73,7 @@ def recipe_of(setting: Setting, variant: str, folder: Path) -> TransformerRecipe
 def write_random_features(folder: Path, config: TransformerConfig) -> None:
     """A cache of a few samples with one caption each, of 10 to LONGEST_TEXT tokens."""
     random, side = np.random.default_rng(0), config.sample_size
-    keys = dict.fromkeys(TEXT_KEYS, "random")
+    keys: dict[str, str] = dict.fromkeys(TEXT_KEYS, "random")
     lengths = np.linspace(10, LONGEST_TEXT, SAMPLES).astype(int)
     states = [random.standard_normal((n, config.caption_channels)) for n in lengths]
     text = folder.with_name("text")
