@@ -21,6 +21,7 @@ from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.models.scheduler import DPM, SCM
 from opensana.pipeline import Sana
 from opensana.runtime.placing import part_dtype, prepare_for_inference
+from opensana.runtime.tf32 import settle_float32
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
@@ -151,6 +152,7 @@ def random_sana(
     preset: str, device: torch.device, dtype: torch.dtype, *, tiny: bool = False
 ) -> Sana:
     """A model of a published shape, ready to draw."""
+    settle_float32(device, full=False)
     transformer = transformer_config(preset, tiny=tiny)
     others = part_dtype(device, dtype)
     few = transformer.guidance_embeds

@@ -7,7 +7,7 @@ float64; the cores that are float32 by design stay so.
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -194,10 +194,18 @@ def mix_ffn(*, tiny: bool) -> Case:
 # ------------------------------------------------------------------ autoencoder and text
 
 
+@cache
+def dc_ae(tiny: bool) -> Autoencoder:
+    """One for all ways: its 300 million numbers take seconds to draw."""
+    network = Autoencoder(autoencoder_config(tiny=tiny))
+    randomised(network, spread=0.01)
+    return network
+
+
 def autoencoder(way: str, *, tiny: bool) -> Case:
     """Encoding, decoding, or decoding in bands of rows, of a picture of 128 pixels."""
-    config = autoencoder_config(tiny=tiny)
-    module = randomised(Autoencoder(config), spread=0.01)
+    module = dc_ae(tiny)
+    config = module.config
     if way == "encode":
         return Case(
             module,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from benchmarks.gpu.parts import Setting
 from benchmarks.timing import finished, medians
+from opensana.errors import OutOfMemory
 
 Call = Callable[[], object]
 FAILED = "failed"
@@ -59,7 +60,7 @@ def attempt(setting: Setting, call: Callable[[], object]) -> object:
     """
     try:
         return call()
-    except (NotImplementedError, torch.OutOfMemoryError) as error:
+    except (NotImplementedError, torch.OutOfMemoryError, OutOfMemory) as error:
         return f"not here: {_line(error)}"
     except Exception as error:
         if setting.tiny:

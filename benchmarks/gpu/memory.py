@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import torch
-
-from benchmarks.gpu.measuring import peak_memory, short
+from benchmarks.gpu.measuring import attempt, peak_memory, short
 from benchmarks.gpu.parts import Note, Setting
 from benchmarks.random_model import PROMPT, autoencoder_config, random_sana, transformer_config
 from opensana.autoencoder.plan import decoder_chain
@@ -22,10 +20,8 @@ def run(setting: Setting, note: Note) -> None:
         model = random_sana(preset, setting.device, setting.dtype, tiny=setting.tiny)
         note(f"{preset}_planned", planned(setting, preset, model))
         for side in (64,) if setting.tiny else SIDES:
-            try:
-                note(f"{preset}_{side}", drawing(setting, model, side))
-            except torch.OutOfMemoryError:
-                note(f"{preset}_{side}", "out of memory")
+            found = attempt(setting, lambda m=model, side=side: drawing(setting, m, side))
+            note(f"{preset}_{side}", found)
         del model
 
 

@@ -1,15 +1,13 @@
 """Whether the device computes what a CPU computes in float64, in every format; and emoji-256."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from benchmarks.gpu.cases import cases
 from benchmarks.gpu.measuring import relative, short
 from benchmarks.gpu.parts import Note, Setting
+from opensana.runtime.tf32 import settle_float32
 from tests.gpu import golden
 
 LEAST_DECIBELS = 40.0
@@ -22,12 +20,13 @@ class Format:
 
     dtype: torch.dtype
     bound: float
-    fp32_precision: str = "ieee"
+    full: bool = True
+    """Whether float32 is multiplied in full on CUDA, or as TF32."""
 
 
 FORMATS = {
     "float32": Format(torch.float32, 1e-5),
-    "tf32": Format(torch.float32, 2e-3, "tf32"),
+    "tf32": Format(torch.float32, 2e-3, full=False),
     "bfloat16": Format(torch.bfloat16, 2e-2),
     "float16": Format(torch.float16, 5e-3),
 }
@@ -41,20 +40,6 @@ def formats(device: torch.device) -> dict[str, Format]:
     return {name: FORMATS[name] for name in names}
 
 
-@contextmanager
-def products_in(form: Format) -> Iterator[None]:
-    """Products and convolutions of float32 as the format has them, on CUDA."""
-    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv")]  # noqa: B009
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = form.fp32_precision
-    try:
-        yield
-    finally:
-        for backend, old in zip(backends, before, strict=True):
-            backend.fp32_precision = old
-
-
 def run(setting: Setting, note: Note) -> None:
     wrong: list[str] = []
     for name, make in cases(tiny=setting.tiny).items():
@@ -63,8 +48,8 @@ def run(setting: Setting, note: Note) -> None:
         for label, form in formats(setting.device).items():
             if form.dtype == torch.float16 and not case.halves:
                 continue
-            with products_in(form):
-                errors[label] = relative(case.found(setting.device, form.dtype), expected)
+            settle_float32(setting.device, full=form.full)
+            errors[label] = relative(case.found(setting.device, form.dtype), expected)
             most = case.slack * form.bound
             if not errors[label] <= most:  # NaN is wrong too
                 wrong.append(f"{name} in {label}: {errors[label]} of at most {most}")

@@ -23,6 +23,7 @@ from opensana.pictures.sheet import grid
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.placing import part_dtype, prepare_for_inference
+from opensana.runtime.tf32 import settle_float32
 from opensana.text.encoder import TextEncoder, TextStates
 from opensana.weights.locate import locate
 from opensana.weights.safetensors import read_safetensors, write_safetensors
@@ -92,6 +93,7 @@ def model(
     """emoji-256 as it is loaded there, with kept texts for a text encoder."""
     folder = locate(MODEL)
     others = others or part_dtype(device, dtype)
+    settle_float32(device, full=dtype == torch.float32)
     return Sana(
         cast(TextEncoder, KeptTexts(texts)),
         prepare_for_inference(load_transformer(folder), device, dtype),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu.parity import FORMATS, products_in
 from benchmarks.gpu.parts import Setting
 from benchmarks.gpu.training import recipe_of, write_random_features
+from opensana.runtime.tf32 import settle_float32
 from opensana.train.engine.parallel import Processes
 from opensana.train.transformer.task import transformer_task
 from opensana.transformer.config import TransformerConfig
@@ -25,8 +25,8 @@ def test_the_same_losses(variant: str, device: torch.device, tmp_path: Path) -> 
     losses = []
     for place in (torch.device("cpu"), device):
         task = transformer_task(recipe, Processes(device=place))
-        with products_in(FORMATS["float32"]):
-            losses.append([task.train(i, task.prepare(i))["loss"] for i in range(STEPS)])
+        settle_float32(place, full=True)
+        losses.append([task.train(i, task.prepare(i))["loss"] for i in range(STEPS)])
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 
