@@ -6,13 +6,12 @@ What such a server left behind is drawn again, since its seeds are known.
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from opensana.errors import OpensanaError
 from opensana.serve.board import Live
 from opensana.serve.job import ImageRecord, JobError, JobRecord
 from opensana.serve.order import Order
-from opensana.serve.painter import Painter, Plan
+from opensana.serve.painter import Plan, Planner
 from opensana.serve.store import Store
 
 MOST_ATTEMPTS = 3
@@ -41,7 +40,7 @@ def new_record(id: str, order: Order, plan: Plan, *, key: str, kind: str) -> Job
     )
 
 
-def unfinished(store: Store, painter: Painter[Any]) -> Iterator[Live]:
+def unfinished(store: Store, planner: Planner) -> Iterator[Live]:
     """The jobs to draw, oldest first; those that cannot be are noted as interrupted."""
     for record in store.unfinished():
         attempts = record.attempts + (record.state == "running")
@@ -49,7 +48,7 @@ def unfinished(store: Store, painter: Painter[Any]) -> Iterator[Live]:
             _give_up(store, record, f"the server ended {attempts} times while it drew this")
             continue
         try:
-            plan = painter.plan(store.order(record.id))
+            plan = planner.plan(store.order(record.id))
         except OpensanaError as error:
             _give_up(store, record, f"the server was stopped, and now: {error}")
             continue

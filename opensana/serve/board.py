@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from opensana.serve.events import EventLog
@@ -43,17 +43,25 @@ class Board:
     def __init__(self, pace: Pace) -> None:
         self.pace, self.schedule = pace, Schedule()
         self.changed = threading.Condition()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called beside `changed`, by the thread that changed something."""
         self._jobs: dict[str, Live] = {}
+
+    def tell(self) -> None:
+        """Wake whoever draws."""
+        with self.changed:
+            self.changed.notify_all()
+        self.on_change()
 
     def add(self, live: Live) -> None:
         with self.changed:
             self._jobs[live.record.id] = live
-            self.changed.notify_all()
+            self.tell()
 
     def remove(self, live: Live) -> None:
         with self.changed:
             self._jobs.pop(live.record.id, None)
-            self.changed.notify_all()
+            self.tell()
 
     def cancel(self, id: str) -> Live | None:
         """The job, if it is unfinished; it ends before the worker's next step."""
@@ -61,7 +69,7 @@ class Board:
             live = self._jobs.get(id)
             if live is not None:
                 live.cancelled = True
-                self.changed.notify_all()
+                self.tell()
             return live
 
     def get(self, id: str) -> Live | None:
@@ -86,11 +94,12 @@ class Board:
         jobs = {one.record.id: one for one in self.all() if not one.cancelled}
         if begun_only:
             jobs = {id: one for id, one in jobs.items() if one.record.state == "running"}
-        waiting = [one for live in jobs.values() for one in self._waiting(live)]
+        waiting = [one for live in jobs.values() for one in self.waiting(live)]
         chosen = self.schedule.choose(waiting, time.monotonic(), most)
         return [(jobs[one.job], one.index) for one in chosen]
 
-    def _waiting(self, live: Live) -> Iterator[Waiting]:
+    def waiting(self, live: Live) -> Iterator[Waiting]:
+        """Its pictures that are not drawn."""
         step, left = self.pace.step(live.plan.lane, live.plan.work), self.left(live)
         for index in live.open_images:
             yield Waiting(
@@ -104,6 +113,10 @@ class Board:
                 since=live.since,
             )
 
+    def wait(self, work: float) -> float:
+        """Seconds until so much is done."""
+        return self.pace.seconds(work, 0) / self.pace.painters
+
     def left(self, live: Live) -> float:
         """Seconds of work in a job."""
         return self.pace.seconds(live.work_left, len(live.open_images))
@@ -114,9 +127,9 @@ class Board:
         own = self.left(live)
         if live.record.state == "running":
             shared = [min(self.left(one), own) for one in running if one is not live]
-            return replace(live.record, eta=own + sum(shared))
+            return replace(live.record, eta=own + sum(shared) / self.pace.painters)
         ahead = self.ahead(live)
-        seconds = sum(map(self.left, [*running, *ahead]))
+        seconds = sum(map(self.left, [*running, *ahead])) / self.pace.painters
         return replace(live.record, queue_position=len(ahead) + 1, eta=own + seconds)
 
     def ahead(self, live: Live) -> list[Live]:

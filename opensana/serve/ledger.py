@@ -68,6 +68,11 @@ class Ledger:
             live.record = replace(live.record, notes=(*live.record.notes, message))
             live.log.add("note", message=message)
 
+    def lost(self, live: Live, index: int) -> None:
+        """A picture's replica died; it is begun again from its seed."""
+        live.record = live.record.with_image(index, step=0)
+        self.noted(live, f"the replica that drew picture {index + 1} died; it is drawn again")
+
     def failed(self, live: Live, error: JobError) -> None:
         if not live.record.is_finished:
             self._metrics.failed(error.code)

@@ -28,6 +28,9 @@ class Metrics:
         self.depth = prometheus.Gauge(
             "sana_queue_depth", "Jobs that are not finished", registry=registry
         )
+        self.painters = prometheus.Gauge(
+            "sana_painters", "Copies of the model that are ready to draw", registry=registry
+        )
         self.wait = prometheus.Histogram(
             "sana_queue_wait_seconds",
             "From a job's coming to its begin",

@@ -15,6 +15,8 @@ class Pace:
         self._steps: dict[Hashable, float] = {}
         self._rate: float | None = None
         self._ends: float = 0.0
+        self.painters = 1
+        """How many draw side by side; the measurements are of one."""
 
     def stepped(self, lane: Hashable, seconds: float, work: int) -> None:
         """A batch took a step; `work` is of all its pictures."""

@@ -50,16 +50,20 @@ class Canvas(Protocol):
 Sheet = TypeVar("Sheet", bound=Canvas)
 
 
-class Painter(Protocol[Sheet]):
-    """Draws pictures step by step. All but `plan` and `about` run on the worker's thread alone."""
+class Planner(Protocol):
+    """Knows what can be drawn, on any thread, without the networks."""
 
     def about(self) -> dict[str, Any]:
         """The model's part of the capabilities."""
         ...
 
     def plan(self, order: Order) -> Plan:
-        """Everything decided, on any thread, without the networks; RequestError."""
+        """Everything decided; RequestError."""
         ...
+
+
+class Painter(Planner, Protocol[Sheet]):
+    """Draws pictures step by step, on the worker's thread alone."""
 
     def open(self, wanted: Sequence[tuple[Plan, int]]) -> Sequence[Sheet]:
         """Pictures of one lane, each the plan's of that index, before their first step."""

@@ -96,7 +96,7 @@ async def _serve(
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    service.start()
+    await asyncio.to_thread(service.start)  # Ray plans on another thread than this
     answering = asyncio.create_task(server.serve(sockets=[listener]))
     log("listening", url=url(listener))
     pruning = asyncio.create_task(_prune(service))

@@ -12,6 +12,7 @@ import fastapi
 from opensana import __version__
 from opensana.serve.beginnings import new_record, unfinished
 from opensana.serve.board import Board, Live
+from opensana.serve.dispatcher import Dispatcher, Replicas
 from opensana.serve.errors import ApiError
 from opensana.serve.events import LAST, Event
 from opensana.serve.job import JobRecord
@@ -27,11 +28,14 @@ from opensana.serve.worker import Worker
 
 
 class Service:
-    """A painter with its queue and its store; `warm_ups` are drawn before it is ready."""
+    """A painter, or replicas that have one each, with their queue and their store.
+
+    `warm_ups` are drawn before it is ready, unless by replicas: each draws its own.
+    """
 
     def __init__(
         self,
-        painter: Painter[Any],
+        painter: Painter[Any] | Replicas,
         store: Store,
         *,
         limits: Limits | None = None,
@@ -45,13 +49,17 @@ class Service:
         self._batch, self._name = batch, name
         self._board = Board(Pace())
         ledger = Ledger(self._board, store, self.metrics)
-        self._worker = Worker(painter, self._board, ledger, batch=batch, warm_ups=warm_ups)
+        if isinstance(painter, Replicas):
+            self._worker = Dispatcher(painter, self._board, ledger)
+        else:
+            self._worker = Worker(painter, self._board, ledger, batch=batch, warm_ups=warm_ups)
         self._rates = Rates(self.limits.rate)
         self._ended: dict[str, Live] = {}
         self._about = painter.about()
         self.draining = False
         self.auth = False  # `make_app` knows
         self.metrics.depth.set_function(lambda: len(self._board.all()))
+        self.metrics.painters.set_function(lambda: self._worker.painters)
 
     def start(self) -> None:
         """Begin to draw, first the jobs that a server before this one left unfinished."""
@@ -114,6 +122,7 @@ class Service:
                 "waiting_pixel_steps": self._board.work(),
                 "jobs": len(self._board.all()),
                 "batch": self._batch,
+                "painters": self._worker.painters,
             },
             "keep": {"seconds": self.limits.keep_seconds, "bytes": self.limits.keep_bytes},
         }
@@ -169,17 +178,20 @@ class Service:
     def _check_open(self) -> None:
         if self.draining or not self._worker.alive:
             raise ApiError(503, "the server is about to stop", code="draining", retry_after=5)
+        if not self._worker.painters:
+            message = "no replica is ready; wait until one is"
+            raise ApiError(503, message, code="not_ready", retry_after=5)
 
     def _check_room(self, work: int, caller: Key) -> None:
         """ApiError where the queue has no room; a queue that is empty takes anything."""
         limits = self.limits
         own, all = self._board.work(caller.name), self._board.work()
         if limits.queue_of_key is not None and own and own + work > limits.queue_of_key:
-            wait = self._board.pace.seconds(own + work - limits.queue_of_key, 0)
+            wait = self._board.wait(own + work - limits.queue_of_key)
             message = "this key has as much waiting as it may; wait until some is drawn"
             raise ApiError(429, message, code="queue_full_for_key", retry_after=wait)
         if all and all + work > limits.queue:
-            wait = self._board.pace.seconds(all + work - limits.queue, 0)
+            wait = self._board.wait(all + work - limits.queue)
             message = "the queue is full; wait until some is drawn"
             raise ApiError(503, message, code="queue_full", retry_after=wait)
 

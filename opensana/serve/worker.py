@@ -16,6 +16,7 @@ from opensana.serve.ledger import Ledger, job_error
 from opensana.serve.logs import log, log_failure
 from opensana.serve.order import Order
 from opensana.serve.painter import Canvas, Painter
+from opensana.serve.relay import Relay
 from opensana.serve.warm_up import draw_first
 
 Chosen = tuple[Live, int]
@@ -30,7 +31,7 @@ class Worker:
         self,
         painter: Painter[Any],
         board: Board,
-        ledger: Ledger,
+        ledger: Ledger | Relay,
         *,
         batch: int,
         warm_ups: Sequence[Order] = (),
@@ -65,6 +66,11 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def painters(self) -> int:
+        """How many are ready."""
+        return int(self.alive)
 
     def _loop(self) -> None:
         self._warm_up()

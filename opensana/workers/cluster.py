@@ -4,10 +4,14 @@ A block whose worker dies is run again by another worker; its results are yielde
 and results must have the same paths on every machine.
 """
 
+import importlib
 import logging
+import math
 import os
 import pickle
+import secrets
 import socket
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -36,8 +40,7 @@ class Cluster:
         self.ray = ray
         gpus = int(ray.cluster_resources().get("GPU", 0))
         self.workers = workers or max(1, gpus)
-        share = min(1.0, gpus / self.workers)
-        self._needs = {"num_gpus": share} if gpus else {"num_cpus": 1}
+        self._needs = {"num_gpus": gpu_share(gpus, self.workers)} if gpus else {"num_cpus": 1}
 
     def call(self, function: Callable[[], Result]) -> Result:
         """Call a function once, on a worker, and return its result."""
@@ -125,13 +128,30 @@ class _Worker:
 @contextmanager
 def connected(address: str, workers: int | None) -> Iterator[Cluster]:
     """A cluster at an address, or a new one on this machine (`local`) that ends with the block."""
+    with joined(address, workers or 1, extra="cluster", module="ray.data") as ray:
+        yield Cluster(ray, workers)
+
+
+@contextmanager
+def joined(
+    address: str, workers: int, *, extra: str, module: str
+) -> Iterator[Any]:
+    """The module ray, connected as `connected` says; MissingExtraError without `module`.
+
+    A new cluster has a CPU at least for each worker and a secret of its own, as Ray listens to
+    every network and runs what it is sent.
+    """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if address == LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        # Read when Ray is imported.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
-        import ray.data
+
+        importlib.import_module(module)
     except ImportError:
-        raise MissingExtraError("cluster", "ray") from None
+        raise MissingExtraError(extra, "ray") from None
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     try:
         if address not in (
@@ -141,15 +161,20 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         if address == LOCAL:
-            start(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers or 1))
+            start(LOCAL, include_dashboard=False, num_cpus=max(os.cpu_count() or 1, workers))
         else:
             start(address)
     except (OSError, ValueError, RuntimeError) as error:
         raise OpensanaError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
     try:
-        yield Cluster(ray, workers)
+        yield ray
     finally:
         ray.shutdown()
+
+
+def gpu_share(gpus: int, workers: int) -> float:
+    """The share of a GPU with which so many workers fit on so many."""
+    return 1 / math.ceil(workers / gpus)
 
 
 def check_workers(address: str | None, workers: int | None) -> None:
