@@ -1,8 +1,11 @@
 """`opensana serve`: a model behind HTTP, for programs and for a page in the browser."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
@@ -10,6 +13,10 @@ from opensana.cli.command import Command, say
 from opensana.errors import ConfigError, MissingExtraError
 from opensana.models.options import LoadOptions
 from opensana.request import LARGEST_SIZE, MOST_IMAGES, MOST_STEPS, SMALLEST_SIZE
+
+if TYPE_CHECKING:
+    from opensana.serve.ray_replicas import RayReplicas, Scale
+    from opensana.serve.sana_painter import SanaPainter
 
 DAY = 86400.0
 RANGES = {
@@ -63,6 +70,11 @@ class Serve(LoadOptions, Command):
     """How much of them is kept; the oldest go first."""
     grace: Annotated[float, arg(metavar="SECONDS")] = 30.0
     """How long pictures at work may take to finish when the server is told to stop."""
+    ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
+    """Let replicas on the Ray cluster at this address draw, or on `local` processes."""
+    replicas: Annotated[str | None, arg(metavar="COUNT")] = None
+    """How many with --ray, or a range such as 1..4 to have as many as the work needs; left out, one
+    on each GPU, or one."""
 
     def check(self) -> None:
         """ConfigError for a number that no server can work with."""
@@ -81,37 +93,70 @@ class Serve(LoadOptions, Command):
                 raise
             raise MissingExtraError("serve", str(error.name)) from None
         from opensana.device import parse_bytes
-        from opensana.pipeline import Sana
         from opensana.serve.limits import Limits
-        from opensana.serve.previews import load_previewer
-        from opensana.serve.sana_painter import SanaPainter
         from opensana.serve.service import Service
         from opensana.serve.store import Store, usual_folder
         from opensana.serve.warm_up import warm_ups
         from opensana.weights.locate import locate
 
+        scale = self._scale()
         keep_bytes = parse_bytes(self.keep_size)
         listener = run.bind(self.host, self.port)
         keys = run.keys_for(listener, self.keys, insecure=self.insecure)
         say(f"loading {self.model}")
         locate(self.model, revision=self.revision, variant=self.variant)
-        store = Store(self.folder or usual_folder(self.model))
-        options = {field.name: getattr(self, field.name) for field in fields(LoadOptions)}
-        sana = Sana.load(options.pop("model"), **options)
-        painter = SanaPainter(sana, previewer=load_previewer(sana), exact=self.exact)
-        usual = painter.about()
-        one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
-        limits = Limits(
-            largest_side=self.largest_size,
-            most_pixels=self.largest_size**2,
-            most_steps=self.most_steps,
-            most_images=self.most_images,
-            queue=self.queue * one,
-            queue_of_key=self.queue_per_key and self.queue_per_key * one,
-            rate=self.rate,
-            keep_seconds=self.keep_days * DAY,
-            keep_bytes=keep_bytes,
-        )
-        service = Service(painter, store, limits=limits, batch=self.batch, warm_ups=warm_ups(usual))
-        say(f"answering on {run.url(listener)}; Ctrl-C ends it")
-        run.serve(service, listener, keys=keys, grace=self.grace)
+        folder = self.folder or usual_folder(self.model)
+        store = Store(folder)
+        with self._painter(folder, scale) as painter:
+            usual = painter.about()
+            one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
+            limits = Limits(
+                largest_side=self.largest_size,
+                most_pixels=self.largest_size**2,
+                most_steps=self.most_steps,
+                most_images=self.most_images,
+                queue=self.queue * one,
+                queue_of_key=self.queue_per_key and self.queue_per_key * one,
+                rate=self.rate,
+                keep_seconds=self.keep_days * DAY,
+                keep_bytes=keep_bytes,
+            )
+            first = warm_ups(usual) if self.ray is None else ()
+            service = Service(painter, store, limits=limits, batch=self.batch, warm_ups=first)
+            say(f"answering on {run.url(listener)}; Ctrl-C ends it")
+            run.serve(service, listener, keys=keys, grace=self.grace)
+
+    def _scale(self) -> "Scale | None":
+        """How many replicas; ConfigError for flags that do not go together."""
+        from opensana.serve.ray_replicas import read_scale
+
+        if self.replicas is not None and self.ray is None:
+            raise ConfigError("--replicas goes with --ray; try --ray local")
+        if self.ray is not None and ":" in self.device:
+            raise ConfigError(
+                f"--device {self.device} does not go with --ray, which gives each replica a GPU; "
+                "try --device cuda"
+            )
+        return None if self.replicas is None else read_scale(self.replicas)
+
+    @contextmanager
+    def _painter(
+        self, folder: Path, scale: "Scale | None"
+    ) -> Iterator["SanaPainter | RayReplicas"]:
+        from opensana.serve.loading import load_painter, whole_paths
+
+        options = LoadOptions(**{one.name: getattr(self, one.name) for one in fields(LoadOptions)})
+        if self.ray is None:
+            yield load_painter(options, exact=self.exact)
+            return
+        from opensana.serve.ray_replicas import ray_replicas
+
+        with ray_replicas(
+            self.ray,
+            scale,
+            partial(load_painter, whole_paths(options), exact=self.exact),
+            batch=self.batch,
+            folder=folder,
+            gpus=self.device in ("auto", "cuda"),
+        ) as replicas:
+            yield replicas

@@ -1,13 +1,30 @@
 """Loading: the painter of a model, in whatever process it is to draw."""
 
-from typing import Any
+from dataclasses import fields, replace
+from pathlib import Path
 
+from opensana.models.options import LoadOptions
 from opensana.pipeline import Sana
 from opensana.serve.previews import load_previewer
 from opensana.serve.sana_painter import SanaPainter
 
 
-def load_painter(options: dict[str, Any], *, exact: bool) -> SanaPainter:
-    """`options` are the keywords of `Sana.load`."""
-    sana = Sana.load(**options)
+def load_painter(options: LoadOptions, *, exact: bool) -> SanaPainter:
+    """Of the model that the options name."""
+    keywords = {field.name: getattr(options, field.name) for field in fields(LoadOptions)}
+    sana = Sana.load(keywords.pop("model"), **keywords)
     return SanaPainter(sana, previewer=load_previewer(sana), exact=exact)
+
+
+def whole_paths(options: LoadOptions) -> LoadOptions:
+    """Options that name the same files in a process with another current folder."""
+
+    def whole(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(map(whole, value))
+        if isinstance(value, str | Path) and Path(value).expanduser().exists():
+            return str(Path(value).expanduser().resolve())
+        return value
+
+    names = ("model", "transformer", "lora", "controlnet")
+    return replace(options, **{name: whole(getattr(options, name)) for name in names})

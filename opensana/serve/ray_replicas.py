@@ -74,9 +74,7 @@ def ray_replicas(
     one that was killed takes over the replicas of its `folder`. OpensanaError if the model cannot
     be loaded, or for an address without Ray.
     """
-    with joined(
-        address, scale.most if scale else 1, extra="ray", module="ray.serve"
-    ) as ray:
+    with joined(address, scale.most if scale else 1, extra="ray", module="ray.serve") as ray:
         serve = ray.serve
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         found = int(ray.cluster_resources().get("GPU", 0)) if gpus else 0

@@ -133,9 +133,7 @@ def connected(address: str, workers: int | None) -> Iterator[Cluster]:
 
 
 @contextmanager
-def joined(
-    address: str, workers: int, *, extra: str, module: str
-) -> Iterator[Any]:
+def joined(address: str, workers: int, *, extra: str, module: str) -> Iterator[Any]:
     """The module ray, connected as `connected` says; MissingExtraError without `module`.
 
     A new cluster has a CPU at least for each worker and a secret of its own, as Ray listens to
