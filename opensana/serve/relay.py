@@ -5,6 +5,7 @@ A message is a name, that of the method of `Ledger` to call there, and plain val
 
 import asyncio
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +30,8 @@ class Mail:
 
     def put(self, name: str, **values: Any) -> None:
         """From any thread."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (name, values))
+        with suppress(RuntimeError):  # a loop that is closed has no reader any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, (name, values))
 
     async def get(self) -> list[Message]:
         """All that came, one at least."""
@@ -40,7 +42,7 @@ class Mail:
 
 
 class Relay:
-    """For the worker's thread, but for `open` and `close`."""
+    """For the worker's thread, but for `open`."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -50,9 +52,6 @@ class Relay:
         mail = self._open[live] = Mail(order, live.plan.lane)
         return mail
 
-    def close(self, live: Live) -> None:
-        self._open.pop(live, None)
-
     def order(self, live: Live) -> Order:
         return self._open[live].order
 
@@ -61,7 +60,7 @@ class Relay:
         self._send(live, "begun")
 
     def turned(self, lane: Hashable, seconds: float, work: int, pictures: int) -> None:
-        """Told once, by a picture of that lane."""
+        """Told once, among what is told of a picture of that lane."""
         self._board.pace.stepped(lane, seconds, work)
         for mail in list(self._open.values()):
             if mail.lane == lane:
@@ -85,15 +84,16 @@ class Relay:
         self._send(live, "noted", message=message)
 
     def failed(self, live: Live, error: JobError) -> None:
-        self.ended(live, "failed")
         self._send(live, "failed", message=error.message, code=error.code)
+        self.ended(live, "failed")
 
     def ended(self, live: Live, state: Last) -> None:
         live.record = replace(live.record, state=state)
         live.canvases.clear()
+        self._open.pop(live, None)
         self._board.remove(live)
 
     def _send(self, live: Live, name: str, **values: Any) -> None:
-        mail = self._open.get(live)
+        mail = self._open.pop(live, None) if name in LAST else self._open.get(live)
         if mail is not None:
             mail.put(name, **values)

@@ -43,9 +43,7 @@ class Replica:
         self._painter, self._board = open_painter(), Board(Pace())
         self._relay = Relay(self._board)
         first = warm_ups(self._painter.about())
-        self._worker = Worker(
-            self._painter, self._board, self._relay, batch=batch, warm_ups=first
-        )
+        self._worker = Worker(self._painter, self._board, self._relay, batch=batch, warm_ups=first)
         self._worker.start()
         while self._worker.state == "warming_up":
             time.sleep(0.01)
@@ -90,5 +88,4 @@ class Replica:
                 last = messages[-1][0] in LAST
                 yield messages
         finally:
-            self._relay.close(live)
             self._board.cancel(task.id)
