@@ -23,6 +23,7 @@ from opensana.serve.metrics import Metrics
 from opensana.serve.order import InputName, Order
 from opensana.serve.pace import Pace
 from opensana.serve.painter import Painter
+from opensana.serve.room import Room
 from opensana.serve.store import Store
 from opensana.serve.worker import Worker
 
@@ -53,6 +54,7 @@ class Service:
             self._worker = Dispatcher(painter, self._board, ledger)
         else:
             self._worker = Worker(painter, self._board, ledger, batch=batch, warm_ups=warm_ups)
+        self._room = Room(self.limits, self._board)
         self._rates = Rates(self.limits.rate)
         self._ended: dict[str, Live] = {}
         self._about = painter.about()
@@ -117,13 +119,7 @@ class Service:
             **about,
             "auth": self.auth,
             "limits": self.limits.view(),
-            "queue": {
-                "size_pixel_steps": self.limits.queue,
-                "waiting_pixel_steps": self._board.work(),
-                "jobs": len(self._board.all()),
-                "batch": self._batch,
-                "painters": self._worker.painters,
-            },
+            "queue": self._room.view() | {"batch": self._batch, "painters": self._worker.painters},
             "keep": {"seconds": self.limits.keep_seconds, "bytes": self.limits.keep_bytes},
         }
 
@@ -152,10 +148,10 @@ class Service:
             self._rates.take(caller.name)
             self._check_open()
             self.limits.check_request(order.request)
-            self._check_room(0, caller)
+            self._room.check(0, caller.name)
             plan = await asyncio.to_thread(self._painter.plan, order)
             self.limits.check_plan(plan)
-            self._check_room(plan.total_work, caller)
+            self._room.check(plan.total_work, caller.name)
         except ApiError as error:
             self.metrics.rejected.labels(error.code).inc()
             raise
@@ -181,19 +177,6 @@ class Service:
         if not self._worker.painters:
             message = "no replica is ready; wait until one is"
             raise ApiError(503, message, code="not_ready", retry_after=5)
-
-    def _check_room(self, work: int, caller: Key) -> None:
-        """ApiError where the queue has no room; a queue that is empty takes anything."""
-        limits = self.limits
-        own, all = self._board.work(caller.name), self._board.work()
-        if limits.queue_of_key is not None and own and own + work > limits.queue_of_key:
-            wait = self._board.wait(own + work - limits.queue_of_key)
-            message = "this key has as much waiting as it may; wait until some is drawn"
-            raise ApiError(429, message, code="queue_full_for_key", retry_after=wait)
-        if all and all + work > limits.queue:
-            wait = self._board.wait(all + work - limits.queue)
-            message = "the queue is full; wait until some is drawn"
-            raise ApiError(503, message, code="queue_full", retry_after=wait)
 
     def job(self, id: str, caller: Key) -> JobRecord:
         """A job of the caller; ApiError 404."""

@@ -1,4 +1,7 @@
-"""Queue, idempotency, rates, clients that leave, and many of them at once."""
+"""Queue, idempotency, rates, clients that leave, and many of them at once.
+
+Also tests `serve/room.py`.
+"""
 
 import concurrent.futures
 import threading
