@@ -26,6 +26,7 @@ from opensana.cli.label import Label
 from opensana.cli.preview import Preview
 from opensana.cli.quantize import Quantize
 from opensana.cli.reconstruct import Reconstruct
+from opensana.cli.report import Report
 from opensana.cli.runs import Runs
 from opensana.cli.serve import Serve
 from opensana.cli.train import Train
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "runs": Runs,
     "evaluate": Evaluate,
     "reconstruct": Reconstruct,
+    "report": Report,
     "preview": Preview,
     "convert": Convert,
     "quantize": Quantize,

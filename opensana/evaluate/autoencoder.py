@@ -25,7 +25,6 @@ from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
 from opensana.evaluate.benchmark.judges import LACKING, Judges, open_judges
 from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName, described
-from opensana.evaluate.benchmark.statistics import moments_of
 from opensana.evaluate.folder import (
     FIGURES,
     REFERENCE,
@@ -213,9 +212,11 @@ class _Compared:
             protocol = f"{self.judges.lpips.network}, {self.size} pixels"
             found["lpips"] = figuring.mean_figure(after[LPIPS].astype(np.float64), protocol)
         if "inception" in after:
-            reference = moments_of(self.before["inception"])
             found["rfid"] = figuring.frechet_figure(
-                after["inception"], reference, self.protocol, replicates=self.replicates
+                after["inception"],
+                self.before["inception"],
+                self.protocol,
+                replicates=self.replicates,
             )
         if self.judges.clip is not None:
             found["cmmd"] = figuring.cmmd_figure(

@@ -88,6 +88,35 @@ def frechet_from(first: Moments | Gaussian) -> Callable[[Moments | Gaussian], fl
     return distance
 
 
+@dataclass(frozen=True)
+class Root:
+    """Mean [D], and rows [N, D] whose products `rows.T @ rows` are the covariance; float64."""
+
+    mean: Tensor
+    rows: Tensor
+
+
+def root_of(features: Tensor, counts: Tensor | None = None) -> Root:
+    """Of features [N, D]; with `counts` [N], each as often as it says."""
+    values = features.double()
+    often = torch.ones(len(values), dtype=torch.float64) if counts is None else counts.double()
+    total = float(often.sum())
+    if total < 2:
+        raise DataError(f"a Fréchet distance needs 2 pictures or more, got {total:g}")
+    mean = (often[:, None] * values).sum(0) / total
+    seen = often > 0
+    return Root(mean, (often[seen, None] / (total - 1)).sqrt() * (values[seen] - mean))
+
+
+def frechet_of_roots(first: Root, second: Root) -> float:
+    """The same distance without a covariance: faster where pictures are fewer than features."""
+    # The trace of the root of C1 C2 is the sum of the singular values of R1 R2'.
+    shared = torch.linalg.svdvals(first.rows @ second.rows.T).sum()
+    apart = (first.mean - second.mean).square().sum()
+    traces = first.rows.square().sum() + second.rows.square().sum()
+    return max(0.0, float(apart + traces - 2 * shared))
+
+
 def clip_features(folder: str | Path, device: torch.device) -> Extract:
     """The image embeddings of a CLIP folder: of transformers, or of `opensana train`."""
     folder = locate_library(folder)

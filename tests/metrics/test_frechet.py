@@ -7,7 +7,13 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from opensana.errors import DataError, WeightsError
-from opensana.metrics.frechet import Moments, clip_features, frechet_distance
+from opensana.metrics.frechet import (
+    Moments,
+    clip_features,
+    frechet_distance,
+    frechet_of_roots,
+    root_of,
+)
 from opensana.metrics.small_clip import Clip, ClipConfig
 from opensana.train.checkpoints.export import Export
 
@@ -61,6 +67,20 @@ def test_the_distance_is_that_of_normal_distributions() -> None:
     found = frechet_distance(moments(first), moments(second))
     assert found == pytest.approx(float(expected), rel=1e-9)
     assert frechet_distance(moments(second), moments(first)) == pytest.approx(found, rel=1e-9)
+
+
+def test_few_pictures_need_no_covariance() -> None:
+    """Roots of a covariance of low rank are rounded, those of products are not."""
+    first, second = normal(9, 30, seed=11), 2 * normal(14, 30, seed=12) + 1
+    expected = frechet_distance(moments(first), moments(second))
+    found = frechet_of_roots(root_of(first), root_of(second))
+    assert found == pytest.approx(expected, rel=1e-7)
+    counts = torch.tensor([3, 0, 1, 1, 0, 2, 0, 1, 1])
+    often = moments(first.repeat_interleave(counts, 0))
+    found = frechet_of_roots(root_of(first, counts), root_of(second))
+    assert found == pytest.approx(frechet_distance(often, moments(second)), rel=1e-7)
+    with pytest.raises(DataError, match="2 pictures or more, got 1"):
+        root_of(first[:1])
 
 
 def test_known_distances() -> None:

@@ -7,15 +7,17 @@ to the number of pictures: compare FIDs of equally many.
 N drawn pictures, M reference ones, D features.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from opensana.evaluate.benchmark.statistics import moments_of
 from opensana.metrics.feature_sets import NEAREST, cmmd, kid, overlap
-from opensana.metrics.frechet import Gaussian, Moments, frechet_from
+from opensana.metrics.frechet import Gaussian, frechet_from, frechet_of_roots, root_of
 
 NORMAL_95 = 1.96
 SEED = 0
@@ -33,7 +35,7 @@ class Figure:
 
 
 def figure(value: float, deviation: float | None, protocol: str) -> Figure:
-    if deviation is None:
+    if deviation is None or not math.isfinite(deviation):
         return Figure(value, None, None, protocol)
     reach = NORMAL_95 * deviation
     return Figure(value, value - reach, value + reach, protocol)
@@ -49,19 +51,43 @@ def mean_figure(parts: np.ndarray, protocol: str) -> Figure:
 
 
 def frechet_figure(
-    drawn: np.ndarray, reference: Moments | Gaussian, protocol: str, *, replicates: int = 0
+    drawn: np.ndarray,
+    reference: np.ndarray | Gaussian,
+    protocol: str,
+    *,
+    replicates: int = 0,
 ) -> Figure:
     """The Fréchet distance; its deviation is that of so many resamplings of the drawn pictures."""
-    distance = frechet_from(reference)
-    value = distance(moments_of(drawn))
+    distance = _distances(drawn, reference)
+    value = distance(None)
     if replicates < 2:
         return figure(value, None, protocol)
     generator, count = np.random.default_rng(SEED), len(drawn)
     found = []
     for _ in range(replicates):
-        counts = generator.multinomial(count, np.full(count, 1 / count))
-        found.append(distance(moments_of(drawn, counts)))
-    return figure(value, float(np.std(found, ddof=1)), protocol)
+        found.append(distance(generator.multinomial(count, np.full(count, 1 / count))))
+    whole = figure(value, float(np.std(found, ddof=1)), protocol)
+    return replace(whole, low=None if whole.low is None else max(0.0, whole.low))
+
+
+def _distances(
+    drawn: np.ndarray, reference: np.ndarray | Gaussian
+) -> Callable[[np.ndarray | None], float]:
+    """The distance of the drawn pictures, each taken as often as its count says."""
+    if isinstance(reference, Gaussian):
+        known = frechet_from(reference)
+    elif max(len(drawn), len(reference)) <= drawn.shape[1] // 2:
+        root = root_of(torch.from_numpy(np.array(reference)))
+        features = torch.from_numpy(np.array(drawn))
+
+        def few(counts: np.ndarray | None) -> float:
+            often = None if counts is None else torch.from_numpy(counts)
+            return frechet_of_roots(root, root_of(features, often))
+
+        return few
+    else:
+        known = frechet_from(moments_of(reference))
+    return lambda counts: known(moments_of(drawn, counts))
 
 
 def set_figures(

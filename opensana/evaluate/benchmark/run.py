@@ -34,7 +34,7 @@ from opensana.evaluate.folder import (
     write_examples,
 )
 from opensana.files.writing import write_atomic, write_json
-from opensana.metrics.frechet import Gaussian, Moments
+from opensana.metrics.frechet import Gaussian
 from opensana.pictures.decode import decode
 from opensana.pipeline import Sana
 from opensana.workers.progress import progress
@@ -179,9 +179,9 @@ class _Run:
         found: dict[str, Figure] = {}
         if (drawn := self.drawn.get("inception")) is not None:
             drawn, real = drawn[rows], self.real.get("inception")
-            reference: Moments | Gaussian | None = self.statistics
-            if real is not None:
-                reference = moments_of(real[rows] if self.paired else real)
+            if real is not None and self.paired:
+                real = real[rows]
+            reference = self.statistics if real is None else real
             assert reference is not None
             whole = isinstance(rows, slice)
             if whole or real is not None:
@@ -189,7 +189,6 @@ class _Run:
                     drawn, reference, self.protocol, replicates=replicates
                 )
             if real is not None:
-                real = real[rows] if self.paired else real
                 found |= figuring.set_figures(drawn, real, self.protocol, overlaps=overlaps)
         if self.judges.clip is not None:
             if "clip" in self.real:

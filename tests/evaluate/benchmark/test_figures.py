@@ -17,7 +17,7 @@ from opensana.evaluate.benchmark.figures import (
     set_figures,
 )
 from opensana.evaluate.benchmark.statistics import moments_of, read_statistics, write_statistics
-from opensana.metrics.frechet import frechet_distance
+from opensana.metrics.frechet import Gaussian, frechet_distance
 
 
 def normal(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
@@ -27,13 +27,22 @@ def normal(count: int, seed: int, shift: float = 0.0) -> np.ndarray:
 
 def test_equal_sets_have_distance_zero() -> None:
     features = normal(50, 0)
-    found = frechet_figure(features, moments_of(features), "sana")
+    found = frechet_figure(features, features, "sana")
     assert found.value == pytest.approx(0, abs=1e-9) and found.low is None
+
+
+def test_few_pictures_have_the_distance_and_interval_of_their_statistics() -> None:
+    generator = np.random.default_rng(3)
+    drawn, real = (generator.normal(size=(n, 40)).astype(np.float32) for n in (12, 20))
+    moments = moments_of(real)
+    found = frechet_figure(drawn, real, "sana", replicates=5)
+    known = frechet_figure(drawn, Gaussian(moments.mean, moments.covariance), "sana", replicates=5)
+    assert (found.value, found.low) == pytest.approx((known.value, known.low), rel=1e-6)
 
 
 def test_the_interval_of_fid_covers() -> None:
     """Of 60 sets from one model, nearly all intervals hold the mean of all their figures."""
-    reference = moments_of(normal(4000, 1000))
+    reference = normal(4000, 1000)
     found = [
         frechet_figure(normal(150, seed, 0.5), reference, "sana", replicates=30)
         for seed in range(60)
