@@ -27,8 +27,9 @@ from opensana.files.writing import write_json
 DEADLINES = {
     "environment": 25,
     "parity": 70,
-    "latency": 150,
+    "latency": 130,
     "throughput": 50,
+    "kernels": 20,
     "eight_bits": 55,
     "memory": 35,
     "training": 60,

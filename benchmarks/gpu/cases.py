@@ -28,6 +28,7 @@ from opensana.flow.guidance import guided_velocity
 from opensana.flow.solvers import SOLVERS
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import MixFFN
+from opensana.runtime.fused import use_triton
 from opensana.runtime.placing import prepare_for_inference
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma3 import Gemma3TextModel
@@ -53,6 +54,8 @@ class Case:
     """Whether float16 is a format for it: a text encoder or an autoencoder overflows."""
     slack: float = 1.0
     """Times the usual bounds: in a deep network more roundings add up."""
+    in_triton: bool = False
+    """Whether the kernels in Triton run, for CUDA alone."""
 
     @torch.inference_mode()
     def expected(self) -> Tensor:
@@ -63,6 +66,8 @@ class Case:
     def found(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """As the device computes it, placed as a loaded model is."""
         module = prepare_for_inference(deepcopy(self.module), device, dtype)
+        if self.in_triton:
+            use_triton(module, device)
         poison(device)
         return self.forward(module, moved(self.inputs, device, dtype))
 
@@ -257,8 +262,11 @@ def text_case(model: nn.Module, words: Any) -> Case:
     return Case(model, {}, forward, halves=False)
 
 
-def cases(*, tiny: bool = False) -> dict[str, Callable[[], Case]]:
-    """By name; each is made when it is called, of the same numbers each time."""
+def cases(*, tiny: bool = False, triton: bool = False) -> dict[str, Callable[[], Case]]:
+    """By name, with `triton` those of its kernels too.
+
+    Each is made when it is called, of the same numbers each time.
+    """
     plain, grown = "sana_600m_1024", "sana_1600m_1024"
     makers: dict[str, Callable[[], Case]] = {
         "0.6B": partial(velocity, plain, tiny=tiny),
@@ -282,7 +290,14 @@ def cases(*, tiny: bool = False) -> dict[str, Callable[[], Case]]:
         "Gemma 2, capped": gemma2,
         "Gemma 3": gemma3,
     }
+    if triton:
+        for name in ("0.6B", "1.6B", "1.5, normed queries", "Mix-FFN"):
+            makers[f"{name}, in Triton"] = partial(fused, makers[name])
     return {name: partial(seeded, make) for name, make in makers.items()}
+
+
+def fused(make: Callable[[], Case]) -> Case:
+    return replace(make(), in_triton=True)
 
 
 def seeded(make: Callable[[], Case]) -> Case:

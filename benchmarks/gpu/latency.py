@@ -5,10 +5,12 @@ of all products by this device's own measured peak and bandwidth (`opensana cost
 over the time that was taken; 1 cannot be reached.
 """
 
+import copy
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from opensana.evaluate.cost.roofline import Limits, bound, limits
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.fused import has_triton, use_triton
 
 MAIN, MAIN_SIDE = "sana_600m_1024", 1024
 GOAL_MS, GOAL_SHARE = 150.0, 0.6
@@ -48,6 +51,12 @@ def run(setting: Setting, note: Note) -> None:
         large = random_sana("sana_1600m_1024", setting.device, setting.dtype)
         note("1.6B_1024", attempt(setting, lambda: measured(setting, large, side, here)))
         del large
+        if setting.device.type == "cuda" and has_triton():
+            fused = replace(main, transformer=copy.deepcopy(main.transformer))
+            use_triton(fused.transformer, setting.device)
+            found = attempt(setting, lambda: measured(setting, fused, side, here))
+            note("0.6B_1024_in_triton", found)
+            del fused
         # Last: how long compiling takes is not known.
         compile_blocks(main.transformer)
         note("0.6B_1024_compiled", attempt(setting, lambda: measured(setting, main, side, here)))

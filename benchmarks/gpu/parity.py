@@ -7,6 +7,7 @@ import torch
 from benchmarks.gpu.cases import cases
 from benchmarks.gpu.measuring import relative, short
 from benchmarks.gpu.parts import Note, Setting
+from opensana.runtime.fused import has_triton
 from opensana.runtime.tf32 import settle_float32
 from tests.gpu import golden
 
@@ -42,7 +43,8 @@ def formats(device: torch.device) -> dict[str, Format]:
 
 def run(setting: Setting, note: Note) -> None:
     wrong: list[str] = []
-    for name, make in cases(tiny=setting.tiny).items():
+    triton = setting.device.type == "cuda" and has_triton()
+    for name, make in cases(tiny=setting.tiny, triton=triton).items():
         case = make()
         expected, errors = case.expected(), dict[str, float]()
         for label, form in formats(setting.device).items():

@@ -4,6 +4,7 @@ The depthwise convolution adds the locality that linear attention lacks, and pos
 positional encoding is needed (NoPE).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ class MixFFN(nn.Module):
     [B, C, H, W] in and out. The autoencoder adds a norm and a residual, the transformer neither.
     """
 
+    middle: Callable[[nn.Conv2d, Tensor], Tensor]
+    """The depthwise convolution with the gate, [B, 2 `hidden`, H, W] to [B, `hidden`, H, W]."""
+
     def __init__(
         self, channels: int, hidden: int, *, norm: bool = False, residual: bool = False
     ) -> None:
@@ -27,15 +31,22 @@ class MixFFN(nn.Module):
         self.activation: nn.Module = nn.SiLU()
         self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
         self.conv_point = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.middle = depthwise_gated
         self.norm = RMSNorm2d(channels) if norm else None
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv_point(gated(self.conv_depth(self.activation(self.conv_inverted(x)))))
+        wide = self.activation(self.conv_inverted(x))
+        out = self.conv_point(self.middle(self.conv_depth, wide))
         if self.norm is not None and self.residual:
             return add_normed(x, out, self.norm)
         out = out if self.norm is None else self.norm(out)
         return x + out if self.residual else out
+
+
+def depthwise_gated(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution of [B, 2 C, H, W], gated."""
+    return gated(layer(x))
 
 
 def gated(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from opensana.models.parts import SPRINT_PART, autoencoder_folder, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.fused import use_triton
 from opensana.runtime.int8_decoder import decodes_in_8_bits, quantize_decoder
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
@@ -166,7 +167,10 @@ def open_model(options: LoadOptions) -> OpenModel:
             quantize(network, again)
 
     # Place, pack, compile.
-    kernels = cache_folder() if options.kernels else None
+    in_triton = options.kernels and device.type == "cuda"
+    kernels = cache_folder() if options.kernels and not in_triton else None
+    if in_triton and quantization is not None and quantization.scheme == "w8a8":
+        raise ConfigError("kernels on CUDA have no form for w8a8: leave kernels out, or quantize")
     if quantization is not None and quantization.scheme == "w8a8":
         for network in filter(None, (transformer, few_step)):
             join_products(place(network, device, dtype), kernels)
@@ -175,6 +179,8 @@ def open_model(options: LoadOptions) -> OpenModel:
             compile_blocks(place(network, device, dtype))
         else:
             prepare_for_inference(network, device, dtype)
+        if in_triton:
+            use_triton(network, device)
     autoencoder = load_autoencoder(folder, variant=variant)
     in_float32 = (device.type, others) == ("cpu", torch.float32)
     if in_float32 and quantization is not None and quantization.scheme == "w8a8":

@@ -70,7 +70,8 @@ class LoadOptions:
     compile: bool = False
     """Let torch.compile make the steps faster: for many pictures, as the first takes minutes."""
     kernels: bool = False
-    """Decode with convolutions in C++, compiled in seconds and kept: for float32 on a CPU."""
+    """Compiled kernels. On a CPU in float32: the decoder's convolutions in C++, compiled in seconds
+    and kept. On CUDA: linear attention and Mix-FFN in Triton."""
     quantize: SchemeName | None = None
     """Bring transformer and decoder to 8 bits for speed (w8a8), or the transformer to 8 or 4 for
     memory alone (w8, w4)."""

@@ -3,6 +3,7 @@
 Shapes: B batch, N image tokens, M text tokens, C channels, [B, N, C] at boundaries.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -48,11 +49,15 @@ class SelfAttention(nn.Module):
     QK normalisation (SANA-1.5) is an RMSNorm over all heads.
     """
 
+    core: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """Linear attention of queries, keys and values [B, heads, N, D]."""
+
     def __init__(
         self, channels: int, heads: int, *, bias: bool, qk_norm: bool, dropout: float
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.core = relu_linear_attention
         self.to_q = nn.Linear(channels, channels, bias=bias)
         self.to_k = nn.Linear(channels, channels, bias=bias)
         self.to_v = nn.Linear(channels, channels, bias=bias)
@@ -64,7 +69,7 @@ class SelfAttention(nn.Module):
         queries = split_heads(self.norm_q(self.to_q(tokens)), self.heads)
         keys = split_heads(self.norm_k(self.to_k(tokens)), self.heads)
         values = split_heads(self.to_v(tokens), self.heads)
-        out = join_heads(relu_linear_attention(queries, keys, values))
+        out = join_heads(self.core(queries, keys, values))
         for layer in self.to_out:
             out = layer(out)
         if tokens.dtype == torch.float16:

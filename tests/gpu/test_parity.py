@@ -6,10 +6,11 @@ import torch
 from benchmarks.gpu.cases import cases
 from benchmarks.gpu.measuring import relative
 from benchmarks.gpu.parity import FORMATS, formats
+from opensana.runtime.fused import has_triton
 from opensana.runtime.tf32 import settle_float32
 
 pytestmark = pytest.mark.gpu
-CASES = cases()
+CASES = cases(triton=True)
 
 
 @pytest.mark.parametrize("label", FORMATS)
@@ -18,6 +19,8 @@ def test_equal_up_to_rounding(name: str, label: str, device: torch.device) -> No
     case, form = CASES[name](), formats(device).get(label)
     if form is None or (form.dtype == torch.float16 and not case.halves):
         pytest.skip(f"{label} is no format of this on {device.type}")
+    if case.in_triton and not (device.type == "cuda" and has_triton()):
+        pytest.skip("its kernels are for CUDA with Triton")
     settle_float32(device, full=form.full)
     error = relative(case.found(device, form.dtype), case.expected())
     assert error <= case.slack * form.bound
