@@ -28,8 +28,8 @@ from opensana.flow.guidance import guided_velocity
 from opensana.flow.solvers import SOLVERS
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import MixFFN
-from opensana.runtime.fused import use_triton
 from opensana.runtime.placing import prepare_for_inference
+from opensana.runtime.triton_blocks import use_triton
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma3 import Gemma3TextModel
 from opensana.text.gemma3_config import Gemma3Config

@@ -11,7 +11,7 @@ from benchmarks.gpu.parts import Note, Setting
 from benchmarks.random_model import transformer_config
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import depthwise_gated
-from opensana.runtime.fused import has_triton
+from opensana.runtime.triton_blocks import has_triton
 from opensana.transformer.attention import split_heads
 
 SIDES = (32, 64, 128)

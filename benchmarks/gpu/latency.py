@@ -25,7 +25,7 @@ from opensana.evaluate.cost.roofline import Limits, bound, limits
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.compiled import compile_blocks
-from opensana.runtime.fused import has_triton, use_triton
+from opensana.runtime.triton_blocks import has_triton, use_triton
 
 MAIN, MAIN_SIDE = "sana_600m_1024", 1024
 GOAL_MS, GOAL_SHARE = 150.0, 0.6

@@ -7,8 +7,8 @@ import torch
 from benchmarks.gpu.cases import cases
 from benchmarks.gpu.measuring import relative, short
 from benchmarks.gpu.parts import Note, Setting
-from opensana.runtime.fused import has_triton
 from opensana.runtime.tf32 import settle_float32
+from opensana.runtime.triton_blocks import has_triton
 from tests.gpu import golden
 
 LEAST_DECIBELS = 40.0

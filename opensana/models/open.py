@@ -26,7 +26,6 @@ from opensana.models.parts import SPRINT_PART, autoencoder_folder, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
-from opensana.runtime.fused import use_triton
 from opensana.runtime.int8_decoder import decodes_in_8_bits, quantize_decoder
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
@@ -39,6 +38,7 @@ from opensana.runtime.quantize import (
     slower_here,
 )
 from opensana.runtime.tf32 import settle_float32
+from opensana.runtime.triton_blocks import use_triton
 from opensana.text.encoder import TextEncoder
 from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer

@@ -6,7 +6,7 @@
 
 They read half precision as it lies and multiply and sum in float32, where the plain forms write
 float32 copies between their operations. None has a backward pass: with gradients the plain form
-runs. `runtime/fused.py` puts them in; nothing needs them. Triton comes with torch for CUDA.
+runs. `runtime/triton_blocks.py` puts them in; nothing needs them. Triton comes with torch for CUDA.
 
 B batch, N tokens, D channels of a head, K channels behind the gate, H W the map.
 """

@@ -6,8 +6,8 @@ import torch
 from benchmarks.gpu.cases import cases
 from benchmarks.gpu.measuring import relative
 from benchmarks.gpu.parity import FORMATS, formats
-from opensana.runtime.fused import has_triton
 from opensana.runtime.tf32 import settle_float32
+from opensana.runtime.triton_blocks import has_triton
 
 pytestmark = pytest.mark.gpu
 CASES = cases(triton=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from opensana.layers.linear_attention import attention_state, relu_linear_attention
 from opensana.layers.mix_ffn import depthwise_gated
-from opensana.runtime.fused import use_triton
+from opensana.runtime.triton_blocks import use_triton
 from opensana.transformer.attention import split_heads
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer

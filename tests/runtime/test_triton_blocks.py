@@ -8,8 +8,8 @@ import torch
 from opensana.errors import ConfigError
 from opensana.models import open as opening
 from opensana.models.options import LoadOptions
-from opensana.runtime import fused
-from opensana.runtime.fused import use_triton
+from opensana.runtime import triton_blocks
+from opensana.runtime.triton_blocks import use_triton
 from tests import tiny
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -17,12 +17,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def with_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setattr(triton_blocks, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
 
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "find_spec", lambda _: None)
+    monkeypatch.setattr(triton_blocks, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match="need Triton, and it is not installed"):
         use_triton(tiny.transformer(), CUDA)
 
