@@ -77,7 +77,8 @@ def serve(service: Service, listener: socket.socket, *, keys: Keys, grace: float
     try:
         listener.listen(BACKLOG)
     except OSError as error:  # another process, which was bound at the same time, was first
-        raise _cannot_listen(*listener.getsockname()[:2], error) from error
+        host, port = listener.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from error
     config = uvicorn.Config(
         make_app(service, keys=keys, any_host=not is_loopback(listener)),
         log_config=None,
