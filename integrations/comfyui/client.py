@@ -1,6 +1,7 @@
 """A server's jobs over HTTP, with nothing but the standard library."""
 
 import base64
+import contextlib
 import json
 import time
 import urllib.error
@@ -29,15 +30,22 @@ class Client:
         on_progress: Callable[[float], None],
         stopped: Callable[[], bool],
     ) -> list[bytes]:
-        """The PNGs of a job; it is cancelled as soon as `stopped` says so, which returns none."""
+        """The PNGs of a job; none as soon as `stopped` says so.
+
+        The job is cancelled then, and if `on_progress` raises, as ComfyUI's bar does when stopped.
+        """
         job = self._json("POST", "/v1/jobs", body)
-        while job["status"] not in LAST:
-            if stopped():
-                self._json("POST", f"/v1/jobs/{job['id']}/cancel")
-                return []
-            time.sleep(POLL_SECONDS)
-            job = self._json("GET", f"/v1/jobs/{job['id']}")
-            on_progress(job["progress"])
+        try:
+            while job["status"] not in LAST:
+                if stopped():
+                    return []
+                time.sleep(POLL_SECONDS)
+                job = self._json("GET", f"/v1/jobs/{job['id']}")
+                on_progress(job["progress"])
+        finally:
+            if job["status"] not in LAST:
+                with contextlib.suppress(ServerError):  # the server is gone, which was said
+                    self._json("POST", f"/v1/jobs/{job['id']}/cancel")
         if job["status"] != "completed":
             raise ServerError((job["error"] or {"message": "the job was cancelled"})["message"])
         return [self._send("GET", one["url"]) for one in job["images"]]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
 from PIL import Image
+from torch.nn import functional as F
 
 from .client import Client, as_text
 
@@ -80,8 +81,9 @@ class OpensanaServer(io.ComfyNode):
         if image is not None:
             del body["width"], body["height"]
             body |= {"image": as_text(_png(image[0])), "strength": strength}
-        if mask is not None:
-            body["mask"] = as_text(_png(mask[0]))
+        if mask is not None and not _is_none(mask, image):
+            size = mask.shape[1:] if image is None else image.shape[1:3]
+            body["mask"] = as_text(_png(F.interpolate(mask[None, :1], tuple(size))[0, 0]))
         bar = comfy.utils.ProgressBar(PROGRESS)
         pngs = Client(url, key).draw(
             body,
@@ -135,6 +137,12 @@ def _loaded(model: str) -> Any:
 def _tensor(images: Sequence[Image.Image]) -> torch.Tensor:
     pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
     return torch.from_numpy(pixels.astype(np.float32) / 255)
+
+
+def _is_none(mask: torch.Tensor, image: torch.Tensor | None) -> bool:
+    """The 64 x 64 zeros that ComfyUI's Load Image gives of a picture without transparency."""
+    own = image is not None and image.shape[1:3] == mask.shape[1:]
+    return mask.shape[1:] == (64, 64) and not own and not mask.any()
 
 
 def _png(pixels: torch.Tensor) -> bytes:

@@ -81,6 +81,7 @@ def load(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[ModuleType, Com
 
         def update_absolute(self, value: int) -> None:
             assert 0 <= value <= self.total
+            state.raise_if_interrupted()
             state.progress.append(value)
 
     management = module(

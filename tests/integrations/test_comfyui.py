@@ -1,6 +1,7 @@
 """The ComfyUI node pack, loaded as ComfyUI does, against a stand-in for ComfyUI."""
 
 import asyncio
+import io
 import json
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from opensana.serve.keys import LOCAL, Key, Keys
 from tests.integrations.comfy_stand_in import Comfy, InterruptProcessingException, load
@@ -58,6 +60,26 @@ def test_an_image_and_a_mask_are_sent(tmp_path: Path, pack: tuple[dict[str, Any]
         node.execute(**defaults(node) | {"url": server.url, "image": image, "mask": mask})
         job = server.service.jobs(LOCAL)[0]
         assert set(job.inputs) == {"image", "mask"} and job.request.strength == 0.6
+
+
+def test_a_mask_takes_the_size_of_its_image(
+    tmp_path: Path, pack: tuple[dict[str, Any], Comfy]
+) -> None:
+    """Load Image gives zeros of 64 x 64 for a picture that has no mask."""
+    node, image = pack[0]["OpensanaServer"], torch.rand(1, 96, 128, 3)
+    half = torch.zeros(1, 48, 64)
+    half[:, :, :32] = 1
+    with serving(tmp_path) as server:
+        asked = defaults(node) | {"url": server.url, "image": image}
+        node.execute(**asked | {"mask": torch.zeros(1, 64, 64)})
+        assert set(server.service.jobs(LOCAL)[0].inputs) == {"image"}
+        node.execute(**asked | {"mask": half})
+        job = server.service.jobs(LOCAL)[0]
+        sent = Image.open(io.BytesIO(server.service.input(job.id, "mask", LOCAL)))
+        assert sent.size == (128, 96)
+        assert [sent.getpixel((x, 50)) for x in (63, 64)] == [255, 0]
+        with pytest.raises(RuntimeError, match="mask is black"):
+            node.execute(**asked | {"mask": torch.zeros(1, 96, 128)})
 
 
 def test_stopping_the_workflow_cancels_the_job(
