@@ -13,7 +13,9 @@ from PIL import Image, PngImagePlugin
 from opensana.drawing.picture import Picture
 from opensana.request import Request
 from opensana.serve.keys import Keys
-from tests.serve.gradient import Gradient, Server, serving
+from opensana.serve.limits import Limits
+from tests.serve.gradient import NATIVE, Gradient, Server, serving
+from tests.serve.test_run import free_port, process
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -348,6 +350,83 @@ def test_a_grid_draws_each_pair_of_values(page: "Page", server: Server) -> None:
     page.wait_for_selector("#grid-problem:has-text('many is no value for Steps')")
 
 
+def test_a_grid_goes_on_after_a_reload(chromium: "Browser", tmp_path: Path) -> None:
+    limits = Limits(queue=2 * 6 * NATIVE * NATIVE)  # so half of it is not yet sent
+    painter = Slow(step_seconds=STEP_SECONDS)
+    with serving(tmp_path, painter, limits=limits, batch=1) as server:
+        context = chromium.new_context(locale="en-GB")
+        context.set_default_timeout(TIMEOUT_MS)
+        page = opened(context.new_page(), server)
+        page.fill("#prompt", "a thing")
+        page.click("#grid-open")
+        page.fill("#grid-x-values", "5-8")
+        page.select_option("#grid-y", "steps")
+        page.fill("#grid-y-values", "6")
+        page.click("#grid-draw")
+        page.wait_for_selector("#sheet .pick")
+        opened(page, server)
+        page.click("#grid-open")
+        assert page.input_value("#grid-x-values") == "5-8"
+        assert page.input_value("#grid-y") == "steps"
+        page.wait_for_selector("#grid-save")
+        assert page.locator("#sheet td img").count() == 4
+        jobs = server.client.get("/v1/jobs").json()["data"]
+        assert sorted(one["request"]["seed"] for one in jobs) == [5, 6, 7, 8]
+        opened(page, server)
+        page.click("#grid-open")
+        page.wait_for_selector("#grid-save")
+        assert page.locator("#sheet td img").count() == 4
+        assert len(server.client.get("/v1/jobs").json()["data"]) == 4
+        context.close()
+
+
+def test_what_a_full_queue_refuses_is_drawn_when_it_has_room(
+    chromium: "Browser", tmp_path: Path
+) -> None:
+    limits = Limits(queue=NATIVE * NATIVE)
+    with serving(tmp_path, Slow(step_seconds=STEP_SECONDS), limits=limits) as server:
+        context = chromium.new_context(locale="en-GB")
+        context.set_default_timeout(TIMEOUT_MS)
+        page = opened(context.new_page(), server)
+        draw(page, "the first", steps="12")
+        page.wait_for_selector("#view .progress")
+        for words in ("the second", "never"):
+            draw(page, words, steps="3")
+            page.wait_for_selector("#problem:has-text('The queue is full; going on in')")
+        page.keyboard.press("Escape")  # ends the waiting of the last one
+        page.wait_for_selector("#view .said:has-text('the second')")
+        finished(page)
+        assert page.is_hidden("#problem")
+        prompts = [one["request"]["prompt"] for one in server.client.get("/v1/jobs").json()["data"]]
+        assert prompts == ["the second", "the first"]
+        context.close()
+
+
+def test_the_page_goes_on_when_its_server_was_killed(chromium: "Browser", tmp_path: Path) -> None:
+    port = free_port()
+    context = chromium.new_context(locale="en-GB")
+    context.set_default_timeout(TIMEOUT_MS)
+    page = context.new_page()
+    with process(tmp_path, step=0.1, port=port) as (running, _):
+        page.goto(f"http://127.0.0.1:{port}")
+        page.wait_for_selector("body[data-ready]")
+        draw(page, "at work", steps="100")
+        page.wait_for_selector("#view .preview:not([hidden])")
+        draw(page, "in the queue", width="96", steps="100")
+        page.wait_for_selector("#queue-list .waiting:has-text('in the queue')")
+        running.kill()
+        page.wait_for_selector("#connection:has-text('Connection lost')")
+    with process(tmp_path, step=0.02, port=port) as (_, client):
+        page.wait_for_selector("#connection:has-text('Connection lost')", state="detached")
+        finished(page)
+        assert page.inner_text("#view .said") in ("at work", "in the queue")
+        page.wait_for_selector("#history [role=option] >> nth=1")
+        assert {one["status"] for one in client.get("/v1/jobs").json()["data"]} == {"completed"}
+        draw(page, "a new one", width="64", steps="3")
+        page.wait_for_selector("#history [role=option] >> nth=2")
+    context.close()
+
+
 def test_variations_are_the_next_seeds(page: "Page", server: Server) -> None:
     draw(page, "a gradient", seed="10")
     finished(page)
@@ -360,7 +439,7 @@ def test_variations_are_the_next_seeds(page: "Page", server: Server) -> None:
 def test_the_request_is_copied_for_a_shell_and_for_python(page: "Page") -> None:
     draw(page, 'an "apple" that isn\'t red', seed="10", steps="3")
     finished(page)
-    page.click("#view .tools button:has-text('Copy')")
+    page.click("#view .tools button[aria-label='Copy the request']")
     command = page.inner_text("#copy-text")
     assert command.startswith("opensana generate") and "isn'\\''t red" in command
     assert "--seed 10" in command and "--steps 3" in command
@@ -430,4 +509,68 @@ def test_a_key_is_asked_for_once_by_the_browser(chromium: "Browser", tmp_path: P
         draw(page, "a gradient")
         finished(page)
         page.wait_for_function("() => document.querySelector('#view img').naturalWidth === 64")
+        page.click("#view .tools button[aria-label='Copy the request']")
+        page.click("#copy-curl")
+        assert '-H "Authorization: Bearer $OPENSANA_KEY"' in page.inner_text("#copy-text")
+        assert secret not in page.content()
+        assert "OPENSANA_KEY" in page.inner_text("#copy-note")
+        for kind in ("command", "python"):  # they draw without the server
+            page.click(f"#copy-{kind}")
+            assert "KEY" not in page.inner_text("#copy-text")
         context.close()
+
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+def test_nothing_breaks_the_rules_of_accessibility(
+    chromium: "Browser", server: Server, colours: Any, locale: str
+) -> None:
+    """WCAG 2.2 AA, as far as axe-core can tell: contrast, names, roles, order, sizes."""
+    axe = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text("utf-8")
+    context = chromium.new_context(
+        locale=locale, color_scheme=colours, reduced_motion="reduce",
+        viewport={"width": 1280, "height": 800},
+    )  # fmt: skip
+    context.set_default_timeout(TIMEOUT_MS)
+    page = opened(context.new_page(), server)
+    page.evaluate(script)
+
+    def broken() -> list[str]:
+        found = page.evaluate(
+            "rules => axe.run(document, { runOnly: rules, resultTypes: ['violations'] })", RULES
+        )
+        return [
+            f"{one['id']}: {node['target']} {node['failureSummary']}"
+            for one in found["violations"]
+            for node in one["nodes"]
+        ]
+
+    assert not broken()
+    draw(page, "a gradient", images="2", width="50")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert not broken()
+    draw(page, "a gradient", width="64", steps="20")
+    page.wait_for_selector("#view .preview:not([hidden])")
+    assert not broken()
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#view .ending")
+    draw(page, "a gradient", steps="2")
+    page.wait_for_selector("#history [role=option] >> nth=1")
+    page.locator("#history [role=option] >> nth=0").click()
+    finished(page)
+    page.click("#start-fold summary")
+    page.click("#more-fold summary")
+    assert not broken()
+    for button, close in (
+        ("#grid-open", "#grid-close"),
+        ("#view .tools button:has(use[href='#i-compare'])", "#compare-close"),
+        ("#view .tools button:has(use[href='#i-copy'])", "#copy-close"),
+    ):
+        page.click(button)
+        assert not broken(), button
+        page.click(close)
+    context.close()

@@ -34,9 +34,10 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    folder: Path, *, step: float, grace: float = 20
+    folder: Path, *, step: float, grace: float = 20, port: int | None = None
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
-    port = free_port()
+    """A server over a painter of gradients, on a free port unless one is given."""
+    port = free_port() if port is None else port
     words = [str(folder), str(port), str(step), str(grace)]
     command = [sys.executable, "-m", "tests.serve.painted_server", *words]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as running:

@@ -3,6 +3,8 @@
 import { t } from "./i18n.js";
 import { parse, stringify } from "./json.js";
 
+const FULL = new Set(["queue_full", "queue_full_for_key", "rate_limited"]);
+
 /** What the server refused, or that it did not answer (status 0). */
 export class ApiError extends Error {
   /**
@@ -17,6 +19,11 @@ export class ApiError extends Error {
     this.param = more.param ?? null;
     /** Seconds after which to try again; 0 where the server named none. */
     this.wait = more.wait ?? 0;
+  }
+
+  /** Whether it is taken once others are done. */
+  get full() {
+    return FULL.has(this.code ?? "");
   }
 
   /** One line for the user: what is wrong and what to try. */
@@ -67,15 +74,17 @@ export function jobs(limit, before) {
   return read(`/v1/jobs?${query}`);
 }
 
+/** What makes a job one, however often it is sent. */
+export const newKey = () =>
+  Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /**
- * Begin a job. It is sent again once if no answer came: the key makes that one job.
+ * Begin a job. It is sent again once if no answer came.
  * @param {Record<string, any>} request
  * @param {Record<string, Blob>} files
+ * @param {string} key
  */
-export async function submit(request, files) {
-  const key = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) =>
-    byte.toString(16).padStart(2, "0"),
-  ).join("");
+export async function submit(request, files, key) {
   const send = async () => {
     const headers = { "idempotency-key": key };
     const text = stringify(request);

@@ -1,27 +1,31 @@
-/** A grid: one picture for each pair of values of two settings, with all else equal. */
+/**
+ * A grid: one picture for each pair of values of two settings, with all else equal. The last one
+ * is kept in this browser: after a reload it is there again, and what was not yet sent is sent.
+ */
 
-import { ApiError } from "./api.js";
+import { ApiError, newKey } from "./api.js";
 import { Cell, framed } from "./cell.js";
 import { $, button, el } from "./dom.js";
 import { language, t } from "./i18n.js";
 import * as queue from "./jobs.js";
+import * as local from "./local.js";
 import { announce, problem } from "./notices.js";
 import { download, image, png, save } from "./picture.js";
 import { isSeed } from "./recorded.js";
 import { files, present, requestOf, settings } from "./settings.js";
 
 const MOST = 64;
-const WAIT_S = 2;
 const AXES = {
   none: "axis_none", steps: "steps", guidance: "guidance", seed: "seed", words: "prompt_words",
   strength: "strength",
 };
 const EXAMPLES = { steps: "4, 10, 20", guidance: "1, 3, 4.5, 7", seed: "1-4", words: "red, green, blue", strength: "0.3, 0.6, 0.9" };
 
-/** @typedef {{axis: string, values: string[]}} Axis */
-/** @type {Cell<{x: Axis, y: Axis, cells: {job: string | null, error: string | null}[]} | null>} */
+/** @typedef {{axis: string, text: string, values: string[]}} Axis */
+/** @typedef {{request: any, key: string, job: string | null}} Square its job once it is sent */
+/** @typedef {{x: Axis, y: Axis, squares: Square[], files: Record<string, Blob>, sending: boolean}} Grid */
+/** @type {Cell<Grid | null>} */
 const sheet = new Cell(/** @type {any} */ (null));
-let running = false;
 
 /** A value that cannot be used, in one line. */
 class BadValue extends Error {}
@@ -34,11 +38,11 @@ class BadValue extends Error {}
  * @returns {Axis}
  */
 export function readAxis(axis, text, limits) {
-  if (axis === "none") return { axis, values: [""] };
+  if (axis === "none") return { axis, text, values: [""] };
   const parts = text.split(/[,,]/).map((part) => part.trim()).filter(Boolean);
   const values = parts.flatMap((part) => (axis === "words" ? [part] : spread(part, axis, limits)));
   if (!values.length) bad("–", axis);
-  return { axis, values };
+  return { axis, text, values };
 }
 
 /**
@@ -127,9 +131,11 @@ export function startGrid(capabilities) {
   };
   language.watch(names);
   for (const one of [x, y, $("grid-x-values"), $("grid-y-values")]) one.addEventListener("input", hint);
+  const show = framed(showSheet);
   $("grid-open").onclick = () => {
     names();
     dialog.showModal();
+    show();
     x.focus();
   };
   $("grid-close").onclick = () => dialog.close();
@@ -139,9 +145,9 @@ export function startGrid(capabilities) {
   };
   $("grid-cancel").onclick = stop;
   $("grid-save").onclick = saveSheet;
-  const show = framed(showSheet);
   queue.jobs.watch(show);
   sheet.watch(show);
+  language.watch(show);
 }
 
 /**
@@ -153,11 +159,26 @@ function axis(which, limits) {
   return readAxis($(`grid-${which}`).value, values.value || values.placeholder, limits);
 }
 
+/** The grid of the last visit, once the jobs are known. */
+export async function resumeGrid() {
+  /** @type {Grid | undefined} */
+  const kept = await local.keptGrid();
+  if (!kept) return;
+  for (const [which, { axis, text }] of /** @type {[string, Axis][]} */ (Object.entries({ x: kept.x, y: kept.y }))) {
+    $(`grid-${which}`).value = axis;
+    $(`grid-${which}-values`).value = text;
+  }
+  sheet.value = kept;
+  await told(async () => {
+    for (const { job } of kept.squares) if (job) await queue.learn(job);
+    if (kept.sending) await send(kept);
+  });
+}
+
 /** @param {any} limits */
 async function draw(limits) {
-  if (running) return;
-  problem($("grid-problem"), null);
-  try {
+  if (sheet.value?.sending) return;
+  await told(async () => {
     const [x, y] = [axis("x", limits), axis("y", limits)];
     const count = x.values.length * y.values.length;
     if (count > MOST) throw new BadValue(t("grid_too_many", { n: count, most: MOST }));
@@ -167,49 +188,54 @@ async function draw(limits) {
       Object.assign(base, { keep_seed: true, seed: String(crypto.getRandomValues(new Uint32Array(1))[0]) });
     }
     const all = y.values.flatMap((down) => x.values.map((across) => withValues(base, [[x, across], [y, down]])));
-    await submitAll(all, x, y);
+    const squares = all.map((one) => ({ request: requestOf(one, present()), key: newKey(), job: null }));
+    await send({ x, y, squares, files: files(), sending: true });
+  });
+}
+
+/** What is refused, in one line. @param {() => Promise<void>} work */
+async function told(work) {
+  problem($("grid-problem"), null);
+  try {
+    await work();
   } catch (error) {
     if (!(error instanceof BadValue) && !(error instanceof ApiError)) throw error;
     problem($("grid-problem"), error instanceof ApiError ? error.line : error.message);
-  } finally {
-    running = false;
-    sheet.touch();
   }
 }
 
 /**
  * One job after another; where the queue is full, as soon as it has room again.
- * @param {import("./settings.js").Settings[]} all
- * @param {Axis} x
- * @param {Axis} y
+ * @param {Grid} grid
  */
-async function submitAll(all, x, y) {
-  running = true;
-  const cells = all.map(() => ({ job: /** @type {any} */ (null), error: null }));
-  sheet.value = { x, y, cells };
-  const sent = files();
-  const has = present();
-  for (const [at, one] of all.entries()) {
-    while (running) {
-      try {
-        cells[at].job = (await queue.submit(requestOf(one, has), sent)).id;
-        break;
-      } catch (error) {
-        const full = error instanceof ApiError && (error.status === 429 || error.status === 503);
-        if (!full) throw error;
-        const wait = error.wait || WAIT_S;
-        $("grid-progress").textContent = t("grid_waits", { s: wait });
-        await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
-      }
+async function send(grid) {
+  sheet.value = grid;
+  await local.keepGrid(grid);
+  const waits = (/** @type {number} */ s) => {
+    if (s) $("grid-progress").textContent = t("queue_waits", { s });
+    return grid.sending;
+  };
+  try {
+    for (const square of grid.squares) {
+      if (square.job) continue;
+      const job = await queue.submit(square.request, grid.files, waits, square.key);
+      square.job = job?.id ?? null;
+      if (!grid.sending) break;
+      await local.keepGrid(grid);
+      sheet.touch();
     }
-    if (!running) break;
+  } finally {
+    grid.sending = false;
+    await local.keepGrid(grid);
     sheet.touch();
   }
 }
 
 function stop() {
-  running = false;
-  for (const { job } of sheet.value?.cells ?? []) {
+  const now = sheet.value;
+  if (!now) return;
+  now.sending = false;
+  for (const { job } of now.squares) {
     const found = job && queue.jobs.value.get(job);
     if (found && !queue.isFinished(found)) queue.cancel(job).catch(() => {});
   }
@@ -221,29 +247,29 @@ let structure = "";
 function showSheet() {
   const now = sheet.value;
   if (!now || !$("grid-dialog").open) return;
-  const found = now.cells.map(({ job }) => (job ? queue.jobs.value.get(job) : null));
+  const found = now.squares.map(({ job }) => (job ? queue.jobs.value.get(job) : null));
   const done = found.filter((job) => job?.images[0].url).length;
-  const busy = running || found.some((job) => job && !queue.isFinished(job));
+  const busy = now.sending || found.some((job) => job && !queue.isFinished(job));
   $("grid-draw").hidden = busy;
   $("grid-cancel").hidden = !busy;
   $("grid-save").hidden = busy || done === 0;
-  if (found.some(Boolean)) $("grid-progress").textContent = t("grid_progress", { done, n: now.cells.length });
-  const next = JSON.stringify([now.x, now.y, found.map((job) => [job?.id, job?.status])]);
+  if (found.some(Boolean)) $("grid-progress").textContent = t("grid_progress", { done, n: now.squares.length });
+  const next = JSON.stringify([now.x, now.y, found.map((job) => [job?.id, job?.status]), language.value, busy]);
   if (next === structure) return;
   if (!busy && structure && done) announce(t("drawn_many", { n: done }));
   structure = next;
-  $("sheet").replaceChildren(table(now, found));
+  $("sheet").replaceChildren(table(now, busy));
 }
 
 /**
- * @param {{x: Axis, y: Axis}} axes
- * @param {any[]} found
+ * @param {Grid} grid
+ * @param {boolean} busy
  */
-function table({ x, y }, found) {
+function table({ x, y, squares }, busy) {
   const head = el("tr", {}, el("td"), ...x.values.map((value) => el("th", { scope: "col" }, label(x, value))));
   const rows = y.values.map((down, row) =>
     el("tr", {}, el("th", { scope: "row" }, label(y, down)),
-      ...x.values.map((_, column) => el("td", {}, cell(found[row * x.values.length + column])))));
+      ...x.values.map((_, column) => el("td", {}, cell(squares[row * x.values.length + column], busy)))));
   return el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows));
 }
 
@@ -254,26 +280,32 @@ function table({ x, y }, found) {
 const label = (of, value) =>
   of.axis === "none" ? "" : of.axis === "words" ? value : `${t(AXES[/** @type {keyof AXES} */ (of.axis)])} ${value}`;
 
-/** @param {any} job */
-function cell(job) {
+/**
+ * @param {Square} square
+ * @param {boolean} busy whether one that is not there may still come
+ */
+function cell({ job: id, request }, busy) {
+  const job = id && queue.jobs.value.get(id);
   if (job?.images[0].url) {
-    const save_one = button({ class: "pick", label: `${t("download")}: ${job.images[0].seed}`, onclick: () => download(job, 0) });
-    save_one.append(image(job, 0));
-    return save_one;
+    const made = button({ class: "pick", label: `${t("download")}: ${job.images[0].seed}`, onclick: () => download(job, 0) });
+    made.append(image(job, 0));
+    return made;
   }
-  if (job && queue.isFinished(job)) {
-    return el("div", { class: "gone", title: job.error?.message ?? "" }, t(job.status === "cancelled" ? "cancelled" : "cell_failed"));
-  }
-  const made = el("div", { class: job?.status === "running" ? "wait" : "wait still" });
+  const over = job ? queue.isFinished(job) : !busy;
+  const why = job?.status === "failed" ? "cell_failed" : job ? "cancelled" : "cell_none";
+  const made = over
+    ? el("div", { class: "gone", title: job?.error?.message ?? "" }, t(why))
+    : el("div", { class: job?.status === "running" ? "wait" : "wait still" });
+  made.style.aspectRatio = `${request.width || 1} / ${request.height || 1}`;
   return made;
 }
 
 /** The whole sheet as one picture, with the values at its edges. */
 async function saveSheet() {
-  const { x, y, cells } = /** @type {any} */ (sheet.value);
+  const { x, y, squares } = /** @type {Grid} */ (sheet.value);
   const pictures = await Promise.all(
-    cells.map(async ({ job }) => {
-      const found = queue.jobs.value.get(job);
+    squares.map(async ({ job }) => {
+      const found = job && queue.jobs.value.get(job);
       const blob = found?.images[0].url ? await png(found, 0) : null;
       return blob && createImageBitmap(blob);
     }),

@@ -13,6 +13,7 @@ const MOST_FOLLOWED = 3;
 const POLL_MS = 1500;
 const PAGE = 60;
 const LINGER_MS = 4000;
+const WAIT_S = 2;
 const FINISHED = new Set(["completed", "failed", "cancelled"]);
 
 /** @type {Cell<Map<string, any>>} */
@@ -235,14 +236,32 @@ export async function start() {
 }
 
 /**
+ * Begin a job; where the queue is full, as soon as it has room.
  * @param {Record<string, any>} request
  * @param {Record<string, Blob>} files
+ * @param {(seconds: number) => boolean} waits told before and after each wait; false gives up
+ * @param {string} [key] the same one never makes a second job
  */
-export async function submit(request, files) {
-  const job = await api.submit(request, files);
-  put(job);
-  jobs.touch();
-  return job;
+export async function submit(request, files, waits, key = api.newKey()) {
+  for (;;) {
+    try {
+      const job = await api.submit(request, files, key);
+      put(job);
+      jobs.touch();
+      return job;
+    } catch (error) {
+      if (!(error instanceof api.ApiError) || !error.full) throw error;
+      const seconds = error.wait || WAIT_S;
+      if (!waits(seconds)) return null;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+      if (!waits(0)) return null;
+    }
+  }
+}
+
+/** A job that may be older than those that are here. @param {string} id */
+export async function learn(id) {
+  if (!jobs.value.has(id)) await recheck({ id });
 }
 
 /** @param {string} id */

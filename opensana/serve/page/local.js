@@ -101,6 +101,12 @@ export async function prune(jobs) {
 export const keepInput = (name, blob) =>
   within("inputs", "readwrite", (store) => (blob ? store.put(blob, name) : store.delete(name)));
 
+/** The last grid, with its pictures. @param {any} grid */
+export const keepGrid = (grid) => within("inputs", "readwrite", (store) => store.put(grid, "grid"));
+
+/** @returns {Promise<any>} */
+export const keptGrid = () => within("inputs", "readonly", (store) => store.get("grid"));
+
 /**
  * @param {string} name
  * @returns {Promise<Blob | undefined>}

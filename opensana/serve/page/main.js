@@ -6,7 +6,7 @@ import { showCopies, startCopy } from "./copy.js";
 import { $, button } from "./dom.js";
 import { startDrop } from "./drop.js";
 import { mark, startForm } from "./form.js";
-import { startGrid } from "./grid.js";
+import { resumeGrid, startGrid } from "./grid.js";
 import { discard, startHistory } from "./history.js";
 import { language, switchLanguage, t, translate } from "./i18n.js";
 import * as queue from "./jobs.js";
@@ -32,6 +32,9 @@ function refused(error) {
   mark(error.param);
 }
 
+/** Drawings that wait for room in the queue. @type {Set<{on: boolean}>} */
+const waiting = new Set();
+
 /**
  * Send the form, or other settings with the pictures of another drawing.
  * @param {Record<string, any>} request
@@ -40,8 +43,15 @@ function refused(error) {
 async function draw(request, blobs) {
   problem($("problem"), null);
   mark(null);
+  const turn = { on: true };
   try {
-    const job = await queue.submit(request, blobs);
+    const job = await queue.submit(request, blobs, (s) => {
+      waiting.add(turn);
+      problem($("problem"), turn.on && s ? t("queue_waits", { s }) : null);
+      queue.jobs.touch();
+      return turn.on;
+    });
+    if (!job) return null;
     const looking = shown.value && queue.jobs.value.get(shown.value.id);
     if (!looking || queue.isFinished(looking)) show(job.id, null, true);
     if (PHONE.matches) $("stage").scrollIntoView({ block: "start" });
@@ -49,6 +59,9 @@ async function draw(request, blobs) {
   } catch (error) {
     refused(error);
     return null;
+  } finally {
+    waiting.delete(turn);
+    queue.jobs.touch();
   }
 }
 
@@ -102,7 +115,7 @@ const toolsFor = (capabilities) => (/** @type {any} */ job, /** @type {number} *
   button({ icon: "undo", text: t("use_settings"), onclick: () => restore(job, index, capabilities) }),
   button({ icon: "compare", text: t("compare"), onclick: () => compare(job, index) }),
   button({
-    icon: "copy", text: t("copy"),
+    icon: "copy", label: t("copy_title"),
     onclick: () => showCopies({
       request: requestOfPicture(job, index, capabilities), inputs: job.inputs,
       model: capabilities.model, origin: location.origin, auth: capabilities.auth,
@@ -120,11 +133,15 @@ function cancellable() {
 
 function startCancel() {
   const cancel = () => {
+    const turn = [...waiting].findLast((one) => one.on);
     const job = cancellable();
-    if (job) queue.cancel(job.id).catch(refused);
+    if (turn) {
+      turn.on = false;
+      problem($("problem"), null);
+    } else if (job) queue.cancel(job.id).catch(refused);
   };
   $("cancel").onclick = cancel;
-  queue.jobs.watch(() => ($("cancel").hidden = !cancellable()));
+  queue.jobs.watch(() => ($("cancel").hidden = !cancellable() && waiting.size === 0));
   addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
     if (event.key === "Escape" && !event.defaultPrevented) cancel();
@@ -161,7 +178,7 @@ function startWords() {
     translate();
     $("language").textContent = now === "en" ? "中文" : "English";
     $("language").lang = now === "en" ? "zh-CN" : "en";
-    $("draw-keys").textContent = $("grid-keys").textContent = MAC ? "⌘ ⏎" : "Ctrl ⏎";
+    $("draw-keys").textContent = $("grid-keys").textContent = MAC ? "⌘ Enter" : "Ctrl Enter";
   });
 }
 
@@ -215,6 +232,7 @@ async function start() {
   await queue.start();
   startEndings();
   reattach();
+  resumeGrid();
   document.body.dataset.ready = "true";
 }
 
