@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,6 +17,7 @@ WIDTH, HEIGHT = 960, 540
 LEFT, RIGHT, TOP, BOTTOM = 84, 24, 24, 48
 FINER = 2  # drawn so much larger and averaged down, which smooths slanted lines
 BINS = 400
+FEW = 16
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -52,8 +54,12 @@ def plot(
     label: str,
     log: bool = False,
     across_label: str = "step",
+    legend: Literal["left", "right"] = "right",
 ) -> None:
-    """Write curves by name; `label` names the vertical axis. On a logarithmic one, above 0 only."""
+    """Write curves by name; `label` names the vertical axis. On a logarithmic one, above 0 only.
+
+    Few points are marked; the legend stands at the top, where the curves are not.
+    """
     drawn = {name: _binned([p for p in c if p[1] > 0 or not log]) for name, c in curves.items()}
     points = [point for curve in drawn.values() for point in curve]
     if not points:
@@ -66,13 +72,23 @@ def plot(
         colour = COLOURS[index % len(COLOURS)]
         points = [(across.place(x) * FINER, up.place(y) * FINER) for x, y in curve]
         pen.line(points, fill=colour, width=2 * FINER, joint="curve")
-        for point in (*points[:1], *points[-1:]):
-            pen.circle(point, 2 * FINER, fill=colour)
-        right, row = (WIDTH - RIGHT - 8) * FINER, (TOP + 12 + 18 * index) * FINER
-        _write(pen, (right, row), name, "rm")
-        left = right - pen.textlength(name, font=_font()) - 8 * FINER
-        pen.line([(left - 24 * FINER, row), (left, row)], colour, 3 * FINER)
+        for point in points if len(points) <= FEW else (points[0], points[-1]):
+            pen.circle(point, 3 * FINER, fill=colour)
+        _draw_name(pen, name, index, colour, legend)
     sheet.resize((WIDTH, HEIGHT), Image.Resampling.BOX).save(path, format="PNG")
+
+
+def _draw_name(
+    pen: ImageDraw.ImageDraw, name: str, index: int, colour: str, side: Literal["left", "right"]
+) -> None:
+    """A line of the legend: a stroke in the curve's colour, then its name."""
+    row, stroke, gap = (TOP + 12 + 18 * index) * FINER, 24 * FINER, 8 * FINER
+    if side == "left":
+        left = LEFT * FINER + gap
+    else:
+        left = (WIDTH - RIGHT) * FINER - gap - pen.textlength(name, font=_font()) - gap - stroke
+    pen.line([(left, row), (left + stroke, row)], colour, 3 * FINER)
+    _write(pen, (left + stroke + gap, row), name, "lm")
 
 
 def _axes(points: Points, *, log: bool) -> tuple[Axis, Axis]:
