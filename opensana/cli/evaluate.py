@@ -1,12 +1,13 @@
 """`opensana evaluate`: the figures of a model on the emoji set (README, "How good is it?").
 
-With --benchmark: on any pictures with prompts (docs/evaluation.md).
+With --benchmark: on any pictures with prompts; with --geneval or --dpg: whether pictures show what
+their prompts ask for (docs/evaluation.md).
 """
 
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from tyro.conf import Positional, arg
 
@@ -16,10 +17,15 @@ from opensana.errors import RequestError
 from opensana.evaluate.emoji.counts import Counts
 from opensana.models.options import Device, Model
 
+if TYPE_CHECKING:
+    from opensana.evaluate.prompts import dpg_judge, geneval_judge
+
 
 @dataclass(frozen=True)
 class Evaluate(Command):
-    """Measure a model on the emoji set, or with --benchmark on any pictures with prompts."""
+    """Measure a model on the emoji set, with --benchmark on any pictures with prompts, or with
+    --geneval or --dpg on what their prompts ask for.
+    """
 
     model: Positional[Model] = ""
     data: Annotated[Path, arg(metavar="FOLDER")] = Path("data/emoji")
@@ -45,7 +51,21 @@ class Evaluate(Command):
     """Write a PNG grid of drawn pictures here."""
     benchmark: Annotated[str | None, arg(metavar="FOLDER")] = None
     """Compare with these pictures and their prompts: MJHQ-30K's layout, or any data set that
-    `opensana data inspect` reads. The flags below belong to it."""
+    `opensana data inspect` reads."""
+    geneval: Annotated[str | None, arg(metavar="FILE")] = None
+    """Draw the prompts of GenEval's evaluation_metadata.jsonl into its folders."""
+    dpg: Annotated[str | None, arg(metavar="FILE")] = None
+    """Draw the prompts of DPG-Bench's dpg_bench.csv as its tool reads them."""
+    images: int = 4
+    """Pictures of each prompt of GenEval or DPG-Bench."""
+    results: Annotated[Path | None, arg(metavar="FILE")] = None
+    """What the tool of GenEval or DPG-Bench wrote about these pictures: report it."""
+    detector: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Answer GenEval's questions by this object detector of transformers, and --clip for colours.
+    The figures do not compare with published ones."""
+    ask: Annotated[str | None, arg(metavar="URL#MODEL")] = None
+    """Answer DPG-Bench's questions by this model behind /chat/completions, such as
+    http://127.0.0.1:8000/v1#MODEL. The figures do not compare with published ones."""
     pictures: Annotated[str, arg(metavar="FOLDER")] = ""
     """Measure these pictures instead of drawing with a model."""
     to: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -54,17 +74,17 @@ class Evaluate(Command):
     """Inception's weights, made by `opensana convert --preset inception_fid`, or the published
     .pth; for FID, KID, precision, recall, density and coverage."""
     clip: Annotated[str | None, arg(metavar="MODEL")] = None
-    """A CLIP by folder or hub id; for CMMD and the CLIP score."""
+    """A CLIP by folder or hub id; for CMMD and the CLIP score, or GenEval's colours."""
     protocol: Literal["sana", "clean"] = "sana"
     """How pictures are resized for Inception: as Sana's own evaluation does, or as clean-fid."""
     reference: Annotated[Path | None, arg(metavar="FILE")] = None
     """Statistics (an npz of mu and sigma) instead of the benchmark's pictures; FID alone."""
     limit: Annotated[int | None, arg(metavar="N")] = None
-    """At most so many pictures, evenly spaced; left out, all."""
+    """At most so many pictures or prompts, evenly spaced; left out, all."""
     seed: int = 0
     """The first picture's seed; the next ones follow."""
     batch: int = 16
-    """Pictures seen at once."""
+    """Pictures seen at once; with --ask, requests at once."""
     bootstrap: int = 20
     """Resamplings for the interval of FID; 0 for none."""
     part: Annotated[str | None, arg(metavar="K/N")] = None
@@ -75,13 +95,21 @@ class Evaluate(Command):
     """Print one JSON object."""
 
     def run(self) -> None:
-        own = BENCHMARK_FLAGS if self.benchmark is None else EMOJI_FLAGS
+        mode = self._mode()
         for field in fields(self):
-            if field.name in own and getattr(self, field.name) != field.default:
-                belongs = "needs" if self.benchmark is None else "does not go with"
-                raise RequestError(f"--{field.name} {belongs} --benchmark")
-        if self.benchmark is not None:
-            self._run_benchmark(self.benchmark)
+            modes = BELONGS.get(field.name, MODES)
+            if mode not in modes and getattr(self, field.name) != field.default:
+                others = " or ".join(f"--{name}" for name in modes if name)
+                belongs = f"does not go with --{mode}" if mode else f"needs {others}"
+                raise RequestError(f"--{field.name} {belongs}")
+        if mode and self.to is None:
+            raise RequestError(f"--{mode} needs --to FOLDER, where pictures and figures are kept")
+        if mode:
+            figures = self._run_benchmark() if mode == "benchmark" else self._run_prompts(mode)
+            if self.json:
+                emit_json(figures)
+            else:
+                emit("\n".join(_lines(figures)))
             return
         if not self.model:
             raise RequestError("name a model, such as emoji-256")
@@ -110,9 +138,69 @@ class Evaluate(Command):
         else:
             emit("\n".join(table(figures)))
 
-    def _run_benchmark(self, benchmark: str) -> None:
-        if self.to is None:
-            raise RequestError("--benchmark needs --to FOLDER, where pictures and figures are kept")
+    def _mode(self) -> str:
+        """The flag that says what is measured; "" for the emoji set."""
+        given = [name for name in MODES if name and getattr(self, name) is not None]
+        if len(given) > 1:
+            raise RequestError(f"--{given[0]} does not go with --{given[1]}")
+        return given[0] if given else ""
+
+    def _run_prompts(self, mode: str) -> dict[str, Any]:
+        assert self.to is not None
+        from opensana.evaluate.prompts.drawing import Options
+
+        options = Options(
+            model=str(self.model),
+            prompts=str(self.geneval or self.dpg),
+            images=self.images,
+            limit=self.limit,
+            size=self.size,
+            steps=self.steps,
+            seed=self.seed,
+        )
+        if mode == "geneval":
+            from opensana.evaluate.prompts.geneval import evaluate_geneval
+
+            judge = self._geneval_judge()
+            return evaluate_geneval(
+                options, self.to, judge=judge, results=self.results, device=self.device
+            )
+        from opensana.evaluate.prompts.dpg import evaluate_dpg
+
+        asked = self._dpg_judge()
+        return evaluate_dpg(options, self.to, judge=asked, results=self.results, device=self.device)
+
+    def _geneval_judge(self) -> "geneval_judge.Judge | None":
+        if self.detector is None:
+            if self.clip is not None:
+                raise RequestError("--clip needs --detector, which finds what has a colour")
+            return None
+        from opensana.evaluate.prompts.detector import ObjectDetector
+        from opensana.evaluate.prompts.geneval_judge import Embeds, Judge
+        from opensana.metrics.open_scorer import open_scorer
+
+        clip = None if self.clip is None else open_scorer(self.clip, device=self.device)
+        return Judge(ObjectDetector(self.detector, device=self.device), cast("Embeds | None", clip))
+
+    def _dpg_judge(self) -> "dpg_judge.Judge | None":
+        if self.ask is None:
+            return None
+        from opensana.evaluate.prompts.dpg_judge import Judge
+        from opensana.label.captioner import Settings
+        from opensana.label.endpoint import EndpointCaptioner
+        from opensana.label.opening import check_spec
+
+        check_spec(self.ask)
+        url, _, name = self.ask.partition("#")
+        if not url.startswith("http"):
+            raise RequestError(
+                f"--ask is an address such as http://127.0.0.1:8000/v1#MODEL, got {url}"
+            )
+        settings = Settings(max_tokens=ANSWER_TOKENS, batch=self.batch)
+        return Judge(name, EndpointCaptioner(url, name, settings).ask)
+
+    def _run_benchmark(self) -> dict[str, Any]:
+        assert self.to is not None
         if self.bootstrap < 0:
             raise RequestError(f"bootstrap must be 0 or more, got {self.bootstrap}")
         from opensana.evaluate.benchmark.judges import open_judges
@@ -121,7 +209,7 @@ class Evaluate(Command):
         options = Options(
             model=str(self.model),
             pictures=self.pictures,
-            benchmark=benchmark,
+            benchmark=str(self.benchmark),
             protocol=self.protocol,
             limit=self.limit,
             size=self.size,
@@ -129,7 +217,7 @@ class Evaluate(Command):
             seed=self.seed,
             batch=self.batch,
         )
-        figures = evaluate_benchmark(
+        return evaluate_benchmark(
             options,
             self.to,
             open_judges(self.inception, self.clip, device=self.device),
@@ -138,19 +226,24 @@ class Evaluate(Command):
             part=_part(self.part),
             device=self.device,
         )
-        if self.json:
-            emit_json(figures)
-        else:
-            emit("\n".join(_lines(figures)))
 
 
-BENCHMARK_FLAGS = frozenset(
-    {"pictures", "to", "inception", "clip", "protocol", "reference", "limit", "seed", "batch"}
-    | {"bootstrap", "part", "device"}
-)
-EMOJI_FLAGS = frozenset(
-    {"data", "labels", "captions", "colours", "pairs", "questions", "languages", "grid"}
-)
+MODES = ("", "benchmark", "geneval", "dpg")
+DRAWN = MODES[1:]
+BELONGS = {
+    **dict.fromkeys(("data", "labels", "captions", "colours", "pairs", "questions"), ("",)),
+    **dict.fromkeys(("languages", "grid"), ("",)),
+    **dict.fromkeys(("pictures", "inception", "protocol", "reference"), ("benchmark",)),
+    **dict.fromkeys(("bootstrap", "part"), ("benchmark",)),
+    **dict.fromkeys(("images", "results"), ("geneval", "dpg")),
+    **dict.fromkeys(("to", "limit", "seed", "device"), DRAWN),
+    "batch": ("benchmark", "dpg"),
+    "clip": ("benchmark", "geneval"),
+    "detector": ("geneval",),
+    "ask": ("dpg",),
+}
+"""The modes that a flag belongs to; all, where it is not named."""
+ANSWER_TOKENS = 16
 
 
 def _part(text: str | None) -> tuple[int, int]:

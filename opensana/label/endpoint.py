@@ -12,6 +12,7 @@ import os
 import random
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -78,7 +79,11 @@ class EndpointCaptioner:
         self._key = read_key(settings.key_variable) if may_carry_key(self.url) else ""
 
     def __call__(self, pictures: Pictures) -> Answers:
-        requests = ((key, self._request(image)) for key, image in pictures)
+        return self.ask((key, image, self.settings.prompt) for key, image in pictures)
+
+    def ask(self, questions: Iterable[tuple[str, Image.Image, str]]) -> Answers:
+        """Answers by key to words of each picture's own, in place of the settings' prompt."""
+        requests = ((key, self._request(image, words)) for key, image, words in questions)
         return in_flight(self._caption, requests, at_once=self.settings.batch)
 
     def _caption(self, request: tuple[str, bytes]) -> tuple[str, str | Failure]:
@@ -128,13 +133,13 @@ class EndpointCaptioner:
             hint = f"; is ${self.settings.key_variable} set to its key, and the address https?"
         raise ConfigError(f"{self.url} answered {self.model!r} with {reason}{hint}")
 
-    def _request(self, image: Image.Image) -> bytes:
+    def _request(self, image: Image.Image, prompt: str) -> bytes:
         """The JSON body; the picture is re-encoded, so no metadata leaves."""
         file = io.BytesIO()
         shrunk(image, self.settings.largest_side).save(file, "JPEG", quality=JPEG_QUALITY)
         address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
         picture = {"type": "image_url", "image_url": {"url": address}}
-        words = {"type": "text", "text": self.settings.prompt}
+        words = {"type": "text", "text": prompt}
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": [picture, words]}],
