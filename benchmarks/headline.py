@@ -11,6 +11,8 @@ medians to FILE; the second form only prints what FILE has. A picture's seconds 
 - Decoders are measured at 512 pixels and follow their operations to other sizes.
 - A peer's block that was not measured at a size follows from half the size: its attention alone is
   measured at both, with 2 of its heads, and the rest grows with the number of tokens.
+- With `--clock processor` seconds are the process's own by thread, for a machine that is shared; a
+  picture takes them where nothing else was measured.
 - Text encoders and the embeddings around the blocks are left out.
 
 The last line is JSON.
@@ -19,6 +21,7 @@ The last line is JSON.
 import argparse
 import json
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -28,7 +31,7 @@ import torch
 
 from benchmarks.headline_parts import ATTENTIONS, DECODERS, PARTS, Call, Part
 from benchmarks.paper_speed import LIKELY, PEAK, PRINTED, Speed, impossible, rate
-from benchmarks.timing import machine, medians
+from benchmarks.timing import machine, medians, processor_seconds
 from opensana.device import format_bytes
 from opensana.evaluate.cost.catalogue import PAINTERS
 from opensana.runtime.placing import prepare_for_inference
@@ -42,9 +45,10 @@ DECODED = 512
 PEERS, OURS = ("flux-dev", "sd3-medium", "pixart-sigma"), ("sana-0.6b", "sana-1.6b")
 PLOTTED = ("flux-dev", "pixart-sigma")
 CPU = torch.device("cpu")
+CLOCKS = {"wall": time.perf_counter, "processor": processor_seconds}
 
-Kept = dict[str, dict[str, list[float]]]
-"""Seconds by name of a part and size, one number for each time it was measured."""
+Kept = dict[str, dict[str, dict[str, list[float]]]]
+"""Seconds by clock, name of a part and size; one number for each time it was measured."""
 
 
 def prepared(name: str, size: int) -> Call:
@@ -58,15 +62,20 @@ def prepared(name: str, size: int) -> Call:
 
 
 @torch.inference_mode()
-def measured(names: list[str], size: int, repeats: int) -> dict[str, float]:
+def measured(names: list[str], size: int, repeats: int, clock: str) -> dict[str, float]:
     """Median seconds of a call of each, called in turn."""
     calls = [prepared(name, size) for name in names]
-    return dict(zip(names, medians(calls, repeats, warm=size <= WARMED), strict=True))
+    seconds = medians(calls, repeats, warm=size <= WARMED, clock=CLOCKS[clock])
+    return dict(zip(names, seconds, strict=True))
 
 
-def found(kept: Kept, name: str, size: int) -> float | None:
-    times = kept.get(name, {}).get(str(size))
+def found(kept: Kept, name: str, size: int, clock: str = "wall") -> float | None:
+    times = kept.get(clock, {}).get(name, {}).get(str(size))
     return median(times) if times else None
+
+
+def either(kept: Kept, name: str, size: int) -> float | None:
+    return found(kept, name, size) or found(kept, name, size, "processor")
 
 
 def derived(kept: Kept, name: str, size: int) -> float | None:
@@ -74,18 +83,17 @@ def derived(kept: Kept, name: str, size: int) -> float | None:
 
     None if a part of that is missing.
     """
-    attention = PARTS[name].attention
-    if attention is None:
+    attention, half = PARTS[name].attention, size // 2
+    whole = found(kept, name, half)
+    if attention is None or whole is None:
         return None
-    half = size // 2
-    whole, less, more = (
-        found(kept, *what) for what in ((name, half), (attention, half), (attention, size))
-    )
-    if whole is None or less is None or more is None:
-        return None
-    part = ATTENTIONS[attention]
-    all_heads, growth = part.heads / SOME_HEADS, part.tokens(size) / part.tokens(half)
-    return (whole - all_heads * less) * growth + all_heads * more
+    for clock in CLOCKS:
+        less, more = (found(kept, attention, pixels, clock) for pixels in (half, size))
+        if less is not None and more is not None:
+            part = ATTENTIONS[attention]
+            every, growth = part.heads / SOME_HEADS, part.tokens(size) / part.tokens(half)
+            return (whole - every * less) * growth + every * more
+    return None
 
 
 def seconds_of(kept: Kept, model: str, size: int) -> float | None:
@@ -102,7 +110,7 @@ def seconds_of(kept: Kept, model: str, size: int) -> float | None:
 
 
 def _of_block(kept: Kept, name: str, part: Part, size: int) -> float | None:
-    seconds = found(kept, name, size) or derived(kept, name, size)
+    seconds = either(kept, name, size) or derived(kept, name, size)
     return seconds and part.count * seconds
 
 
@@ -169,6 +177,11 @@ def checks(kept: Kept) -> Iterator[str]:
             own, other = found(kept, name, size), derived(kept, name, size)
             if own and other:
                 yield f"{name} at {size}: {other / own - 1:+.1%} if it follows from {size // 2}"
+    for name in (*PARTS, *ATTENTIONS):
+        for size in SIZES:
+            own, other = found(kept, name, size), found(kept, name, size, "processor")
+            if own and other:
+                yield f"{name} at {size}: {other / own - 1:+.1%} by processor time"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -206,12 +219,15 @@ def main() -> None:
     names = (*PARTS, *ATTENTIONS, *(f"{kind}.decoder" for kind in DECODERS))
     parser.add_argument("--parts", nargs="+", choices=names, default=[*PARTS], metavar="NAME")
     parser.add_argument("--repeats", type=int, default=3, help="0: print what is kept")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     kept = opened(arguments.keep)
     for size in arguments.sizes if arguments.repeats else ():
-        for name, seconds in measured(arguments.parts, size, arguments.repeats).items():
-            kept["seconds"].setdefault(name, {}).setdefault(str(size), []).append(round(seconds, 4))
+        by_name = kept["seconds"].setdefault(arguments.clock, {})
+        times = measured(arguments.parts, size, arguments.repeats, arguments.clock)
+        for name, seconds in times.items():
+            by_name.setdefault(name, {}).setdefault(str(size), []).append(round(seconds, 4))
             print(size, name, f"{seconds:.4f} s", flush=True)
         arguments.keep.write_text(json.dumps(kept, indent=1))
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -222,7 +238,10 @@ def main() -> None:
         draw(rows, arguments.plot)
     results = {
         "ratios": {f"{r['size']}.{r['peer']}.{r['ours']}": r for r in rows},
-        "seconds": {k: {s: median(v) for s, v in at.items()} for k, at in kept["seconds"].items()},
+        "seconds": {
+            clock: {k: {s: median(v) for s, v in at.items()} for k, at in by_name.items()}
+            for clock, by_name in kept["seconds"].items()
+        },
     }
     print(json.dumps({"machine": machine(), "results": results}))
 

@@ -15,8 +15,21 @@ TICK = 0.01
 """Seconds in which Linux counts processor time."""
 
 
+def processor_seconds() -> float:
+    """Of this process, by thread: the clock of a machine that others use at the same time.
+
+    Threads that wait for each other must not spin (OMP_WAIT_POLICY=passive).
+    """
+    return time.process_time() / torch.get_num_threads()
+
+
 def medians(
-    sides: Sequence[Callable[[], object]], repeats: int, *, warm: bool = True, quiet: bool = False
+    sides: Sequence[Callable[[], object]],
+    repeats: int,
+    *,
+    warm: bool = True,
+    quiet: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Median seconds of each side, called once a round, after an unmeasured call to `warm`.
 
@@ -30,17 +43,17 @@ def medians(
     times: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):
         for place in order.sample(range(len(sides)), len(sides)):
-            while (taken := _timed(sides[place], quiet=quiet)) is None:
+            while (taken := _timed(sides[place], clock, quiet=quiet)) is None:
                 time.sleep(1)
             times[place].append(taken)
     return [statistics.median(taken) for taken in times]
 
 
-def _timed(side: Callable[[], object], *, quiet: bool) -> float | None:
+def _timed(side: Callable[[], object], clock: Callable[[], float], *, quiet: bool) -> float | None:
     """Seconds of one call; None if `quiet` and others used a twentieth of a processor meanwhile."""
-    everyone, own, start = _everyone() if quiet else 0.0, time.process_time(), time.perf_counter()
+    everyone, own, start = _everyone() if quiet else 0.0, time.process_time(), clock()
     side()
-    taken, own = time.perf_counter() - start, time.process_time() - own
+    taken, own = clock() - start, time.process_time() - own
     others = _everyone() - everyone - own if quiet else 0.0
     return taken if others <= taken / 20 + 2 * TICK else None
 

@@ -93,8 +93,8 @@ def line(tag: str, prompt: str, correct: bool) -> dict[str, Any]:
 
 def test_the_summary_is_genevals(tmp_path: Path, drawn: Drawn, tasks: str) -> None:
     """The mean over questions, not over pictures; a prompt counts if one picture is right."""
-    lines = [line("counting", p, c) for p, c in (("a", 1), ("a", 0), ("b", 0), ("b", 0))]
-    lines = [one | {"correct": bool(one["correct"])} for one in lines]
+    counted = (("a", True), ("a", False), ("b", False), ("b", False))
+    lines = [line("counting", prompt, correct) for prompt, correct in counted]
     lines += [line("colors", "c", True), line("colors", "d", True)]
     results = tmp_path / "results.jsonl"
     results.write_text("\n".join(map(json.dumps, lines)))
