@@ -191,4 +191,4 @@ def test_the_command_asks_a_server(
     assert "Is the cat red? Answer with yes or no alone." in words and words.total() == 21
     assert len(reds) > 4, "several pictures of both items; JPEG makes neighbours alike"
     assert main([*command, "--ask", "hf:folder"]) == 2
-    assert "--ask is http" in capsys.readouterr().err
+    assert "--ask is an address" in capsys.readouterr().err
