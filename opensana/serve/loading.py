@@ -10,9 +10,13 @@ from opensana.serve.sana_painter import SanaPainter
 
 
 def load_painter(options: LoadOptions, *, exact: bool) -> SanaPainter:
-    """Of the model that the options name."""
+    """Of the model that the options name; one in a folder is called like the folder."""
     keywords = {field.name: getattr(options, field.name) for field in fields(LoadOptions)}
-    sana = Sana.load(keywords.pop("model"), **keywords)
+    model = keywords.pop("model")
+    sana = Sana.load(model, **keywords)
+    if Path(model).expanduser().exists():  # clients are not told where it lies
+        name = Path(model).expanduser().resolve().name
+        sana = replace(sana, info=replace(sana.info, name=name))
     return SanaPainter(sana, previewer=load_previewer(sana), exact=exact)
 
 

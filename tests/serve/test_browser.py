@@ -272,6 +272,10 @@ def test_a_phone_shows_all_in_one_column(chromium: "Browser", server: Server) ->
     assert bar and bar["y"] + bar["height"] <= 740 and bar["width"] > 240
     page.tap("#settings > summary")
     assert page.is_visible("#steps")
+    page.tap("#settings > summary")
+    page.tap("#view .tools button:has-text('Start from it')")
+    page.wait_for_selector("#start-drop .given img")
+    assert page.is_visible("#strength")
     context.close()
 
 

@@ -49,6 +49,7 @@ export async function takePicture(name, file, capabilities) {
     const [w, h] = nearest(capabilities.sizes, width / height);
     change({ width: String(w), height: String(h) });
     $(name === "image" ? "start-fold" : "control-fold").open = true;
+    $("settings").open = true; // on a phone all of it is folded
     problem($("problem"), null);
   } catch {
     problem($("problem"), t("error_decode"));
