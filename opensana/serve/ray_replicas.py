@@ -72,8 +72,13 @@ def ray_replicas(
     One at least is ready. `open_painter` is called in each, on a share of the GPUs if there are any
     and `gpus`. Without a scale there is one replica on each GPU, or one. A server that comes after
     one that was killed takes over the replicas of its `folder`. OpensanaError if the model cannot
-    be loaded, or for an address without Ray.
+    be loaded, or for an address without Ray; ConfigError for one of Ray's client.
     """
+    if "://" in address:
+        raise ConfigError(
+            f"--ray {address} is for Ray's client, which cannot stream; run this on a "
+            "machine of the cluster, and try --ray auto"
+        )
     with joined(address, scale.most if scale else 1, extra="ray", module="ray.serve") as ray:
         serve = ray.serve
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
@@ -104,7 +109,8 @@ def ray_replicas(
             replicas.stop()
             if address != LOCAL:  # there all of it ends with this process
                 serve.delete(name)
-                if not (before.applications or before.proxies or serve.status().applications):
+                others = before.applications.keys() - {name}
+                if not (others or before.proxies or serve.status().applications):
                     serve.shutdown()
 
 

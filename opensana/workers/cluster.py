@@ -144,6 +144,7 @@ def joined(address: str, workers: int, *, extra: str, module: str) -> Iterator[A
     if address == LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         # Read when Ray is imported.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    token = "RAY_AUTH_MODE" in os.environ
     try:
         import ray
 
@@ -163,7 +164,8 @@ def joined(address: str, workers: int, *, extra: str, module: str) -> Iterator[A
         else:
             start(address)
     except (OSError, ValueError, RuntimeError) as error:
-        raise OpensanaError(f"no Ray cluster at {address!r}: {_last_line(error)}") from error
+        hint = "" if address == LOCAL or token else "; if it has a token, set RAY_AUTH_MODE=token"
+        raise OpensanaError(f"no Ray cluster at {address!r}: {_last_line(error)}{hint}") from error
     try:
         yield ray
     finally:
