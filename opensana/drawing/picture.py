@@ -105,7 +105,8 @@ def _several_loras(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:"\n') else text
+    odd = set(text) & set(',:"\n') or text != text.strip()
+    return json.dumps(text, ensure_ascii=False) if odd else text
 
 
 def read_note(path: str | Path) -> dict[str, Any]:

@@ -150,8 +150,11 @@ def _png_info(text: str) -> dict[str, Any]:
         probe(data)
     except DataError as error:
         raise RequestError(f"the image {error}", field="image") from None
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        settings = settings_of(image)
-        items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            settings = settings_of(image)
+            items = {key: value for key, value in image.info.items() if isinstance(value, str)}
+    except Exception as error:  # decoders raise anything on damaged files
+        raise RequestError("the image is damaged; send another") from error
     items.pop("parameters", None)
     return {"info": settings, "items": items, "parameters": parse(settings) if settings else {}}

@@ -13,13 +13,13 @@ from typing import Annotated, Any, get_args
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from opensana.drawing.mask import drawn_part
 from opensana.drawing.picture import SAMPLER_NAMES
 from opensana.errors import RequestError
 from opensana.pictures.input import read_layer
-from opensana.request import SIZE_STEP, Request, SolverName
+from opensana.request import MOST_IMAGES, SIZE_STEP, Request, SolverName
 from opensana.serve.order import LoraChoice, Order, picture_bytes
 
 NOTHING = (None, "", False, 0, [], {})
@@ -103,6 +103,7 @@ def _is_given(value: object) -> object:
 
 Whole = Annotated[int | None, BeforeValidator(_is_given)]
 """A number, where "", -1 and null are as left out."""
+Count = Annotated[int, Field(ge=1, le=MOST_IMAGES)]
 
 
 class Txt2Img(BaseModel):
@@ -117,8 +118,8 @@ class Txt2Img(BaseModel):
     cfg_scale: float | None = None
     width: Whole = None
     height: Whole = None
-    batch_size: int = 1
-    n_iter: int = 1
+    batch_size: Count = 1
+    n_iter: Count = 1
     sampler_name: str | None = None
     sampler_index: str | None = None
     styles: list[str] | None = None

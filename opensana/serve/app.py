@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from opensana import __version__
 from opensana.serve import a1111, health, native, openai, page
-from opensana.serve.errors import add_handlers
+from opensana.serve.errors import RESPONSES, add_handlers
 from opensana.serve.guard import Guard
 from opensana.serve.keys import NO_KEYS, Keys
 from opensana.serve.service import Service
@@ -16,7 +16,14 @@ def make_app(service: Service, *, keys: Keys = NO_KEYS, any_host: bool = False) 
     Without keys it answers to names of this machine alone, unless `any_host`.
     """
     service.auth = bool(keys)
-    app = FastAPI(title="opensana", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="opensana",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=RESPONSES,
+    )
     add_handlers(app)
     app.include_router(health.router(service))
     app.include_router(native.router(service))

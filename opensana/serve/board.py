@@ -14,7 +14,9 @@ from opensana.serve.schedule import Schedule, Waiting
 
 @dataclass(eq=False)
 class Live:
-    """A job that is not finished. The worker's thread alone changes it, but for `cancelled`."""
+    """A job that is not finished. The worker's thread alone changes it, but for `cancelled`; one
+    that is cancelled before it was `taken` is ended by whoever cancelled it.
+    """
 
     record: JobRecord
     plan: Plan
@@ -25,6 +27,8 @@ class Live:
     since: float = field(default_factory=time.monotonic)
     """When any of its pictures was last served, or it came."""
     cancelled: bool = False
+    taken: bool = False
+    """The worker has begun with it."""
 
     @property
     def open_images(self) -> list[int]:
@@ -63,14 +67,21 @@ class Board:
             self._jobs.pop(live.record.id, None)
             self.tell()
 
+    def take(self, live: Live) -> bool:
+        """Whether the worker may begin with a job, which then is its own."""
+        with self.changed:
+            live.taken = live.taken or not live.cancelled
+            return live.taken
+
     def cancel(self, id: str) -> Live | None:
-        """The job, if it is unfinished; it ends before the worker's next step."""
+        """The job, where the caller is to end it; the worker ends its own before its next step."""
         with self.changed:
             live = self._jobs.get(id)
-            if live is not None:
-                live.cancelled = True
-                self.tell()
-            return live
+            if live is None or live.cancelled:
+                return None
+            live.cancelled = True
+            self.tell()
+            return live if live.record.state == "queued" and not live.taken else None
 
     def get(self, id: str) -> Live | None:
         with self.changed:

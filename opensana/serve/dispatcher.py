@@ -146,7 +146,7 @@ class Dispatcher:
 
     def _end_cancelled(self) -> None:
         for live in self._board.all():
-            if live.cancelled:
+            if live.cancelled and live.taken:
                 self._ledger.ended(live, "cancelled")
         for (live, _), following in self._following.items():
             if live.record.is_finished:
@@ -173,7 +173,7 @@ class Dispatcher:
         ]
         for one in self._board.schedule.choose(waiting, now, room):
             live = jobs[one.job]
-            if self._may_go(live, one.index):
+            if self._may_go(live, one.index) and self._board.take(live):
                 live.canvases[one.index] = Away()
                 following = asyncio.create_task(self._follow(live, one.index))
                 self._following[live, one.index] = following

@@ -1,19 +1,51 @@
 """The one shape of an error, OpenAI's, whatever went wrong and wherever."""
 
+import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from opensana.errors import OpensanaError, RequestError
 from opensana.serve.logs import log_failure
 
+CLIENT_LEFT = 499
+"""The status, in figures and in the log, of a request whose client left before its answer."""
+LONGEST_MESSAGE = 2000
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class Failure(BaseModel):
+    """What went wrong."""
+
+    message: str
+    """One line."""
+    type: str
+    """invalid_request_error, authentication_error, permission_error, rate_limit_error or
+    server_error."""
+    param: str | None
+    """The field that it is about."""
+    code: str | None
+    """A short name that does not change."""
+
+
+class ErrorBody(BaseModel):
+    """The JSON of every error."""
+
+    error: Failure
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "What was asked for cannot be done"},
+    "5XX": {"model": ErrorBody, "description": "The server is full, stops, or failed"},
+}
+"""For the schema."""
 
 
 class ApiError(Exception):
@@ -30,10 +62,11 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message = status, message[:LONGEST_MESSAGE]
+        self.code, self.param = code, param and param[:LONGEST_MESSAGE]
         self.headers = dict(headers or {})
         if retry_after is not None:
-            self.headers["retry-after"] = str(max(1, round(retry_after + 0.5)))
+            self.headers["retry-after"] = str(max(1, math.ceil(retry_after)))
 
 
 def error_body(status: int, message: str, code: str | None, param: str | None) -> dict[str, Any]:
@@ -42,19 +75,20 @@ def error_body(status: int, message: str, code: str | None, param: str | None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def answer(error: ApiError, path: str) -> JSONResponse:
+def answer(error: ApiError, path: str) -> Response:
     """An error as an answer to a request for `path`."""
     body = error_body(error.status, error.message, error.code, error.param)
     if path.startswith("/sdapi/"):  # what A1111's clients read
         body |= {"detail": error.message, "body": "", "errors": error.message}
-    return JSONResponse(body, error.status, error.headers)
+    # In ASCII: half of a surrogate pair, which may come back, is no UTF-8.
+    return Response(json.dumps(body), error.status, error.headers, "application/json")
 
 
 def add_handlers(app: FastAPI) -> None:
     """Every error that a route can raise, in that shape."""
 
     def handle(kind: Any, convert: Any) -> None:
-        async def handler(http: Request, error: Exception) -> JSONResponse:
+        async def handler(http: Request, error: Exception) -> Response:
             return answer(convert(error), http.url.path)
 
         app.add_exception_handler(kind, handler)
@@ -65,7 +99,6 @@ def add_handlers(app: FastAPI) -> None:
     handle(RequestValidationError, lambda error: from_validation(error.errors()))
     handle(ValidationError, lambda error: from_validation(error.errors()))
     handle(HTTPException, _from_http)
-    handle(Exception, _from_any)
 
 
 def from_request(error: RequestError) -> ApiError:
@@ -86,7 +119,7 @@ def from_validation(errors: Any) -> ApiError:
     message = first["msg"].removeprefix("Value error, ")
     if param is not None and not message.startswith(param):
         message = f"{param}: {message}"
-    return ApiError(400, message[:2000], code="invalid_value", param=param)
+    return ApiError(400, message, code="invalid_value", param=param)
 
 
 def _from_http(error: HTTPException) -> ApiError:
@@ -97,6 +130,7 @@ def _from_http(error: HTTPException) -> ApiError:
     return ApiError(error.status_code, message, headers=error.headers)
 
 
-def _from_any(error: Exception) -> ApiError:
+def unexpected(error: Exception) -> ApiError:
+    """For what nobody foresaw; the log gets the rest."""
     log_failure(error)
     return ApiError(500, "the server failed; its log says more", code="internal")

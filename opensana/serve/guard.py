@@ -6,9 +6,10 @@ import time
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from opensana.serve.errors import ApiError, answer
+from opensana.serve.errors import CLIENT_LEFT, ApiError, answer, unexpected
 from opensana.serve.keys import LOCAL, Keys
 from opensana.serve.logs import log
 from opensana.serve.metrics import Metrics
@@ -37,12 +38,16 @@ class Guard:
         start, headers = time.monotonic(), Headers(scope=scope)
         asked = headers.get("x-request-id", "")
         id = asked if ID.fullmatch(asked) else secrets.token_hex(8)
-        status, begun = 500, False
+        status, begun = CLIENT_LEFT, False
+
+        def count() -> None:
+            self._metrics.requests.labels(_route(scope), str(status)).inc()
 
         async def answering(message: Message) -> None:
             nonlocal status, begun
             if message["type"] == "http.response.start":
                 status, begun = message["status"], True
+                count()  # before the client can ask for the figures
                 found = MutableHeaders(scope=message)
                 found["x-request-id"] = id
                 for name, value in HEADERS.items():
@@ -53,15 +58,18 @@ class Guard:
             try:
                 self._check(scope, headers)
                 await self._app(scope, _limited(receive, self._most), answering)
-            except ApiError as error:
+            except ClientDisconnect:
+                pass  # in the middle of its body
+            except Exception as error:
                 if begun:
                     raise
-                await answer(error, scope["path"])(scope, receive, answering)
+                known = error if isinstance(error, ApiError) else unexpected(error)
+                await answer(known, scope["path"])(scope, receive, answering)
         finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self._metrics.requests.labels(route, str(status)).inc()
+            if not begun:
+                count()
             key: Any = scope.get("key")
-            log("request", id=id, method=scope["method"], route=route, status=status,
+            log("request", id=id, method=scope["method"], route=_route(scope), status=status,
                 seconds=round(time.monotonic() - start, 4), key=key and key.name)  # fmt: skip
 
     def _check(self, scope: Scope, headers: Headers) -> None:
@@ -87,6 +95,11 @@ class Guard:
                     headers={"www-authenticate": 'Basic realm="opensana", charset="UTF-8"'},
                 )
             scope["key"] = key
+
+
+def _route(scope: Scope) -> str:
+    """The pattern of the path, which tells nothing of the caller."""
+    return getattr(scope.get("route"), "path", "none")
 
 
 def _same_site(headers: Headers, host: str) -> bool:

@@ -1,7 +1,7 @@
 """Whether the server is alive, whether it takes work, and its figures."""
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from opensana.serve.service import Service
 
@@ -20,7 +20,7 @@ def router(service: Service) -> APIRouter:
         state = service.state
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Figures for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -16,7 +16,7 @@ from opensana.serve.store import Store
 
 
 class Ledger:
-    """For one thread, the one that draws or has others draw."""
+    """For one thread, the one that draws or has others draw; another ends what it has not begun."""
 
     def __init__(self, board: Board, store: Store, metrics: Metrics) -> None:
         self._board, self._store, self._metrics = board, store, metrics

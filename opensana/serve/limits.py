@@ -1,9 +1,11 @@
 """Limits: what one request may ask for, how much may wait, how often a key may ask."""
 
-import math
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from opensana.errors import ConfigError
 from opensana.request import MOST_GUIDANCE, SIZE_STEP, SMALLEST_SIZE, Request
 from opensana.serve.errors import ApiError
 from opensana.serve.painter import Plan
@@ -27,6 +29,10 @@ class Limits:
     """Requests a minute that one key may send."""
     keep_seconds: float = 7 * 86400.0
     keep_bytes: int = 2 * 2**30
+
+    def __post_init__(self) -> None:
+        if self.rate is not None and not self.rate > 0:
+            raise ConfigError(f"rate must be above 0, got {self.rate}; leave it out for no limit")
 
     def check_request(self, request: Request) -> None:
         """ApiError for what is too much for this server."""
@@ -80,22 +86,24 @@ def _too_much(name: str, message: str) -> ApiError:
 
 
 class Rates:
-    """A bucket of requests for each key, which fills at `rate` a minute; for one event loop."""
+    """At most `rate` requests of each key in any minute; for one event loop.
 
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._buckets: dict[str, tuple[float, float]] = {}
+    A rate below 1 is one request in a longer time.
+    """
+
+    def __init__(self, rate: float | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._clock = rate, clock
+        self._most = max(1, int(rate or 1))
+        self._seconds = 60 * self._most / (rate or 1)
+        self._taken: dict[str, deque[float]] = {}
 
     def take(self, key: str) -> None:
         """One request; ApiError 429 when a key has none left."""
         if self._rate is None:
             return
-        now, most = time.monotonic(), max(1.0, self._rate)
-        left, then = self._buckets.get(key, (most, now))
-        left = min(most, left + (now - then) * self._rate / 60)
-        if left < 1:
-            self._buckets[key] = (left, now)
-            wait = math.ceil((1 - left) * 60 / self._rate)
-            message = f"this key may send {self._rate:g} requests a minute; wait {wait} s"
-            raise ApiError(429, message, code="rate_limited", retry_after=wait - 0.5)
-        self._buckets[key] = (left - 1, now)
+        now = self._clock()
+        taken = self._taken.setdefault(key, deque(maxlen=self._most))
+        if len(taken) == self._most and (wait := taken[0] + self._seconds - now) > 0:
+            message = f"this key may send {self._rate:g} requests a minute"
+            raise ApiError(429, message, code="rate_limited", retry_after=wait)
+        taken.append(now)

@@ -16,6 +16,7 @@ from opensana.request import Request
 from opensana.serve.errors import ApiError
 from opensana.serve.keys import Caller
 from opensana.serve.order import INPUT_NAMES, InputName, LoraChoice, Order, picture_bytes
+from opensana.serve.schema import BINARY, bodies, form
 from opensana.serve.service import Service
 
 PING_SECONDS = 15
@@ -39,7 +40,27 @@ class JobBody(Request):
     """LoRAs by their listed names."""
 
 
+class PngResponse(Response):
+    media_type = "image/png"
+
+
+class FileBytes(Response):
+    media_type = "application/octet-stream"
+
+
+class EventStream(Response):
+    """For the schema; the answer is sse-starlette's."""
+
+    media_type = "text/event-stream"
+
+
 BODY = TypeAdapter(JobBody)
+
+
+BODIES = bodies(
+    BODY.json_schema(),
+    form({"request": {"type": "string"}} | dict.fromkeys(INPUT_NAMES, BINARY), ["request"]),
+)
 
 
 def read_body(data: bytes, **files: bytes) -> Order:
@@ -62,10 +83,10 @@ async def _order(http: HttpRequest) -> Order:
     """From JSON, or from a form with the JSON in `request` and pictures as files."""
     if not http.headers.get("content-type", "").startswith("multipart/form-data"):
         return read_body(await http.body())
-    async with http.form(max_files=len(INPUT_NAMES), max_fields=1) as form:
+    async with http.form(max_files=len(INPUT_NAMES), max_fields=1) as parts:
         files: dict[str, bytes] = {}
         data = b""
-        for name, value in form.multi_items():
+        for name, value in parts.multi_items():
             if name == "request":
                 data = value.encode() if isinstance(value, str) else await value.read()
             elif name in INPUT_NAMES and isinstance(value, UploadFile):
@@ -77,9 +98,8 @@ async def _order(http: HttpRequest) -> Order:
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1")
-    schema = {"requestBody": {"content": {"application/json": {"schema": BODY.json_schema()}}}}
 
-    @routes.post("/jobs", status_code=202, openapi_extra=schema)
+    @routes.post("/jobs", status_code=202, openapi_extra=BODIES)
     async def create(
         http: HttpRequest,
         caller: Caller,
@@ -105,13 +125,13 @@ def router(service: Service) -> APIRouter:
     async def get_job(id: str, caller: Caller) -> JSONResponse:
         return JSONResponse(service.job(id, caller).view())
 
-    @routes.post("/jobs/{id}/cancel")
+    @routes.post("/jobs/{id}/cancel", responses={202: {}})
     async def cancel(id: str, caller: Caller) -> JSONResponse:
         """End a job before its next step."""
         record = service.cancel(id, caller)
         return JSONResponse(record.view(), 200 if record.is_finished else 202)
 
-    @routes.delete("/jobs/{id}")
+    @routes.delete("/jobs/{id}", responses={202: {}, 204: {}})
     async def delete(id: str, caller: Caller) -> Response:
         """Cancel a job, or delete one that is finished, with its pictures."""
         if not service.job(id, caller).is_finished:
@@ -119,16 +139,15 @@ def router(service: Service) -> APIRouter:
         service.delete(id, caller)
         return Response(status_code=204)
 
-    @routes.get("/jobs/{id}/images/{index}")
+    @routes.get("/jobs/{id}/images/{index}", response_class=PngResponse)
     async def image(id: str, index: int, caller: Caller) -> Response:
-        return Response(service.picture(id, index, caller), media_type="image/png")
+        return PngResponse(service.picture(id, index, caller))
 
-    @routes.get("/jobs/{id}/inputs/{name}")
+    @routes.get("/jobs/{id}/inputs/{name}", response_class=FileBytes)
     async def input_picture(id: str, name: InputName, caller: Caller) -> Response:
-        data = service.input(id, name, caller)
-        return Response(data, media_type="application/octet-stream")
+        return FileBytes(service.input(id, name, caller))
 
-    @routes.get("/jobs/{id}/events")
+    @routes.get("/jobs/{id}/events", response_class=EventStream)
     async def events(
         id: str,
         caller: Caller,

@@ -32,36 +32,43 @@ from opensana.serve.openai_answer import (
     sent,
 )
 from opensana.serve.openai_body import CLIENT_NAMES, Edit, Generation, form_body
+from opensana.serve.schema import BINARY, bodies, form
 from opensana.serve.service import Service
 
 PING_SECONDS = 15
 MOST_PARTS = 64
-EDIT_BODIES = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {"schema": Edit.model_json_schema()},
-            "multipart/form-data": {"schema": {"type": "object"}},
-        },
-    }
-}
+TEXT = {"type": "string"}
+EDIT_BODIES = bodies(
+    Edit.model_json_schema(),
+    form(
+        dict.fromkeys((name for name in Edit.model_fields if name not in ("images", "lora")), TEXT)
+        | {"lora[][name]": TEXT, "lora[][scale]": TEXT}
+        | dict.fromkeys(("image", "image[]", "mask"), BINARY),
+        ["prompt"],
+    ),
+)
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     started = int(time.time())
 
-    @routes.post("/images/generations")
+    @routes.post("/images/generations", responses=STREAM)
     async def generations(body: Generation, caller: Caller, http: HttpRequest) -> Response:
         """Pictures from a text."""
         return await _drawn(service, body, caller, http, "image_generation")
 
-    @routes.post("/images/edits", openapi_extra=EDIT_BODIES)
+    @routes.post("/images/edits", openapi_extra=EDIT_BODIES, responses=STREAM)
     async def edits(caller: Caller, http: HttpRequest) -> Response:
         """Pictures from a text and a picture, all of it or where a mask is transparent."""
         return await _drawn(service, await _read_edit(http), caller, http, "image_edit")
 
-    @routes.get("/images/{id}/content")
+    @routes.get(
+        "/images/{id}/content",
+        response_class=Response,
+        responses={200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}}},
+    )
     async def content(
         id: str,
         caller: Caller,
@@ -106,8 +113,8 @@ async def _read_edit(http: HttpRequest) -> Edit:
         if kind != "multipart/form-data":
             return Edit.model_validate_json(await http.body(), strict=True)
         parts: dict[str, list[str | bytes]] = {}
-        async with http.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as form:
-            for name, value in form.multi_items():
+        async with http.form(max_files=MOST_PARTS, max_fields=MOST_PARTS) as sent_parts:
+            for name, value in sent_parts.multi_items():
                 content = await value.read() if isinstance(value, UploadFile) else value
                 parts.setdefault(name, []).append(content)
         # All that a form has are texts: "4" is a number there.

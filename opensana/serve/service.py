@@ -13,7 +13,7 @@ from opensana import __version__
 from opensana.serve.beginnings import new_record, unfinished
 from opensana.serve.board import Board, Live
 from opensana.serve.dispatcher import Dispatcher, Replicas
-from opensana.serve.errors import ApiError
+from opensana.serve.errors import CLIENT_LEFT, ApiError
 from opensana.serve.events import LAST, Event
 from opensana.serve.job import JobRecord
 from opensana.serve.keys import Key
@@ -49,15 +49,15 @@ class Service:
         self._painter, self._store = painter, store
         self._batch, self._name = batch, name
         self._board = Board(Pace())
-        ledger = Ledger(self._board, store, self.metrics)
+        self._ledger = ledger = Ledger(self._board, store, self.metrics)
         if isinstance(painter, Replicas):
             self._worker = Dispatcher(painter, self._board, ledger)
         else:
             self._worker = Worker(painter, self._board, ledger, batch=batch, warm_ups=warm_ups)
-        self._room = Room(self.limits, self._board)
         self._rates = Rates(self.limits.rate)
         self._ended: dict[str, Live] = {}
         self._about = painter.about()
+        self._room = Room(self.limits, self._board, self._about["defaults"])
         self.draining = False
         self.auth = False  # `make_app` knows
         self.metrics.depth.set_function(lambda: len(self._board.all()))
@@ -148,8 +148,8 @@ class Service:
             self._rates.take(caller.name)
             self._check_open()
             self.limits.check_request(order.request)
-            self._room.check(0, caller.name)
-            plan = await asyncio.to_thread(self._painter.plan, order)
+            with self._room.held(order.request, caller.name):
+                plan = await asyncio.to_thread(self._painter.plan, order)
             self.limits.check_plan(plan)
             self._room.check(plan.total_work, caller.name)
         except ApiError as error:
@@ -193,10 +193,16 @@ class Service:
         return [record if live is None else self._board.now(live) for record, live in lives]
 
     def cancel(self, id: str, caller: Key) -> JobRecord:
-        """End a job before the next step; one that is finished stays as it is."""
-        record = self.job(id, caller)
-        self._board.cancel(id)
-        return record
+        """End a job, at work before its next step; one that is finished stays as it is."""
+        self.job(id, caller)
+        self._end(id)
+        return self.job(id, caller)
+
+    def _end(self, id: str) -> None:
+        """At once where it waits, however long the step at work takes."""
+        live = self._board.cancel(id)
+        if live is not None:
+            self._ledger.ended(live, "cancelled")
 
     def delete(self, id: str, caller: Key) -> None:
         """Forget a finished job and its pictures."""
@@ -250,16 +256,17 @@ class Service:
         try:
             await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                self._board.cancel(id)
+                self._end(id)
+                raise ApiError(CLIENT_LEFT, "the client left", code="client_left")
             done = await waiting
         except asyncio.CancelledError:
-            self._board.cancel(id)
+            self._end(id)
             raise
         finally:
             leaving.cancel()
             waiting.cancel()
         if not done.is_finished:
-            self._board.cancel(id)  # nobody would come for it
+            self._end(id)  # nobody would come for it
             raise ApiError(503, "the server is about to stop", code="draining", retry_after=5)
         if done.error is not None:
             raise ApiError(500, done.error.message, code=done.error.code)
@@ -284,5 +291,5 @@ class Service:
 
 async def _left(http: fastapi.Request) -> None:
     """Until the client leaves, once its body is read."""
-    while not await http.is_disconnected():
-        await asyncio.sleep(0.1)
+    while (await http.receive())["type"] != "http.disconnect":
+        pass

@@ -76,7 +76,7 @@ class Worker:
         self._warm_up()
         while not self._stopped:
             for live in self._board.all():
-                if live.cancelled:
+                if live.cancelled and live.taken:
                     self._ledger.ended(live, "cancelled")
             batch = self._board.choose(self._batch, begun_only=self._draining)
             if not batch:
@@ -128,7 +128,8 @@ class Worker:
             self._board.schedule.charge(live.record.key, (now - start) / len(batch))
 
     def _begun(self, batch: Sequence[Chosen]) -> list[Chosen]:
-        """The batch with a canvas for each, without those that failed."""
+        """The batch with a canvas for each, without those that failed or were cancelled."""
+        batch = [(live, index) for live, index in batch if self._board.take(live)]
         new = [(live, index) for live, index in batch if index not in live.canvases]
         for live in dict.fromkeys(live for live, _ in new):
             if live.begun is None:
@@ -199,12 +200,18 @@ class Worker:
                         live, f"memory was short: {half} at once instead of {len(some)}"
                     )
             else:
-                log_failure(error)
+                log_failure(error, *_texts(some))
             left = [(live, index) for live, index in some if not live.record.is_finished]
             self._attempt(left[:half], act)
             self._attempt([one for one in left[half:] if not one[0].record.is_finished], act)
 
     def _fail(self, live: Live, error: Exception) -> None:
         if not live.record.is_finished:
-            log_failure(error)
+            log_failure(error, *_texts([(live, 0)]))
             self._ledger.failed(live, job_error(error))
+
+
+def _texts(some: Sequence[Chosen]) -> set[str]:
+    """What the log shall not tell."""
+    requests = [live.record.request for live, _ in some]
+    return {text for one in requests for text in (one.prompt, one.negative_prompt)}

@@ -1,7 +1,6 @@
 """A painter of gradients, and a server over it: what the tests of the server are made with."""
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from opensana.serve.app import make_app
 from opensana.serve.keys import NO_KEYS, Keys
 from opensana.serve.order import Order
 from opensana.serve.painter import Plan
+from opensana.serve.run import BACKLOG, bind, uvicorn_config
 from opensana.serve.service import Service
 from opensana.serve.store import Store
 
@@ -165,11 +165,9 @@ def serving(
     """A server over a painter; `options` are those of `Service`."""
     painter = painter or Gradient()
     service = Service(painter, Store(folder), **options)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        make_app(service, keys=keys), log_config=None, lifespan="off", timeout_graceful_shutdown=1
-    )
-    server = uvicorn.Server(config)
+    listener = bind("127.0.0.1", 0)
+    listener.listen(BACKLOG)
+    server = uvicorn.Server(uvicorn_config(make_app(service, keys=keys), closing=1))
     thread = threading.Thread(
         target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True
     )
@@ -177,7 +175,8 @@ def serving(
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with httpx2.Client(base_url=url, headers=headers, timeout=30) as client:
+        # Certificates take long to be read, and none is needed.
+        with httpx2.Client(base_url=url, headers=headers, timeout=30, verify=False) as client:
             yield Server(service, painter, url, client)
     finally:
         server.should_exit = True

@@ -1,16 +1,27 @@
-"""A process to be stopped: `python -m tests.serve.painted_server FOLDER PORT SECONDS GRACE`."""
+"""A server in a process of its own: `python -m tests.serve.painted_server FOLDER PORT OPTIONS`.
 
+OPTIONS is JSON: step (seconds), grace, batch, and limits by their names.
+"""
+
+import json
 import sys
 from pathlib import Path
 
 from opensana.serve import run
 from opensana.serve.keys import NO_KEYS
+from opensana.serve.limits import Limits
 from opensana.serve.service import Service
 from opensana.serve.store import Store
 from tests.serve.gradient import Gradient
 
 if __name__ == "__main__":
-    folder, port, seconds, grace = sys.argv[1:]
+    folder, port, options = sys.argv[1:]
+    asked = {"step": 0.0, "grace": 20.0, "batch": 8, "limits": {}} | json.loads(options)
     listener = run.bind("127.0.0.1", int(port))
-    service = Service(Gradient(float(seconds)), Store(Path(folder)), batch=2)
-    run.serve(service, listener, keys=NO_KEYS, grace=float(grace))
+    service = Service(
+        Gradient(asked["step"]),
+        Store(Path(folder)),
+        batch=asked["batch"],
+        limits=Limits(**asked["limits"]),
+    )
+    run.serve(service, listener, keys=NO_KEYS, grace=asked["grace"])

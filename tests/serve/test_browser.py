@@ -15,7 +15,7 @@ from opensana.request import Request
 from opensana.serve.keys import Keys
 from opensana.serve.limits import Limits
 from tests.serve.gradient import NATIVE, Gradient, Server, serving
-from tests.serve.test_run import free_port, process
+from tests.serve.processes import free_port, running
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -411,21 +411,23 @@ def test_the_page_goes_on_when_its_server_was_killed(chromium: "Browser", tmp_pa
     context = chromium.new_context(locale="en-GB")
     context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
-    with process(tmp_path, step=0.1, port=port) as (running, _):
+    with running(tmp_path / "jobs", step=0.1, port=port) as server:
         page.goto(f"http://127.0.0.1:{port}")
         page.wait_for_selector("body[data-ready]")
         draw(page, "at work", steps="100")
         page.wait_for_selector("#view .preview:not([hidden])")
         draw(page, "in the queue", width="96", steps="100")
         page.wait_for_selector("#queue-list .waiting:has-text('in the queue')")
-        running.kill()
+        server.process.kill()
         page.wait_for_selector("#connection:has-text('Connection lost')")
-    with process(tmp_path, step=0.02, port=port) as (_, client):
+    with running(tmp_path / "jobs", step=0.02, port=port) as server:
         page.wait_for_selector("#connection:has-text('Connection lost')", state="detached")
         finished(page)
         assert page.inner_text("#view .said") in ("at work", "in the queue")
         page.wait_for_selector("#history [role=option] >> nth=1")
-        assert {one["status"] for one in client.get("/v1/jobs").json()["data"]} == {"completed"}
+        assert {one["status"] for one in server.client.get("/v1/jobs").json()["data"]} == {
+            "completed"
+        }
         draw(page, "a new one", width="64", steps="3")
         page.wait_for_selector("#history [role=option] >> nth=2")
     context.close()

@@ -5,16 +5,19 @@ Also tests `serve/keys.py`, `serve/errors.py`, `serve/logs.py`, `serve/metrics.p
 
 import base64
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from opensana.errors import ConfigError
+from opensana.errors import ConfigError, NumericsError
 from opensana.serve import run
 from opensana.serve.keys import Keys, read_keys
 from opensana.serve.limits import Limits
-from tests.serve.gradient import Server, serving
+from tests.serve.gradient import Gradient, Server, Sheet, serving
 
 SECRET, OTHER = "k" * 20, "o" * 20
 
@@ -53,6 +56,22 @@ def test_no_key_and_a_wrong_one_are_refused_in_one_shape(
 @pytest.mark.parametrize("headers", [bearer(SECRET), basic(SECRET), bearer(OTHER)])
 def test_a_key_is_a_token_and_a_password(locked: Server, headers: dict[str, str]) -> None:
     assert locked.client.get("/v1/jobs", headers=headers).status_code == 200
+
+
+def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In constant time, and as digests: neither place nor length of a key shows."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("hmac.compare_digest", compare)
+    keys = Keys([("ann", SECRET), ("bob", OTHER), ("eve", "e" * 99)])
+    for secret in (SECRET, "e" * 99, "k", ""):
+        compared.clear()
+        keys.find(f"Bearer {secret}".encode())
+        assert len(compared) == 3 and {len(text) for pair in compared for text in pair} == {32}
 
 
 def test_health_needs_no_key(locked: Server) -> None:
@@ -122,16 +141,71 @@ def test_a_request_keeps_its_id(tmp_path: Path) -> None:
         assert bad.headers["x-request-id"] not in ("", "a b")
 
 
-def test_counters_equal_the_client_s_own_tally(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        for _ in range(3):
-            server.wait(server.submit(images=2)["id"])
-        server.post("/v1/jobs", prompt="x", width=1)
+class Faulty(Gradient):
+    """Fails as the prompt says, and tells the prompt to the log."""
+
+    def step(self, canvases: Sequence[Sheet]) -> list[Exception | None]:
+        prompts = [one.plan.request.prompt for one in canvases]
+        if any("broken" in prompt for prompt in prompts):
+            raise ValueError(f"cannot draw {prompts}")
+        outcomes = super().step(canvases)
+        nan = NumericsError("the latent stopped being finite")
+        return [nan if "nan" in one else good for one, good in zip(prompts, outcomes, strict=True)]
+
+
+def test_counters_equal_the_client_s_own_tally(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tally = Counter[tuple[str, str]]()
+    limits = Limits(rate=12)
+    with serving(tmp_path, Faulty(), limits=limits) as server:
+
+        def ask(method: str, path: str, route: str = "", **options: Any) -> Any:
+            answer = server.client.request(method, path, **options)
+            tally[route or path, str(answer.status_code)] += 1
+            return answer
+
+        ids: list[str] = []
+        for prompt, state in (("private", "completed"), ("private nan", "failed")) * 2:
+            body = {"prompt": prompt, "images": 2, "steps": 2}
+            ids.append(ask("POST", "/v1/jobs", json=body).json()["id"])
+            server.wait(ids[-1], state)
+        for prompt in ("private", "private broken", "private nan"):
+            ask("POST", "/v1/images/generations", json={"prompt": prompt, "n": 3})
+            ask("POST", "/sdapi/v1/txt2img", json={"prompt": prompt, "width": 64, "height": 64})
+        for body in ({"prompt": "private", "width": 1}, {"prompt": ""}, {"private": 1}):
+            ask("POST", "/v1/jobs", json=body)
+        ask("GET", "/v1/jobs/private", "/v1/jobs/{id}")
+        ask("GET", f"/v1/jobs/{ids[0]}/images/0", "/v1/jobs/{id}/images/{index}")
+        ask("GET", f"/v1/jobs/{ids[0]}/images/7", "/v1/jobs/{id}/images/{index}")
+        ask("GET", "/private", "none")
+        ask("DELETE", f"/v1/jobs/{ids[0]}", "/v1/jobs/{id}")
+        ask("PUT", "/v1/jobs")
+        for _ in range(4):
+            last = ask("POST", "/v1/jobs", json={"prompt": "private"}).json()
+            if "id" in last:
+                server.wait(last["id"])
         text = server.client.get("/metrics").text
-    assert 'sana_requests_total{code="202",route="/v1/jobs"} 3.0' in text
-    assert 'sana_requests_total{code="400",route="/v1/jobs"} 1.0' in text
-    assert "sana_images_total 6.0" in text
-    assert 'sana_jobs_total{state="completed"} 3.0' in text
+    samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+    found = {(one.name, *one.labels.values()): one.value for one in samples}
+    seen = {
+        (one.labels["route"], one.labels["code"]): one.value
+        for one in samples
+        if one.name == "sana_requests_total"
+    }
+    seen.pop(("/metrics", "200"), None)
+    # `wait` asks as often as it must.
+    asked = seen.pop(("/v1/jobs/{id}", "200"))
+    assert asked >= 4 and seen == {key: value for key, value in tally.items() if value}
+    assert tally["/v1/jobs", "429"] == 2 and tally["/v1/images/generations", "500"] == 2
+    assert found["sana_jobs_total", "completed"] == 2 + 2 + 2
+    assert found["sana_jobs_total", "failed"] == 2 + 4
+    assert found["sana_images_total",] == 2 * 2 + 3 + 1 + 2
+    assert found["sana_nan_total",] == 2 + 2
+    assert found["sana_rejected_total", "rate_limited"] == 2
+    assert found["sana_queue_depth",] == 0
+    log = capfd.readouterr().err
+    assert "cannot draw" in log and "private" not in log
 
 
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
