@@ -35,9 +35,9 @@ class Standing(Replicas):
         self.painters.append(painter)
 
     def kill(self, number: int) -> None:
-        """Another takes its place at once."""
-        del self.alive[number]
+        """Another takes its place at once: there is always one."""
         self.add()
+        del self.alive[number]
 
     @property
     def count(self) -> int:
