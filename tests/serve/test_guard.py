@@ -209,13 +209,14 @@ def test_counters_equal_the_client_s_own_tally(
 
 
 def test_an_address_that_others_reach_needs_a_key(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--keys"):
-        run.keys_for("0.0.0.0", None, insecure=False)
-    assert not run.keys_for("0.0.0.0", None, insecure=True)
-    assert not run.keys_for("127.0.0.1", None, insecure=False)
     file = tmp_path / "keys"
     file.write_text(f"# people\nann: {SECRET}\n")
-    assert run.keys_for("0.0.0.0", file, insecure=False)
+    with run.bind("0.0.0.0", 0) as everywhere, run.bind("127.0.0.1", 0) as here:
+        with pytest.raises(ConfigError, match="--keys"):
+            run.keys_for(everywhere, None, insecure=False)
+        assert not run.keys_for(everywhere, None, insecure=True)
+        assert not run.keys_for(here, None, insecure=False)
+        assert run.keys_for(everywhere, file, insecure=False)
 
 
 @pytest.mark.parametrize(
