@@ -54,6 +54,7 @@ class Client(FastHttpUser):
         name = "/".join(path.split("/")[:3])
         start = time.perf_counter()
         with self.client.request(method, path, json=body, name=name, catch_response=True) as answer:
+            assert answer is not None and answer.headers is not None
             seconds, retry = time.perf_counter() - start, answer.headers.get("retry-after")
             line = {"path": name, "status": answer.status_code, "seconds": seconds, "retry": retry}
             answers.write(json.dumps(line) + "\n")
