@@ -33,10 +33,10 @@ def warm_ups(about: Mapping[str, Any]) -> tuple[Order, ...]:
 
 def draw_first(
     painter: Painter[Any], orders: Sequence[Order], pace: Pace, ending: Callable[[], bool]
-) -> None:
+) -> bool:
     """Draw the orders, with previews, and forget them; whatever goes wrong is raised.
 
-    It ends before the next step once `ending` is true.
+    Whether all were drawn: it ends before the next step once `ending` is true.
     """
     for order in orders:
         plan = painter.plan(order)
@@ -50,10 +50,11 @@ def draw_first(
                 pace.stepped(plan.lane, time.monotonic() - start, plan.work)
             painter.preview(canvas)
         if canvas.step < plan.steps:
-            return
+            return False
         start = time.monotonic()
         painter.finish([canvas])[0].png()
         pace.ended(time.monotonic() - start)
+    return True
 
 
 def _grey(side: int) -> bytes:

@@ -73,12 +73,14 @@ class Worker:
         return int(self.alive)
 
     def _loop(self) -> None:
-        self._warm_up()
         while not self._stopped:
             for live in self._board.all():
                 if live.cancelled and live.taken:
                     self._ledger.ended(live, "cancelled")
             batch = self._board.choose(self._batch, begun_only=self._draining)
+            if not batch and self.state == "warming_up" and not self._draining:
+                self._warm_up()
+                continue
             if not batch:
                 with self._board.changed:
                     if self._draining:
@@ -90,19 +92,21 @@ class Worker:
             self._advance(batch[:most])
 
     def _warm_up(self) -> None:
+        """Draw while nobody waits; a job that comes goes first, and its picture does as well."""
         start = time.monotonic()
         try:
-            draw_first(self._painter, self._warm_ups, self._board.pace, self._is_ending)
+            whole = draw_first(self._painter, self._warm_ups, self._board.pace, self._is_wanted)
         except Exception as error:
             self.state = "failed"
             log_failure(error)
             return
-        self.state = "ready"
-        if self._warm_ups:
+        if whole:
+            self.state = "ready"
             log("ready", warm_up=round(time.monotonic() - start, 3))
 
-    def _is_ending(self) -> bool:
-        return self._stopped or self._draining
+    def _is_wanted(self) -> bool:
+        with self._board.changed:
+            return self._stopped or self._draining or self._board.pending()
 
     def _advance(self, batch: Sequence[Chosen]) -> None:
         """One step of each picture, and what comes before its first and after its last."""
@@ -175,7 +179,9 @@ class Worker:
             pictures = self._painter.finish([live.canvases[index] for live, index in some])
             for (live, index), picture in zip(some, pictures, strict=True):
                 self._ledger.drawn(live, index, picture.png())
-                self.state = "ready"
+                if self.state != "ready":
+                    self.state = "ready"
+                    log("ready")
 
         self._attempt(done, finish)
         for live in dict.fromkeys(live for live, _ in done):

@@ -46,12 +46,37 @@ def test_a_server_is_ready_once_it_has_drawn(tmp_path: Path) -> None:
 
     with serving(tmp_path, Gradient(fail=wait), warm_ups=ORDERS) as server:
         assert state(server) == (503, "warming_up")
-        job = server.submit(prompt="mine")
         held.set()
         until_ready(server)
-        server.wait(job["id"])
+        server.wait(server.submit(prompt="mine")["id"])
         assert len(server.client.get("/v1/jobs").json()["data"]) == 1
-    assert [batch[0][0] for batch in server.painter.batches[:3]] == [PROMPT, PROMPT, "mine"]
+    assert [batch[0][0] for batch in server.painter.batches] == [PROMPT] * 2 + ["mine"] * STEPS
+
+
+def test_a_job_does_not_wait_for_the_warm_up(tmp_path: Path) -> None:
+    """Its picture makes the server ready as well; one that is cancelled does not."""
+    at_work, go = threading.Event(), threading.Semaphore(0)
+
+    def wait(what: str, sheets: list[Sheet]) -> None:
+        if what == "step":
+            at_work.set()
+            assert go.acquire(timeout=20)
+
+    with serving(tmp_path, Gradient(fail=wait), warm_ups=ORDERS) as server:
+        assert at_work.wait(20)
+        cancelled = server.submit(prompt="cancelled")
+        go.release(2)  # of the warm-up, then of the job
+        server.wait(cancelled["id"], "running")
+        server.post(f"/v1/jobs/{cancelled['id']}/cancel")
+        go.release()
+        server.wait(cancelled["id"], "cancelled")
+        assert state(server) == (503, "warming_up")
+        job = server.submit(prompt="mine")
+        go.release(100)
+        server.wait(job["id"])
+        assert state(server) == (200, "ready")
+    prompts = [batch[0][0] for batch in server.painter.batches]
+    assert prompts.count(PROMPT) <= 2 and prompts[-STEPS:] == ["mine"] * STEPS
 
 
 def test_forecasts_before_the_first_job_are_measured(tmp_path: Path) -> None:
