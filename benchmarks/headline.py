@@ -196,11 +196,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         for name, key in (
             ("by arithmetic", "arithmetic"),
             ("measured here", "measured"),
-            ("printed latency", "printed_latency"),
+            ("printed in the paper", "printed_latency"),
         )
     }
     label = f"seconds of a picture, relative to {OURS[0]}"
-    plot(path, curves, label=label, log=True, across_label="pixels a side", legend="left")
+    plot(path, curves, label=label, log=True, across_label="pixels a side", legend="bottom")
 
 
 def opened(path: Path) -> dict[str, Any]:

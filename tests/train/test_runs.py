@@ -144,6 +144,16 @@ def test_curves_are_where_their_values_are(tmp_path: Path) -> None:
     assert falling_rows[0] < flat_rows[0] < falling_rows[2]
 
 
+def test_the_legend_leaves_room_for_rising_curves(tmp_path: Path) -> None:
+    rising = {"rising": [(0, 1.0), (9, 9.0)]}
+    plot(tmp_path / "top.png", rising, label="loss")
+    plot(tmp_path / "bottom.png", rising, label="loss", legend="bottom")
+    for name, rows in (("top", slice(0, 60)), ("bottom", slice(HEIGHT - 120, None))):
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int)
+        same = np.abs(pixels - ImageColor.getrgb(COLOURS[0])).sum(2) < 60
+        assert same[rows, WIDTH - 150 : WIDTH - 60].sum() > 50, "the legend's stroke"
+
+
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no psnr above 0 yet"):
         plot(tmp_path / "a.png", {"a": [(1, -1.0)]}, label="psnr", log=True)

@@ -54,11 +54,11 @@ def plot(
     label: str,
     log: bool = False,
     across_label: str = "step",
-    legend: Literal["left", "right"] = "right",
+    legend: Literal["top", "bottom"] = "top",
 ) -> None:
     """Write curves by name; `label` names the vertical axis. On a logarithmic one, above 0 only.
 
-    Few points are marked; the legend stands at the top, where the curves are not.
+    Few points are marked. The legend stands at the right, at the end where the curves are not.
     """
     drawn = {name: _binned([p for p in c if p[1] > 0 or not log]) for name, c in curves.items()}
     points = [point for curve in drawn.values() for point in curve]
@@ -74,21 +74,19 @@ def plot(
         pen.line(points, fill=colour, width=2 * FINER, joint="curve")
         for point in points if len(points) <= FEW else (points[0], points[-1]):
             pen.circle(point, 3 * FINER, fill=colour)
-        _draw_name(pen, name, index, colour, legend)
+        row = TOP + 12 + 18 * index
+        if legend == "bottom":
+            row = HEIGHT - BOTTOM - 12 - 18 * (len(drawn) - 1 - index)
+        _draw_name(pen, name, row, colour)
     sheet.resize((WIDTH, HEIGHT), Image.Resampling.BOX).save(path, format="PNG")
 
 
-def _draw_name(
-    pen: ImageDraw.ImageDraw, name: str, index: int, colour: str, side: Literal["left", "right"]
-) -> None:
+def _draw_name(pen: ImageDraw.ImageDraw, name: str, row: int, colour: str) -> None:
     """A line of the legend: a stroke in the curve's colour, then its name."""
-    row, stroke, gap = (TOP + 12 + 18 * index) * FINER, 24 * FINER, 8 * FINER
-    if side == "left":
-        left = LEFT * FINER + gap
-    else:
-        left = (WIDTH - RIGHT) * FINER - gap - pen.textlength(name, font=_font()) - gap - stroke
-    pen.line([(left, row), (left + stroke, row)], colour, 3 * FINER)
-    _write(pen, (left + stroke + gap, row), name, "lm")
+    right, row = (WIDTH - RIGHT - 8) * FINER, row * FINER
+    _write(pen, (right, row), name, "rm")
+    left = right - pen.textlength(name, font=_font()) - 8 * FINER
+    pen.line([(left - 24 * FINER, row), (left, row)], colour, 3 * FINER)
 
 
 def _axes(points: Points, *, log: bool) -> tuple[Axis, Axis]:
