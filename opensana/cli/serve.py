@@ -37,6 +37,11 @@ RANGES = {
 class Serve(LoadOptions, Command):
     """Draw for others: a page, and the APIs of OpenAI, of A1111 and one of its own."""
 
+    loras: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """LoRA files, or folders with one, that requests may name; --lora is for every picture."""
+    lora_memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """What layers with LoRAs merged may take beside the model; left out, as much as the transformer
+    takes, and 1 GiB at least."""
     host: Annotated[str, arg(metavar="ADDRESS")] = "127.0.0.1"
     """Where to listen. Any but this machine's own needs --keys."""
     port: int = 7860
@@ -143,18 +148,22 @@ class Serve(LoadOptions, Command):
     def _painter(
         self, folder: Path, scale: "Scale | None"
     ) -> Iterator["SanaPainter | RayReplicas"]:
+        from opensana.device import parse_bytes
         from opensana.serve.loading import load_painter, whole_paths
 
         options = LoadOptions(**{one.name: getattr(self, one.name) for one in fields(LoadOptions)})
+        loras = self.loras and self.loras.expanduser().resolve()
+        memory = None if self.lora_memory is None else parse_bytes(self.lora_memory)
+        load = partial(load_painter, exact=self.exact, loras=loras, lora_bytes=memory)
         if self.ray is None:
-            yield load_painter(options, exact=self.exact)
+            yield load(options)
             return
         from opensana.serve.ray_replicas import ray_replicas
 
         with ray_replicas(
             self.ray,
             scale,
-            partial(load_painter, whole_paths(options), exact=self.exact),
+            partial(load, whole_paths(options)),
             batch=self.batch,
             folder=folder,
             gpus=self.device in ("auto", "cuda"),

@@ -6,6 +6,7 @@ which exactly the same request can be read back.
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from opensana.config import build
+from opensana.drawing.recorded import each
 from opensana.errors import RequestError
 from opensana.files.writing import write_atomic
 from opensana.request import Request
@@ -72,8 +74,10 @@ class Picture:
 def parameters(
     request: Request, model: str = "", provenance: Mapping[str, Any] | None = None
 ) -> str:
-    """The A1111 text: prompt, negative prompt, one line of settings; of several LoRAs each."""
-    lines = [request.prompt]
+    """The A1111 text: prompt with a tag for each LoRA, negative prompt, one line of settings."""
+    loras = _loras(provenance or {})
+    tags = (f"<lora:{name}:{_number(scale)}>" for name, _, scale in loras)
+    lines = [" ".join((request.prompt, *tags))]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     settings = {
@@ -84,7 +88,7 @@ def parameters(
         "Size": f"{request.width}x{request.height}",
         "Denoising strength": request.strength,
         "Model": model,
-        **_several_loras(provenance or {}),
+        "Lora hashes": ", ".join(f"{name}: {digest[:10]}" for name, digest, _ in loras),
     }
     lines.append(
         ", ".join(f"{k}: {_quoted(v)}" for k, v in settings.items() if v not in ("", None))
@@ -92,15 +96,18 @@ def parameters(
     return "\n".join(lines)
 
 
-def _several_loras(provenance: Mapping[str, Any]) -> dict[str, str]:
-    """By number, as the names of their files are not recorded."""
-    digests, scales = provenance.get("lora_sha256"), provenance.get("lora_scale")
-    if not isinstance(digests, list) or not isinstance(scales, list):
-        return {}
-    return {
-        "Lora hashes": ", ".join(f"{i}: {d[:10]}" for i, d in enumerate(digests, start=1)),
-        "Lora weights": ", ".join(f"{i}: {scale}" for i, scale in enumerate(scales, start=1)),
-    }
+def _loras(provenance: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """Name, digest and scale of each LoRA; the name as it can stand in a prompt."""
+    columns = (each(provenance.get(f"lora_{part}")) for part in ("name", "sha256", "scale"))
+    return [
+        (re.sub(r"[<>:,\s]+", "_", name), digest, scale)
+        for name, digest, scale in zip(*columns, strict=True)
+    ]
+
+
+def _number(scale: float) -> str:
+    """As other tools read it, without an exponent."""
+    return f"{scale:.9f}".rstrip("0").rstrip(".")
 
 
 def _quoted(value: object) -> str:

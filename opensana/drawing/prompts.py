@@ -59,7 +59,7 @@ def _literal_notes(name: str, text: str) -> Iterator[str]:
     if network := NETWORKS.search(text):
         yield (
             f"{_short(network[0])} in the {name} loads nothing and is read as words; LoRAs go by "
-            "--lora (lora= of Sana.load)"
+            "--lora (lora= of Sana.load, or of a request to a server)"
         )
     if weight := WEIGHTS.search(NETWORKS.sub("", text)):
         yield f"{_short(weight[0])} in the {name} weighs nothing and is read as words"

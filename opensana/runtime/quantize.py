@@ -110,17 +110,22 @@ def quantised_layer(layer: nn.Linear | nn.Conv2d, quantization: Quantization) ->
 def dequantize(network: Stack) -> None:
     """Plain layers in float32 in place of the quantised ones, as a LoRA needs them."""
     for parent, name, layer in list(_quantised(network)):
-        weight, biased = plain_weight(layer), layer.bias is not None
-        plain: nn.Linear | nn.Conv2d
-        with torch.device("meta"):
-            if isinstance(layer, WeightOnlyPointwise):
-                plain = nn.Conv2d(layer.in_features, layer.out_features, 1, bias=biased)
-            else:
-                plain = nn.Linear(layer.in_features, layer.out_features, bias=biased)
-        plain.weight = nn.Parameter(weight.view(plain.weight.shape), requires_grad=False)
-        if layer.bias is not None:
-            plain.bias = nn.Parameter(layer.bias, requires_grad=False)
-        setattr(parent, name, plain.eval())
+        setattr(parent, name, dequantised_layer(layer))
+
+
+def dequantised_layer(layer: WeightOnlyLinear) -> nn.Linear | nn.Conv2d:
+    """The plain layer in float32."""
+    weight, biased = plain_weight(layer), layer.bias is not None
+    plain: nn.Linear | nn.Conv2d
+    with torch.device("meta"):
+        if isinstance(layer, WeightOnlyPointwise):
+            plain = nn.Conv2d(layer.in_features, layer.out_features, 1, bias=biased)
+        else:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=biased)
+    plain.weight = nn.Parameter(weight.view(plain.weight.shape), requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias, requires_grad=False)
+    return plain.eval()
 
 
 def quantizable(network: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear | nn.Conv2d]]:

@@ -123,6 +123,12 @@ def router(service: Service) -> APIRouter:
         """What the system has."""
         return JSONResponse(lists.memory())
 
+    @routes.post("/refresh-loras")
+    async def refresh_loras(caller: Caller) -> JSONResponse:
+        """List anew what lies in the folder of LoRAs."""
+        await service.refresh()
+        return JSONResponse(None)
+
     _add_fixed(routes, "GET", "sd-models", lists.models(service.model))
     _add_fixed(routes, "GET", "schedulers", lists.SCHEDULERS)
     _add_fixed(routes, "GET", "upscalers", lists.UPSCALERS)

@@ -88,7 +88,7 @@ CLIENT_NAMES = {
     "strength": "denoising_strength",
     "solver": "sampler_name",
     "image": "init_images",
-    "loras": "prompt",
+    "lora": "prompt",
 }
 """How A1111's clients call fields of an Order, for errors."""
 LORA = re.compile(r"<lora:([^:<>]+)(?::([^:<>]*))?[^<>]*>")

@@ -23,8 +23,8 @@ EMPTY: Mapping[str, Any] = {
     "extensions": [],
 }
 """Lists of what is not here; clients read them when they start."""
-REFRESHED = ("refresh-checkpoints", "refresh-vae", "refresh-loras", "refresh-embeddings")
-"""The model and its LoRAs are those that the server was started with."""
+REFRESHED = ("refresh-checkpoints", "refresh-vae", "refresh-embeddings")
+"""The model is the one that the server was started with."""
 SCHEDULERS = [
     {
         "name": "automatic",
@@ -69,7 +69,15 @@ def models(model: str) -> list[dict[str, Any]]:
 def loras(capabilities: Mapping[str, Any]) -> list[dict[str, Any]]:
     """For `<lora:name:1>` in a prompt."""
     return [
-        {"name": one["name"], "alias": one["name"], "path": one["name"], "metadata": {}}
+        {
+            "name": one["name"],
+            "alias": one["name"],
+            "path": one["name"],
+            "metadata": {
+                "ss_network_dim": str(one["rank"]),
+                "modelspec.trigger_phrase": ", ".join(one["trigger_words"]),
+            },
+        }
         for one in capabilities["loras"]
     ]
 

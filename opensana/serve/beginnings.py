@@ -35,7 +35,7 @@ def new_record(id: str, order: Order, plan: Plan, *, key: str, kind: str) -> Job
         images=tuple(images),
         inputs=tuple(order.pictures),
         control_scale=order.control_scale,
-        loras=order.loras,
+        loras=plan.loras,
         notes=plan.notes,
     )
 

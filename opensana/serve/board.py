@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from opensana.serve.events import EventLog
@@ -100,13 +100,15 @@ class Board:
         jobs = self.all()
         return sum(one.work_left for one in jobs if key in (None, one.record.key))
 
-    def choose(self, most: int, *, begun_only: bool) -> list[tuple[Live, int]]:
-        """The pictures that take the next step together."""
+    def choose(
+        self, most: int, *, begun_only: bool, lane: Hashable = None
+    ) -> list[tuple[Live, int]]:
+        """The pictures that take the next step together, of `lane` if any of it wait."""
         jobs = {one.record.id: one for one in self.all() if not one.cancelled}
         if begun_only:
             jobs = {id: one for id, one in jobs.items() if one.record.state == "running"}
         waiting = [one for live in jobs.values() for one in self.waiting(live)]
-        chosen = self.schedule.choose(waiting, time.monotonic(), most)
+        chosen = self.schedule.choose(waiting, time.monotonic(), most, lane)
         return [(jobs[one.job], one.index) for one in chosen]
 
     def waiting(self, live: Live) -> Iterator[Waiting]:

@@ -57,6 +57,10 @@ class Replicas(ABC):
         """As `Painter.about`."""
 
     @abstractmethod
+    def refresh(self) -> None:
+        """As `Painter.refresh`."""
+
+    @abstractmethod
     def plan(self, order: Order) -> Plan:
         """As `Painter.plan`; ApiError 503 where no replica answers."""
 

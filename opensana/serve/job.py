@@ -95,7 +95,7 @@ class JobRecord:
             "request": asdict(self.request),
             "inputs": {name: name in self.inputs for name in INPUT_NAMES}
             | {"control_scale": self.control_scale},
-            "loras": [asdict(one) for one in self.loras],
+            "lora": [asdict(one) for one in self.loras],
             "images": [self.image_view(one) for one in self.images],
             "notes": list(self.notes),
             "error": self.error and self.error.view(),

@@ -36,7 +36,7 @@ class JobBody(Request):
     """The picture that the ControlNet follows."""
     control_scale: float = 1.0
     """How much the control image counts."""
-    loras: list[LoraChoice] | None = None
+    lora: list[LoraChoice] | None = None
     """LoRAs by their listed names."""
 
 
@@ -74,7 +74,7 @@ def read_body(data: bytes, **files: bytes) -> Order:
     return Order(
         request=Request(**{field.name: getattr(body, field.name) for field in fields(Request)}),
         control_scale=body.control_scale,
-        loras=tuple(body.loras or ()),
+        loras=tuple(body.lora or ()),
         **pictures,
     )
 

@@ -25,18 +25,22 @@ CLIENT_NAMES = {
     "images": "n",
     "steps": "num_inference_steps",
     "guidance": "guidance_scale",
-    "loras": "lora",
 }
 """How OpenAI's clients call fields of an Order, for errors."""
 
 
 class Lora(BaseModel):
-    """One of the listed LoRAs."""
+    """One of the listed LoRAs; in a form its scale is a text."""
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
     scale: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    sha256: str | None = None
+
+    @property
+    def choice(self) -> LoraChoice:
+        return LoraChoice(self.name, self.scale, self.sha256)
 
 
 class Generation(BaseModel):
@@ -91,7 +95,7 @@ class Generation(BaseModel):
 
     def order(self) -> Order:
         """What is to be drawn."""
-        return Order(request=self._request(), loras=self._loras())
+        return Order(request=self._request(), loras=tuple(one.choice for one in self.lora or ()))
 
     def _request(self, **more: Any) -> Request:
         width, height = self._size()
@@ -107,9 +111,6 @@ class Generation(BaseModel):
             solver=self.solver,
             **more,
         )
-
-    def _loras(self) -> tuple[LoraChoice, ...]:
-        return tuple(LoraChoice(one.name, one.scale) for one in self.lora or ())
 
     def _size(self) -> tuple[int | None, int | None]:
         if self.size in (None, "auto"):
@@ -163,7 +164,7 @@ class Edit(Generation):
             request=self._request(strength=self.strength),
             image=_content(pictures[0], "image"),
             mask=mask,
-            loras=self._loras(),
+            loras=tuple(one.choice for one in self.lora or ()),
         )
 
 

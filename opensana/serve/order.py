@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from opensana.config import build
 from opensana.drawing.inputs import Inputs
@@ -22,8 +22,16 @@ INPUT_NAMES: tuple[InputName, ...] = get_args(InputName)
 class LoraChoice:
     """One of the listed LoRAs, and how much of it."""
 
+    __pydantic_config__: ClassVar[Any] = {
+        "extra": "forbid",
+        "strict": True,
+        "allow_inf_nan": False,
+    }
+
     name: str
     scale: float = 1.0
+    sha256: str | None = None
+    """Which file it must be; None is the one that is listed."""
 
 
 @dataclass(frozen=True, kw_only=True)

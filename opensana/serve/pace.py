@@ -4,6 +4,7 @@ import threading
 from collections.abc import Hashable
 
 WEIGHT = 0.2  # of the newest measurement
+MOST_LANES = 1000  # of which the steps are known: sizes and LoRAs are the users' choice
 UNKNOWN = 1e-6  # seconds for a pixel and step, before anything was measured
 
 
@@ -21,7 +22,9 @@ class Pace:
     def stepped(self, lane: Hashable, seconds: float, work: int) -> None:
         """A batch took a step; `work` is of all its pictures."""
         with self._lock:
-            self._steps[lane] = _mean(self._steps.get(lane), seconds)
+            self._steps[lane] = _mean(self._steps.pop(lane, None), seconds)
+            if len(self._steps) > MOST_LANES:
+                del self._steps[next(iter(self._steps))]
             self._rate = _mean(self._rate, seconds / work)
 
     def ended(self, seconds: float) -> None:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from opensana.drawing.picture import Picture
 from opensana.request import Request
-from opensana.serve.order import Order
+from opensana.serve.order import LoraChoice, Order
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Plan:
     """That each picture takes."""
     work: int
     """Of one step of one picture: its pixels, twice with guidance."""
+    loras: tuple[LoraChoice, ...] = ()
+    """Merged for it, each with its digest."""
     notes: tuple[str, ...] = ()
     """What the user should know."""
     details: Any = None
@@ -57,6 +59,10 @@ class Planner(Protocol):
         """The model's part of the capabilities."""
         ...
 
+    def refresh(self) -> None:
+        """List anew what requests may name."""
+        ...
+
     def plan(self, order: Order) -> Plan:
         """Everything decided; RequestError."""
         ...
@@ -64,6 +70,10 @@ class Planner(Protocol):
 
 class Painter(Planner, Protocol[Sheet]):
     """Draws pictures step by step, on the worker's thread alone."""
+
+    def ready(self, plan: Plan) -> None:
+        """Have the network of a plan's lane at hand, which may take longer than a step."""
+        ...
 
     def open(self, wanted: Sequence[tuple[Plan, int]]) -> Sequence[Sheet]:
         """Pictures of one lane, each the plan's of that index, before their first step."""

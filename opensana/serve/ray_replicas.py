@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opensana.errors import ConfigError, OpensanaError, RequestError
+from opensana.errors import ConfigError, OpensanaError
 from opensana.serve.dispatcher import LOOK_SECONDS, ReplicaLost, Replicas, ReplicasFull
 from opensana.serve.errors import ApiError
 from opensana.serve.logs import log
@@ -172,13 +172,16 @@ class RayReplicas(Replicas):
     def about(self) -> dict[str, Any]:
         return self._handle.about.remote().result()
 
+    def refresh(self) -> None:
+        """Nothing: each lists its LoRAs when it starts, and a call would reach but one of them."""
+
     def plan(self, order: Order) -> Plan:
         found = self._planned(order)
-        if isinstance(found, str):
-            raise RequestError(found)
+        if isinstance(found, OpensanaError):
+            raise found
         return found
 
-    def _planned(self, order: Order) -> Plan | str:
+    def _planned(self, order: Order) -> Plan | OpensanaError:
         for _ in range(3):
             try:
                 asked = self._handle.plan.remote(order.text, order.pictures)

@@ -59,12 +59,12 @@ class Replica:
         """What `Painter.about` says."""
         return self._painter.about()
 
-    async def plan(self, order: str, pictures: Mapping[InputName, bytes]) -> Plan | str:
+    async def plan(self, order: str, pictures: Mapping[InputName, bytes]) -> Plan | OpensanaError:
         """The plan of an order, as the head may use it; or why it cannot be drawn."""
         try:
             plan = await asyncio.to_thread(self._painter.plan, read_order(order, pictures))
         except OpensanaError as error:
-            return str(error)
+            return error
         return replace(plan, lane=plan.size, details=None)
 
     async def draw(self, task: Task) -> AsyncGenerator[list[Message], None]:

@@ -5,19 +5,21 @@ one call of the network. Prompts that begin together are read as one batch, and 
 together are decoded as one. A product of more rows may be summed in another order, so the last bit
 of a value depends on the company, and a pixel may be a level off. With `exact` the batch is only a
 turn that is taken together: every product is the one of a picture alone, and so is every pixel.
+
+Pictures with the same LoRAs at the same scales share a lane, and so a batch. Those with others take
+turns, on a transformer of their own (`models/with_loras.py` says why it is not one for all).
 """
 
 import copy
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from opensana.drawing.decoding import band_memory, decode_images
 from opensana.drawing.init_image import STRENGTH
@@ -25,19 +27,17 @@ from opensana.drawing.job import Job
 from opensana.drawing.picture import Picture
 from opensana.drawing.prompts import prompt_notes
 from opensana.drawing.solving import Prepared, encode, job_noises, job_start, network_of, steps_of
-from opensana.errors import OpensanaError, OutOfMemory, RequestError
+from opensana.errors import OutOfMemory, RequestError
 from opensana.flow.edit import last_steps
-from opensana.flow.guidance import Velocity
-from opensana.flow.path import to_x0
-from opensana.flow.solvers import Steps
-from opensana.flow.timesteps import TRAIN_LEVELS
 from opensana.pipeline import Sana
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.shortage import ran_out
 from opensana.serve.logs import log
+from opensana.serve.merged import Choices, MergedModels
 from opensana.serve.order import Order
 from opensana.serve.painter import Plan
 from opensana.serve.previews import Previewer
+from opensana.serve.sketch import Given, Sketch
 from opensana.serve.texts import Texts
 from opensana.transformer.model import PreparedText, together
 
@@ -46,50 +46,28 @@ ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (4, 5), (3, 4), (2, 
 
 @dataclass(frozen=True)
 class Details:
-    """The model that draws a plan, and its job there."""
+    """The model that draws a plan, but for its LoRAs, and its job there."""
 
     sana: Sana
     job: Job
-
-
-@dataclass(eq=False)
-class Given:
-    """The velocity of one text: the row of the last batch."""
-
-    row: Tensor | None = None
-
-    def __call__(self, x: Tensor, timestep: Tensor) -> Tensor:
-        assert self.row is not None
-        return self.row
-
-
-@dataclass(eq=False)
-class Sketch:
-    """One picture between two steps."""
-
-    sana: Sana
-    job: Job
-    index: int
-    texts: Sequence[Prepared]
-    given: list[Given]
-    velocity: Velocity
-    steps: Steps
-    asked: tuple[Tensor, Tensor]
-    """The latent [1, C, h, w] and timestep at which the solver waits for its velocity."""
-    step: int = 0
-    latent: Tensor | None = None
-    """Once all steps are done."""
-    x0: Tensor | None = field(default=None, repr=False)
-    """The picture as the last step foresaw it."""
+    loras: Choices
+    network: Hashable
+    """Stands for the transformer with its LoRAs."""
 
 
 class SanaPainter:
     """A `Painter` over a model."""
 
     def __init__(
-        self, sana: Sana, *, previewer: Previewer | None = None, exact: bool = False
+        self,
+        sana: Sana,
+        *,
+        previewer: Previewer | None = None,
+        exact: bool = False,
+        merged: MergedModels | None = None,
     ) -> None:
-        self._sana, self._previewer, self._exact = sana, previewer, exact
+        """`merged` are for requests that name LoRAs; without it none can."""
+        self._sana, self._previewer, self._exact, self._merged = sana, previewer, exact, merged
         self._reading = threading.Lock()
         # Another thread may not use the tokenizer that the text encoder works with.
         self._reader = copy.copy(sana.text)
@@ -120,50 +98,72 @@ class SanaPainter:
             "few_step": {"steps": list(range(1, MOST_SPRINT_STEPS + 1))} if sana.few_step else None,
             "native_size": sana.native_size,
             "sizes": [_size(w / h, sana.native_size, unit) for w, h in ASPECTS],
-            "loras": [],
+            "loras": self._merged.view() if self._merged else [],
             "previews": self._previewer is not None,
             "exact": self._exact,
         }
 
+    def refresh(self) -> None:
+        if self._merged is not None:
+            self._merged.refresh()
+
     def plan(self, order: Order) -> Plan:
-        if order.loras:
-            message = f"there is no LoRA {order.loras[0].name!r} here; list them first"
-            raise RequestError(message, field="loras")
-        request, notes = order.request, list[str]()
-        plain = order.image is None and order.control_image is None
-        sana = self._sana.for_request(request) if plain else self._sana
+        request, loras, notes = order.request, order.loras, list[str]()
+        if loras:
+            if self._merged is None:
+                message = "no LoRAs are listed here; start the server with --loras FOLDER"
+                raise RequestError(message, field="lora")
+            loras = self._merged.decide(loras)
+            sana = self._merged.describe(loras)
+        else:
+            plain = order.image is None and order.control_image is None
+            sana = self._sana.for_request(request) if plain else self._sana
         job = sana.job(request, order.inputs, notice=notes.append)
         with self._reading:
             notes += prompt_notes(self._reader, job)
         width, height = job.drawn_size
         start = job.init_image is not None
         steps = len(last_steps(range(job.steps + 1), job.strength)) - 1 if start else job.steps
+        network = id(sana.transformer), loras
         return Plan(
             request=job.request,
             seeds=job.seeds,
             size=job.size,
-            lane=(job.latent_size, id(sana.transformer)),
+            lane=(job.latent_size, network),
             steps=steps,
             work=width * height * (2 if job.guided else 1),
+            loras=loras,
             notes=(*notes, *job.notes),
-            details=Details(sana, job),
+            details=Details(sana, job, loras, network),
         )
+
+    def ready(self, plan: Plan) -> None:
+        with _memory_errors():
+            self._with_loras(plan.details.sana, plan.details.loras)
+
+    def _with_loras(self, sana: Sana, loras: Choices) -> Sana:
+        """The model with LoRAs merged, which is made if it is not at hand."""
+        if not loras:
+            return sana
+        assert self._merged is not None
+        return replace(sana, transformer=self._merged.transformer(loras))
 
     @torch.inference_mode()
     def open(self, wanted: Sequence[tuple[Plan, int]]) -> list[Sketch]:
         with _memory_errors():
-            sana = wanted[0][0].details.sana
+            first: Details = wanted[0][0].details
+            sana = self._with_loras(first.sana, first.loras)
             if sana.controlnet is None:
-                self._texts.read(sana, [plan.details.job for plan, _ in wanted])
+                self._texts.read(first.network, sana, [plan.details.job for plan, _ in wanted])
             return [self._sketch(plan.details, index) for plan, index in wanted]
 
     def _sketch(self, details: Details, index: int) -> Sketch:
         sana, job = details.sana, details.job
         given = [Given() for _ in range(2 if job.guided else 1)]
         if sana.controlnet is None:
-            texts = self._texts.of(sana, job)
+            texts = self._texts.of(details.network, job)
         else:
-            texts = encode(sana, job, memory=sana.memory)
+            texts = encode(self._with_loras(sana, details.loras), job, memory=sana.memory)
         velocity, steps = steps_of(
             job,
             given,
@@ -172,13 +172,13 @@ class SanaPainter:
             start=job_start(sana, job, memory=sana.memory),
         )
         asked = next(steps)
-        return Sketch(sana, job, index, texts, given, velocity, steps, asked)
+        return Sketch(sana, job, details.loras, index, texts, given, velocity, steps, asked)
 
     @torch.inference_mode()
     def step(self, canvases: Sequence[Sketch]) -> list[Exception | None]:
         with _memory_errors():
             self._give(canvases)
-        return [_advance(one) for one in canvases]
+        return [one.advance() for one in canvases]
 
     def _give(self, sketches: Sequence[Sketch]) -> None:
         """The velocities that the pictures wait for: one call of the network."""
@@ -201,7 +201,7 @@ class SanaPainter:
                 self._run(text, group)
 
     def _run(self, text: Prepared, rows: Sequence[tuple[Sketch, int]]) -> None:
-        sana = rows[0][0].sana
+        sana = self._with_loras(rows[0][0].sana, rows[0][0].loras)
         x = torch.cat([one.asked[0] for one, _ in rows])
         timesteps = torch.stack([one.asked[1] for one, _ in rows])
         guidance = x.new_tensor([one.job.guidance for one, _ in rows]) if sana.sprint else None
@@ -239,22 +239,6 @@ class SanaPainter:
             return None
         with torch.inference_mode():
             return self._previewer(canvas.x0[0].float().cpu())
-
-
-def _advance(sketch: Sketch) -> Exception | None:
-    """Send a solver its velocity."""
-    (x, timestep) = sketch.asked
-    v = sketch.velocity(x, timestep)
-    sigma = timestep if sketch.job.solver == "scm" else timestep / TRAIN_LEVELS
-    sketch.x0 = to_x0(x, v, sigma)
-    sketch.step += 1
-    try:
-        sketch.asked = sketch.steps.send(v)
-    except StopIteration as end:
-        sketch.latent = end.value
-    except OpensanaError as error:
-        return error
-    return None
 
 
 def _size(aspect: float, native: int, unit: int) -> list[int]:

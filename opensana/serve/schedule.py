@@ -11,6 +11,9 @@ Between two steps every unfinished picture waits, whether it was begun or not. O
 
 The batch is filled with pictures of the leader's lane by the same order; each that is chosen counts
 as served, so that one key's many pictures leave room for another's.
+
+A lane whose network had to be made first, of LoRAs, keeps its turn until its steps took as long as
+that. So no more than half of the time is lost where more networks are asked for than are kept.
 """
 
 from collections.abc import Hashable, Iterable
@@ -44,10 +47,16 @@ class Schedule:
     def __init__(self) -> None:
         self._served: dict[str, float] = {}
 
-    def choose(self, waiting: Iterable[Waiting], now: float, most: int) -> list[Waiting]:
-        """Up to `most` pictures of one lane, the leader first; none if nothing waits."""
+    def choose(
+        self, waiting: Iterable[Waiting], now: float, most: int, lane: Hashable = None
+    ) -> list[Waiting]:
+        """Up to `most` pictures of one lane, the leader first; none if nothing waits.
+
+        The lane is the leader's, or `lane` while it has its turn and any of it waits.
+        """
         rest = list(waiting)
         self._keep({one.key for one in rest})
+        rest = [one for one in rest if one.lane == lane] or rest
         served, chosen = dict(self._served), list[Waiting]()
         while rest and len(chosen) < most:
             one = min(rest, key=lambda one: _rank(one, served, now))

@@ -109,6 +109,11 @@ class Service:
         before = time.time() - self.limits.keep_seconds
         return self._store.prune(before=before, most_bytes=self.limits.keep_bytes)
 
+    async def refresh(self) -> None:
+        """List anew what requests may name."""
+        await asyncio.to_thread(self._painter.refresh)
+        self._about = self._painter.about()
+
     def capabilities(self) -> dict[str, Any]:
         """What may be asked for here."""
         about = dict(self._about)

@@ -93,7 +93,7 @@ class Store:
         for name, data in order.pictures.items():
             write_atomic(folder / name, lambda path, data=data: path.write_bytes(data))
         with self._writing() as db:
-            complete = replace(order, request=record.request)
+            complete = replace(order, request=record.request, loras=record.loras)
             row = _row(record) | {
                 "id": record.id,
                 "key": record.key,

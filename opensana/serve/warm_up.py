@@ -40,6 +40,7 @@ def draw_first(
     """
     for order in orders:
         plan = painter.plan(order)
+        painter.ready(plan)
         (canvas,) = painter.open([(plan, 0)])
         while canvas.step < plan.steps and not ending():
             start = time.monotonic()

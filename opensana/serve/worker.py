@@ -40,6 +40,7 @@ class Worker:
         self._batch, self._warm_ups = batch, warm_ups
         self.state: State = "warming_up" if warm_ups else "ready"
         self._fits: dict[Hashable, int] = {}  # lanes in which memory was short
+        self._turn: tuple[Hashable, float] = (None, 0.0)  # a lane, and seconds that it goes on for
         self._draining = self._stopped = False
         self._thread = threading.Thread(target=self._loop, name="worker", daemon=True)
 
@@ -77,7 +78,8 @@ class Worker:
             for live in self._board.all():
                 if live.cancelled and live.taken:
                     self._ledger.ended(live, "cancelled")
-            batch = self._board.choose(self._batch, begun_only=self._draining)
+            lane = self._turn[0] if self._turn[1] > 0 else None
+            batch = self._board.choose(self._batch, begun_only=self._draining, lane=lane)
             if not batch and self.state == "warming_up" and not self._draining:
                 self._warm_up()
                 continue
@@ -115,6 +117,7 @@ class Worker:
         stepped = time.monotonic()
         batch = self._stepped(batch)
         lane_seconds = time.monotonic() - stepped
+        self._turn = self._turn[0], self._turn[1] - lane_seconds
         if batch:
             plan = batch[0][0].plan
             works = sum(live.plan.work for live, _ in batch)
@@ -138,13 +141,24 @@ class Worker:
         for live in dict.fromkeys(live for live, _ in new):
             if live.begun is None:
                 self._attempt([(live, 0)], lambda one: self._plan(one[0][0]))
-        new = [(live, index) for live, index in new if live.begun is not None]
-        self._attempt(new, self._open)
+        batch = [(live, index) for live, index in batch if live.begun is not None]
+        self._attempt(batch, self._ready)
+        batch = [(live, index) for live, index in batch if not live.record.is_finished]
+        self._attempt([one for one in batch if one in new], self._open)
         return [(live, index) for live, index in batch if index in live.canvases]
 
     def _plan(self, live: Live) -> None:
         live.begun = self._painter.plan(self._ledger.order(live))
         self._ledger.begun(live)
+
+    def _ready(self, batch: Sequence[Chosen]) -> None:
+        """The network of the batch's lane, which then goes on for as long as that took."""
+        start, plan = time.monotonic(), batch[0][0].begun
+        assert plan is not None
+        self._painter.ready(plan)
+        lane, left = self._turn
+        took = time.monotonic() - start
+        self._turn = plan.lane, max(took, left if lane == plan.lane else 0.0)
 
     def _open(self, new: Sequence[Chosen]) -> None:
         wanted = [(live.begun, index) for live, index in new if live.begun is not None]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opensana.errors import ConfigError, WeightsError, near
 from opensana.files.writing import read_json
@@ -52,6 +52,17 @@ class Lora:
     layers: Mapping[str, LowRank]
     notes: tuple[str, ...] = ()
     """What the user should know of how the file was read."""
+
+    @property
+    def name(self) -> str:
+        """The file's own, or that of its folder where a tool names every file the same."""
+        file = self.file.absolute()
+        return file.parent.name if file.name in (FILE, PEFT_FILE) else file.stem
+
+    @property
+    def rank(self) -> int:
+        """The largest of its layers'."""
+        return max(len(change.down) for change in self.layers.values())
 
     @cached_property
     def sha256(self) -> str:
@@ -92,7 +103,7 @@ def lora_file(source: str | Path) -> Path:
         return locate_file(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _file_in(path)
+        return file_in(path)
     if path.suffix.lower() in PICKLED:
         raise WeightsError(f"{path} may hold code and is never opened: get the safetensors file")
     if not path.is_file():
@@ -102,7 +113,7 @@ def lora_file(source: str | Path) -> Path:
     return path
 
 
-def _file_in(folder: Path) -> Path:
+def file_in(folder: Path) -> Path:
     """The file that diffusers or peft writes, or the only one."""
     for name in (FILE, PEFT_FILE):
         if (folder / name).is_file():
@@ -140,22 +151,49 @@ def paired(
     return list(zip(sources, scales, strict=True))
 
 
+@dataclass(frozen=True)
+class MergedLora:
+    """What a picture records of a LoRA."""
+
+    name: str
+    sha256: str
+    scale: float
+
+
 def apply_loras(module: nn.Module, loras: Sequence[tuple[Lora, float]]) -> dict[str, Any]:
     """Merge LoRAs, each at its scale; returns what a picture records of them."""
     for lora, scale in loras:
         merge_lora(module, lora, scale=scale)
-    digests, scales = [lora.sha256 for lora, _ in loras], [float(scale) for _, scale in loras]
+    return lora_provenance(
+        [MergedLora(lora.name, lora.sha256, float(scale)) for lora, scale in loras]
+    )
+
+
+def lora_provenance(loras: Sequence[MergedLora]) -> dict[str, Any]:
+    """The entries of a picture's record: plain values for one LoRA, lists for several."""
+    columns = {
+        "lora_name": [lora.name for lora in loras],
+        "lora_sha256": [lora.sha256 for lora in loras],
+        "lora_scale": [lora.scale for lora in loras],
+    }
     if len(loras) == 1:
-        return {"lora_sha256": digests[0], "lora_scale": scales[0]}
-    return {"lora_sha256": digests, "lora_scale": scales} if loras else {}
+        return {key: values[0] for key, values in columns.items()}
+    return columns if loras else {}
+
+
+def merged_loras(provenance: Mapping[str, Any]) -> list[MergedLora]:
+    """The LoRAs of such entries."""
+    values = [provenance.get(f"lora_{part}", []) for part in ("name", "sha256", "scale")]
+    if not isinstance(values[0], list):
+        return [MergedLora(*values)]
+    return [MergedLora(*row) for row in zip(*values, strict=True)]
 
 
 @torch.no_grad()
 def merge_lora(module: nn.Module, lora: Lora, *, scale: float = 1.0) -> None:
     """Add `scale` times the changes to the module's weights, in place; all of them, or none.
 
-    The module has published names and plain layers. Changed weights become float32, whatever they
-    were stored in, so that a later cast rounds their sum once.
+    The module has published names and plain layers.
     """
     _check_scale(scale)
     weights = {
@@ -163,12 +201,23 @@ def merge_lora(module: nn.Module, lora: Lora, *, scale: float = 1.0) -> None:
         for name, parameter in module.named_parameters()
         if name.endswith(".weight") and parameter.ndim > 1
     }
+    check_fit(lora, {name: _sides(weight) for name, weight in weights.items()})
     for name, change in lora.layers.items():
-        _check_fit(lora.file, name, change, weights)
-    for name, change in lora.layers.items():
-        weight = weights[name]
-        added = scale * change.product.to(weight.device).view(weight.shape)
-        weight.data = weight.float() + added
+        weights[name].data = merged_weight(weights[name], change, scale)
+
+
+def merged_weight(weight: Tensor, change: LowRank, scale: float) -> Tensor:
+    """The weight with `scale` times the change.
+
+    It becomes float32, whatever it was stored in, so that a later cast rounds the sum once.
+    """
+    return weight.float() + scale * change.product.to(weight.device).view(weight.shape)
+
+
+def _sides(weight: Tensor) -> tuple[int, int]:
+    """Outputs and inputs of a layer."""
+    outputs, inputs = weight.flatten(1).shape
+    return outputs, inputs
 
 
 def _check_scale(scale: float) -> None:
@@ -176,19 +225,22 @@ def _check_scale(scale: float) -> None:
         raise ConfigError(f"lora_scale must be a finite number, got {scale}; try 1.0")
 
 
-def _check_fit(file: Path, name: str, change: LowRank, weights: Mapping[str, nn.Parameter]) -> None:
-    if name not in weights:
-        raise WeightsError(
-            f"{file}: {name!r} is no layer of this model{near(name, weights)}; the LoRA belongs to"
-            " another architecture"
-        )
-    outputs, inputs = weights[name].flatten(1).shape
-    got = (change.up.shape[0], change.down.shape[1])
-    if got != (outputs, inputs):
-        raise WeightsError(
-            f"{file}: the LoRA of {name!r} is for a layer of {got[1]} inputs and {got[0]} outputs,"
-            f" the model's has {inputs} and {outputs}: it belongs to another architecture"
-        )
+def check_fit(lora: Lora, layers: Mapping[str, tuple[int, int]]) -> None:
+    """WeightsError where the LoRA is for other layers than these, (outputs, inputs) by name."""
+    for name, change in lora.layers.items():
+        if name not in layers:
+            raise WeightsError(
+                f"{lora.file}: {name!r} is no layer of this model{near(name, layers)}; the LoRA "
+                "belongs to another architecture"
+            )
+        outputs, inputs = layers[name]
+        got = (change.up.shape[0], change.down.shape[1])
+        if got != (outputs, inputs):
+            raise WeightsError(
+                f"{lora.file}: the LoRA of {name!r} is for a layer of {got[1]} inputs and {got[0]} "
+                f"outputs, the model's has {inputs} and {outputs}: it belongs to another "
+                "architecture"
+            )
 
 
 # ------------------------------------------------------------------ peft's settings

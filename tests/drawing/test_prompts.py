@@ -67,7 +67,7 @@ def test_a_lora_in_the_prompt_is_said(words: str) -> None:
     [note] = notes(f"a cat {words}")
     assert note == (
         f"'{words}' in the prompt loads nothing and is read as words; LoRAs go by --lora (lora= of"
-        " Sana.load)"
+        " Sana.load, or of a request to a server)"
     )
     assert len(notes(f"a (cat:1.2) {words}")) == 2
 

@@ -1,9 +1,10 @@
 """A painter of gradients, and a server over it: what the tests of the server are made with."""
 
 import asyncio
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,16 @@ from PIL import Image
 
 from opensana.drawing.inputs import read_inputs
 from opensana.drawing.picture import Picture
+from opensana.errors import RequestError
 from opensana.request import seeds_from
 from opensana.serve.app import make_app
 from opensana.serve.keys import NO_KEYS, Keys
-from opensana.serve.order import Order
+from opensana.serve.order import LoraChoice, Order
 from opensana.serve.painter import Plan
 from opensana.serve.run import BACKLOG, bind, uvicorn_config
 from opensana.serve.service import Service
 from opensana.serve.store import Store
+from opensana.weights.lora import MergedLora, lora_provenance
 
 NATIVE, STEPS = 64, 4
 RANDOM_SEED = 1234
@@ -44,9 +47,15 @@ class Gradient:
 
     step_seconds: float = 0.0
     fail: Callable[[str, list[Sheet]], None] = lambda what, sheets: None
-    """Raises what should go wrong, by "plan", "open", "step" or "finish"."""
+    """Raises what should go wrong, by the method's name."""
     batches: list[list[tuple[str, int]]] = field(default_factory=list)
     """Prompt and step of each picture of each batch."""
+    loras: tuple[str, ...] = ("film", "ink")
+    """Names that requests may choose."""
+    ready_seconds: float = 0.0
+    """That a lane takes to be ready where the last batch was of another."""
+    lane: Hashable = None
+    """That is ready."""
 
     def about(self) -> dict[str, Any]:
         defaults = {"width": NATIVE, "height": NATIVE, "steps": STEPS, "guidance": 1.0}
@@ -60,14 +69,14 @@ class Gradient:
             "few_step": None,
             "native_size": NATIVE,
             "sizes": [[NATIVE, NATIVE]],
-            "loras": [],
+            "loras": [listed(name) for name in self.loras],
             "previews": True,
             "exact": True,
         }
 
     def plan(self, order: Order) -> Plan:
         self.fail("plan", [])
-        notes = list[str]()
+        notes, loras = list[str](), self._decided(order)
         request = order.request
         image, _ = read_inputs(order.inputs, request, controlnet=False, notice=notes.append)
         size = image.size_for(request.width, request.height, 32) if image else None
@@ -82,11 +91,27 @@ class Gradient:
             request=complete,
             seeds=seeds_from(seed, request.images),
             size=(width, height),
-            lane=(width, height),
+            lane=(width, height, loras),
             steps=steps,
             work=width * height,
+            loras=loras,
             notes=tuple(notes),
         )
+
+    def _decided(self, order: Order) -> tuple[LoraChoice, ...]:
+        for one in order.loras:
+            if one.name not in self.loras:
+                raise RequestError(f"the LoRA {one.name!r} is not listed here", field="lora")
+        return tuple(replace(one, sha256=digest(one.name)) for one in order.loras)
+
+    def refresh(self) -> None:
+        self.fail("refresh", [])
+
+    def ready(self, plan: Plan) -> None:
+        self.fail("ready", [])
+        if plan.lane != self.lane:
+            time.sleep(self.ready_seconds)
+        self.lane = plan.lane
 
     def open(self, wanted: Sequence[tuple[Plan, int]]) -> list[Sheet]:
         sheets = [Sheet(plan, index) for plan, index in wanted]
@@ -94,7 +119,7 @@ class Gradient:
         return sheets
 
     def step(self, canvases: Sequence[Sheet]) -> list[Exception | None]:
-        assert len({one.plan.lane for one in canvases}) == 1
+        assert {one.plan.lane for one in canvases} == {self.lane}
         self.fail("step", list(canvases))
         time.sleep(self.step_seconds)
         self.batches.append([(one.plan.request.prompt, one.step) for one in canvases])
@@ -111,8 +136,22 @@ class Gradient:
 
     def _picture(self, sheet: Sheet) -> Picture:
         plan, seed = sheet.plan, sheet.plan.seeds[sheet.index]
-        image = gradient(*plan.size, seed, plan.steps)
-        return Picture(image, replace(plan.request, seed=seed, images=1), model="gradient")
+        image = gradient(
+            *plan.size, seed, plan.steps + round(10 * sum(x.scale for x in plan.loras))
+        )
+        loras = [MergedLora(one.name, str(one.sha256), one.scale) for one in plan.loras]
+        request = replace(plan.request, seed=seed, images=1)
+        return Picture(image, request, model="gradient", provenance=lora_provenance(loras))
+
+
+def listed(name: str) -> dict[str, Any]:
+    """A LoRA in the capabilities."""
+    facts = {"rank": 4, "bytes": 4096, "trigger_words": [f"{name} style"]}
+    return {"name": name, "sha256": digest(name), **facts}
+
+
+def digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
 
 
 def gradient(width: int, height: int, seed: int, steps: int) -> Image.Image:

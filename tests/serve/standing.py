@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
-from opensana.errors import RequestError
+from opensana.errors import OpensanaError
 from opensana.serve.dispatcher import ReplicaLost, Replicas, ReplicasFull
 from opensana.serve.order import Order
 from opensana.serve.painter import Plan
@@ -46,10 +46,14 @@ class Standing(Replicas):
     def about(self) -> dict[str, Any]:
         return self.painters[0].about()
 
+    def refresh(self) -> None:
+        for painter in self.painters:
+            painter.refresh()
+
     def plan(self, order: Order) -> Plan:
         found = asyncio.run(next(iter(self.alive.values())).plan(order.text, order.pictures))
-        if isinstance(found, str):
-            raise RequestError(found)
+        if isinstance(found, OpensanaError):
+            raise found
         return found
 
     async def draw(self, task: Task) -> AsyncGenerator[list[Message], None]:

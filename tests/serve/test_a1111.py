@@ -279,7 +279,7 @@ def test_the_lists_that_clients_read_first(server: Server, api: Any) -> None:
     assert set(api.util_get_sampler_names()) == {SAMPLER_NAMES["flow_dpm"], SAMPLER_NAMES["euler"]}
     assert api.util_get_scheduler_names() == ["automatic"]
     assert [one["name"] for one in api.get_upscalers()] == ["None"]
-    for read in ("sd_vae", "loras", "latent_upscale_modes", "hypernetworks", "prompt_styles",
+    for read in ("sd_vae", "latent_upscale_modes", "hypernetworks", "prompt_styles",
                  "face_restorers", "realesrgan_models"):  # fmt: skip
         assert getattr(api, f"get_{read}")() == []
     assert api.get_embeddings()["loaded"] == {} and api.get_scripts()["txt2img"] == []

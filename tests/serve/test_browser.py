@@ -14,7 +14,8 @@ from opensana.drawing.picture import Picture
 from opensana.request import Request
 from opensana.serve.keys import Keys
 from opensana.serve.limits import Limits
-from tests.serve.gradient import NATIVE, Gradient, Server, serving
+from opensana.weights.lora import MergedLora, lora_provenance
+from tests.serve.gradient import NATIVE, Gradient, Server, digest, serving
 from tests.serve.processes import free_port, running
 
 if TYPE_CHECKING:
@@ -188,6 +189,79 @@ def test_a_dropped_picture_of_ours_brings_its_settings_back(page: "Page") -> Non
     page.click("#draw")
     finished(page)
     assert str(seed) in page.inner_text("#view .chips")
+
+
+def lora_rows(page: "Page") -> list[list[str]]:
+    """Name and weight of each row."""
+    rows = page.locator("#loras li").all()
+    return [
+        [row.locator("select").input_value(), row.locator("[type=number]").input_value()]
+        for row in rows
+    ]
+
+
+def test_loras_are_chosen_weighed_drawn_and_restored(page: "Page", server: Server) -> None:
+    page.click("#loras-fold summary")
+    page.click("#lora-add")
+    assert lora_rows(page) == [["film", "1"]]
+    assert page.inner_text("#loras .hint") == "Its words for prompts: film style"
+    page.select_option("#loras select", "ink")
+    page.fill("#loras [type=number]", "0.35")
+    page.click("#lora-add")
+    assert page.is_disabled("#lora-add"), "all are chosen"
+    page.fill("#loras li:last-child [type=number]", "-1")
+    rows = [["ink", "0.35"], ["film", "-1"]]
+    assert lora_rows(page) == rows
+    draw(page, "a gradient with LoRAs")
+    finished(page)
+    (job,) = server.client.get("/v1/jobs").json()["data"]
+    assert [(one["name"], one["scale"]) for one in job["lora"]] == [("ink", 0.35), ("film", -1)]
+    chips = page.inner_text("#view .chips")
+    assert "ink 0.35" in chips and "film -1" in chips
+    png = server.client.get(job["images"][0]["url"]).content
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert lora_rows(page) == rows, "they are as they were after a reload"
+    page.click("#view .tools [aria-label='Copy the request']")
+    assert "--lora ink.safetensors --lora-scale 0.35" in page.inner_text("#copy-text")
+    page.click("#copy-close")
+
+    for _ in rows:
+        page.click("#loras button")
+    assert lora_rows(page) == []
+    drop(page, png)
+    page.wait_for_selector(".toast:has-text('Settings restored')")
+    assert lora_rows(page) == rows
+    page.click("#draw")
+    finished(page)
+    newest = server.client.get("/v1/jobs").json()["data"][0]
+    assert newest["id"] != job["id"]
+    assert (newest["lora"], newest["request"]) == (job["lora"], job["request"])
+
+
+def test_a_dropped_picture_with_another_file_s_lora_says_so(page: "Page") -> None:
+    request = Request("drawn before", width=64, height=64, steps=4, guidance=1.0, seed=1)
+    facts = lora_provenance(
+        [MergedLora("film", "0" * 64, 0.5), MergedLora("ink", digest("ink"), 2)]
+    )
+    drop(page, Picture(Image.new("RGB", (64, 64)), request, provenance=facts).png())
+    page.wait_for_selector(".toast:has-text('Settings restored')")
+    assert "No LoRA named film here" in page.inner_text(".toast")
+    assert lora_rows(page) == [["ink", "2"]]
+
+
+def test_a_prompt_s_lora_tags_of_other_programs_become_rows(page: "Page") -> None:
+    text = "a cat <lora:ink:0.8>\nSteps: 12, Sampler: Euler, CFG scale: 5.5, Seed: 77, Size: 64x96"
+    drop(page, png(parameters=text))
+    page.wait_for_selector(".toast:has-text('Settings restored')")
+    assert lora_rows(page) == [["ink", "0.8"]] and page.input_value("#prompt") == "a cat"
+
+
+def test_without_loras_there_is_nothing_to_choose(chromium: "Browser", tmp_path: Path) -> None:
+    with serving(tmp_path, Slow(loras=())) as server, chromium.new_context() as context:
+        page = opened(context.new_page(), server)
+        assert page.is_hidden("#loras-fold")
 
 
 def test_a_dropped_picture_of_other_programs_brings_what_means_the_same(page: "Page") -> None:

@@ -100,7 +100,7 @@ WRONG = [
     {"prompt": "x", "image": "no base64!"}, {"prompt": "x", "image": "http://127.0.0.1/a.png"},
     {"prompt": "x", "image": "file:///etc/passwd"}, {"prompt": "x", "image": "/etc/passwd"},
     {"prompt": "x", "image": "data:image/png,abc"}, {"prompt": "x", "image": "AAAA"},
-    {"prompt": "x", "loras": "film"}, {"prompt": "x", "loras": [{"name": 3}]},
+    {"prompt": "x", "lora": "film"}, {"prompt": "x", "lora": [{"name": 3}]},
     {"prompt": "x", "image": "//evil/share"}, {}, [], "x", 3, None,
 ]  # fmt: skip
 

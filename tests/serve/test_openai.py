@@ -182,7 +182,7 @@ def test_loras_in_a_form(server: Server, client: openai.OpenAI) -> None:
     more = {"lora": [{"name": "film", "scale": 0.5}, {"name": "ink", "scale": 1}], "strength": 0.5}
     client.images.edit(image=SQUARE, prompt="a pear", extra_body=more)
     job = newest(server)
-    assert [(one["name"], one["scale"]) for one in job["loras"]] == [("film", 0.5), ("ink", 1.0)]
+    assert [(one["name"], one["scale"]) for one in job["lora"]] == [("film", 0.5), ("ink", 1.0)]
     assert job["request"]["strength"] == 0.5
 
 

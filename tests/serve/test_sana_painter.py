@@ -1,6 +1,6 @@
 """Pictures in mixed batches are those of the pipeline, whatever company they have.
 
-Also tests `serve/painter.py`, `serve/texts.py`, `serve/previews.py`.
+Also tests `serve/painter.py`, `serve/sketch.py`, `serve/texts.py`, `serve/previews.py`.
 """
 
 from collections.abc import Sequence

@@ -45,6 +45,14 @@ def test_the_job_with_the_least_left_goes_first() -> None:
     assert order == [["short"], ["long"], ["long"], ["long"]]
 
 
+def test_a_lane_that_has_its_turn_goes_first_while_any_of_it_waits() -> None:
+    schedule = Schedule()
+    jobs = {"short": Work("a", "x", 1), "long": Work("b", "y", 9)}
+    waiting = [waits(name, job) for name, job in jobs.items()]
+    chosen = [schedule.choose(waiting, 0.0, 8, lane) for lane in (None, "y", "z")]
+    assert [[one.job for one in batch] for batch in chosen] == [["short"], ["long"], ["short"]]
+
+
 def test_two_keys_share_equally_however_much_they_ask_for() -> None:
     jobs = {f"a{n}": Work("a", "x", 10) for n in range(9)} | {"b": Work("b", "y", 10)}
     first = [batch[0] for batch in run(jobs)[:20]]

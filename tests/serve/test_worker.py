@@ -11,6 +11,7 @@ import pytest
 
 from opensana.errors import NumericsError, OutOfMemory
 from opensana.serve.keys import Keys
+from opensana.serve.pace import MOST_LANES, Pace
 from tests.serve.gradient import Gradient, Sheet, serving
 
 
@@ -22,6 +23,16 @@ def test_pictures_of_one_shape_take_their_steps_together(tmp_path: Path) -> None
     together = max(server.painter.batches, key=len)
     assert len(together) == 4
     assert len({step for _, step in together}) > 1, "one joined while others were at work"
+
+
+def test_the_pace_forgets_lanes_that_were_not_used_for_long() -> None:
+    pace = Pace()
+    for lane in range(MOST_LANES + 5):
+        pace.stepped(0, 1.0, 10)  # is in use
+        pace.stepped(lane, 2.0, 10)
+    assert pace.step(0, 10) == pytest.approx(1.0, abs=0.3)
+    assert pace.step(MOST_LANES, 10) == 2.0
+    assert pace.step(3, 10) != 2.0, "it is estimated"
 
 
 def test_other_shapes_take_other_turns(tmp_path: Path) -> None:

@@ -16,7 +16,14 @@ from opensana.errors import ConfigError, RequestError
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.placing import prepare_for_inference
-from opensana.weights.lora import Lora, merge_lora, paired, read_lora
+from opensana.weights.lora import (
+    Lora,
+    MergedLora,
+    lora_provenance,
+    merge_lora,
+    paired,
+    read_lora,
+)
 from tests import tiny
 from tests.weights.test_lora import velocity
 
@@ -57,8 +64,11 @@ def test_each_is_merged_at_its_scale(model: Path, loras: list[str]):
         merge_lora(expected, read_lora(path), scale=scale)
     prepare_for_inference(expected, torch.device("cpu"), torch.float32)
     assert torch.equal(velocity(sana.transformer), velocity(expected))
-    digests = [read_lora(path).sha256 for path in loras]
-    assert sana.provenance == {"lora_sha256": digests, "lora_scale": [0.5, -0.25]}
+    assert sana.provenance == {
+        "lora_name": ["a", "b"],
+        "lora_sha256": [read_lora(path).sha256 for path in loras],
+        "lora_scale": [0.5, -0.25],
+    }
 
 
 def test_without_scales_all_are_merged_whole(model: Path, loras: list[str]):
@@ -68,7 +78,7 @@ def test_without_scales_all_are_merged_whole(model: Path, loras: list[str]):
     assert torch.equal(velocity(sana.transformer), velocity(again.transformer))
 
 
-def test_one_is_recorded_as_ever(model: Path, loras: list[str]):
+def test_one_is_recorded_by_plain_values(model: Path, loras: list[str]):
     digest = read_lora(loras[0]).sha256
     for options in (
         {"lora": loras[0]},
@@ -76,6 +86,7 @@ def test_one_is_recorded_as_ever(model: Path, loras: list[str]):
         {"lora": loras[0], "lora_scale": [1]},
     ):
         assert Sana.load(model, **options, **LOAD).provenance == {
+            "lora_name": "a",
             "lora_sha256": digest,
             "lora_scale": 1.0,
         }
@@ -180,9 +191,22 @@ def test_a_picture_of_two_is_drawn_again(tmp_path: Path, model: Path, loras: lis
 
 def test_other_tools_see_both():
     request = Request("a cat", width=64, height=64, seed=1, steps=2, guidance=2.0)
-    facts = {"lora_sha256": ["a" * 64, "b" * 64], "lora_scale": [0.5, 2.0]}
-    text = Picture(Image.new("RGB", (8, 8)), request, provenance=facts).metadata["parameters"]
-    assert 'Lora hashes: "1: aaaaaaaaaa, 2: bbbbbbbbbb", Lora weights: "1: 0.5, 2: 2.0"' in text
-    facts = {"lora_sha256": "a" * 64, "lora_scale": 1.0}
-    text = Picture(Image.new("RGB", (8, 8)), request, provenance=facts).metadata["parameters"]
-    assert "Lora" not in text
+    both = [MergedLora("film", "a" * 64, 0.5), MergedLora("<b>, c:d", "b" * 64, -1e-3)]
+
+    def text(loras: list[MergedLora]) -> str:
+        facts = lora_provenance(loras)
+        return Picture(Image.new("RGB", (8, 8)), request, provenance=facts).metadata["parameters"]
+
+    assert text(both).startswith("a cat <lora:film:0.5> <lora:_b_c_d:-0.001>\nSteps: 2")
+    assert 'Lora hashes: "film: aaaaaaaaaa, _b_c_d: bbbbbbbbbb"' in text(both)
+    assert text(both[:1]).startswith("a cat <lora:film:0.5>\n")
+    assert 'Lora hashes: "film: aaaaaaaaaa"' in text(both[:1])
+    assert text([]).startswith("a cat\n") and "Lora" not in text([])
+
+
+def test_a_lora_is_called_by_its_file_or_by_its_folder(tmp_path: Path):
+    (tmp_path / "flat").mkdir()
+    assert read_lora(lora(tmp_path / "film.v2.safetensors", "to_q", 1)).name == "film.v2"
+    lora(tmp_path / "flat" / "pytorch_lora_weights.safetensors", "to_q", 1)
+    assert read_lora(tmp_path / "flat").name == "flat"
+    assert read_lora(tmp_path / "flat").rank == 2

@@ -19,14 +19,14 @@ const filesOf = (inputs) => Object.entries(FILES).filter(([name]) => inputs[name
 
 /** @param {Wanted} wanted */
 export function asCommand({ request, inputs, model }) {
-  const { prompt, loras, ...rest } = request;
+  const { prompt, lora, ...rest } = request;
   // After --, a prompt that begins with a dash is no flag.
   const dashed = prompt.startsWith("-");
   const flags = Object.entries(rest).flatMap(([name, value]) =>
     value === true ? [`--${name.replaceAll("_", "-")}`] : [`--${name.replaceAll("_", "-")} ${quoted(String(value))}`],
   );
   for (const [name, file] of filesOf(inputs)) flags.push(`--${name.replaceAll("_", "-")} ${file}`);
-  for (const { name, scale } of loras ?? []) {
+  for (const { name, scale = 1 } of lora ?? []) {
     flags.push(`--lora ${quoted(`${name}.safetensors`)} --lora-scale ${scale}`);
   }
   const before = dashed ? [] : [quoted(prompt)];
@@ -47,11 +47,11 @@ export function asCurl({ request, inputs, origin, auth }) {
 
 /** @param {Wanted} wanted */
 export function asPython({ request, inputs, model }) {
-  const { prompt, loras, ...rest } = request;
+  const { prompt, lora, ...rest } = request;
   const load = [python(model)];
-  if (loras) {
-    load.push(`lora=${python(loras.map((/** @type {any} */ one) => `${one.name}.safetensors`))}`);
-    load.push(`lora_scale=${python(loras.map((/** @type {any} */ one) => one.scale))}`);
+  if (lora) {
+    load.push(`lora=${python(lora.map((/** @type {any} */ one) => `${one.name}.safetensors`))}`);
+    load.push(`lora_scale=${python(lora.map((/** @type {any} */ one) => one.scale ?? 1))}`);
   }
   const keywords = Object.entries(rest).map(([name, value]) =>
     `${name}=${name === "seed" ? value : python(value)}`);
@@ -112,7 +112,7 @@ function choose(kind) {
   }
   $("copy-text").setAttribute("aria-labelledby", kind);
   $("copy-text").textContent = KINDS[/** @type {keyof KINDS} */ (kind)](wanted);
-  const files = filesOf(wanted.inputs).length > 0 || (wanted.request.loras && kind !== "copy-curl");
+  const files = filesOf(wanted.inputs).length > 0 || (wanted.request.lora && kind !== "copy-curl");
   const key = wanted.auth && kind === "copy-curl";
   $("copy-note").textContent = [files && t("copy_note_files"), key && t("copy_note_key")].filter(Boolean).join(" ");
 }

@@ -4,15 +4,15 @@ import { $, button, el } from "./dom.js";
 import { language, t } from "./i18n.js";
 import { change, settings } from "./settings.js";
 
-/** @param {any} capabilities */
+/** @typedef {{name: string, trigger_words: string[]}} Listed */
+
+/** @param {{loras: Listed[]}} capabilities */
 export function startLoras({ loras }) {
-  const names = loras.map((/** @type {any} */ one) => one.name);
-  if (!names.length) change({ loras: [] });
-  $("loras-fold").hidden = !names.length;
+  if (!loras.length) change({ loras: [] });
+  $("loras-fold").hidden = !loras.length;
+  const unused = () => loras.filter((one) => !settings.value.loras.some((used) => used.name === one.name));
   $("lora-add").onclick = () => {
-    const used = settings.value.loras.map((one) => one.name);
-    const name = names.find((/** @type {string} */ one) => !used.includes(one)) ?? names[0];
-    change({ loras: [...settings.value.loras, { name, scale: "1" }] });
+    change({ loras: [...settings.value.loras, { name: unused()[0].name, scale: "1" }] });
   };
   let shown = "";
   const draw = () => {
@@ -20,7 +20,8 @@ export function startLoras({ loras }) {
     // A row under the user's hand is not made anew.
     const shape = JSON.stringify([language.value, rows.map((one) => one.name)]);
     if (shape !== shown) {
-      $("loras").replaceChildren(...rows.map((one, index) => row(one, index, names)));
+      $("loras").replaceChildren(...rows.map((one, index) => row(one, index, loras, unused())));
+      $("lora-add").disabled = !unused().length;
     }
     shown = shape;
     if (rows.length) $("loras-fold").open = true;
@@ -35,15 +36,17 @@ export function startLoras({ loras }) {
 /**
  * @param {{name: string, scale: string}} one
  * @param {number} index
- * @param {string[]} names
+ * @param {Listed[]} loras
+ * @param {Listed[]} unused
  */
-function row(one, index, names) {
+function row(one, index, loras, unused) {
   const change_one = (/** @type {any} */ changes) =>
     change({ loras: settings.value.loras.map((lora, at) => (at === index ? { ...lora, ...changes } : lora)) });
+  const names = [one.name, ...unused.map((other) => other.name)];
   const select = el(
     "select",
     { "aria-label": t("lora_name"), onchange: () => change_one({ name: select.value }) },
-    ...names.map((name) => el("option", { value: name }, name)),
+    ...names.sort().map((name) => el("option", { value: name }, name)),
   );
   select.value = one.name;
   const label = t("lora_weight", { name: one.name });
@@ -59,5 +62,7 @@ function row(one, index, names) {
     icon: "close", label: t("lora_remove"),
     onclick: () => change({ loras: settings.value.loras.filter((_, at) => at !== index) }),
   });
-  return el("li", { class: "lora" }, select, remove, range, number);
+  const words = loras.find((other) => other.name === one.name)?.trigger_words.join(", ");
+  return el("li", { class: "lora" }, select, remove, range, number,
+    words ? el("p", { class: "hint" }, t("lora_words", { words })) : null);
 }

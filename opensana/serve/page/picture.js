@@ -83,9 +83,10 @@ export async function download(job, index) {
  */
 export function settingsOfPicture(job, index, capabilities) {
   const request = { ...job.request, seed: String(job.images[index].seed), images: 1 };
-  const implied = impliedSolver(request, job.inputs.image, capabilities);
+  const loras = job.lora ?? []; // a job that was kept before there were any has no list
+  const implied = impliedSolver(request, job.inputs.image || loras.length > 0, capabilities);
   if (request.solver === implied) request.solver = null;
-  const found = settingsOf(request, job.loras);
+  const found = settingsOf(request, loras);
   found.control_scale = String(job.inputs.control_scale ?? 1);
   return found;
 }

@@ -24,12 +24,8 @@ export async function readRecorded(file, capabilities) {
   if (!found || typeof found.request.prompt !== "string" || !found.request.prompt.trim()) return null;
   /** @type {string[]} */
   const notes = [];
-  const request = checked(found.request, capabilities, notes);
-  const known = new Set(capabilities.loras.map((/** @type {any} */ one) => one.name));
-  for (const { name } of found.loras) {
-    if (!known.has(name)) notes.push(t("note_lora_unknown", { name }));
-  }
-  const loras = found.loras.filter(({ name, scale }) => known.has(name) && Number.isFinite(scale));
+  const loras = listed(found.loras, capabilities, notes);
+  const request = checked(found.request, loras.length > 0, capabilities, notes);
   if (ours) notes.push(...missing(ours.note));
   if (found.model && !capabilities.models.includes(found.model)) {
     notes.push(t("note_model", { model: found.model.slice(0, 80), here: capabilities.model }));
@@ -43,17 +39,43 @@ function readOurs(text) {
     const note = parse(text);
     const { request, model } = note;
     if (note.format !== 1 || typeof request !== "object" || request === null) return null;
-    return { request, loras: [], model: typeof model === "string" ? model : "", note };
+    return { request, loras: lorasOf(note), model: typeof model === "string" ? model : "", note };
   } catch {
     return null;
   }
+}
+
+/**
+ * The LoRAs that our pictures record: a value each for one, lists for several.
+ * @param {any} note
+ * @returns {{name: string, scale: number, sha256: string}[]}
+ */
+function lorasOf(note) {
+  const [names, sums, scales] = ["lora_name", "lora_sha256", "lora_scale"].map((key) => [note[key] ?? []].flat());
+  return sums.map((sha256, at) => ({ name: String(names[at] ?? sha256), scale: scales[at], sha256 }));
+}
+
+/**
+ * Those that this server lists, a file by its digest where that is known; a note for each other.
+ * @param {{name: string, scale: number, sha256?: string}[]} wanted
+ * @param {any} capabilities
+ * @param {string[]} notes
+ */
+function listed(wanted, capabilities, notes) {
+  const good = [];
+  for (const { name, scale, sha256 } of wanted) {
+    const same = (/** @type {any} */ one) => (sha256 ? one.sha256 === sha256 : one.name === name);
+    const here = capabilities.loras.find(same);
+    if (here && Number.isFinite(scale)) good.push({ name: here.name, scale });
+    else notes.push(t("note_lora_unknown", { name: name.slice(0, 80) }));
+  }
+  return good;
 }
 
 /** What the picture was drawn from, which its digests cannot bring back. @param {any} note */
 function missing(note) {
   const keys = {
     image_sha256: "note_image", mask_sha256: "note_mask", control_image_sha256: "note_control",
-    lora_sha256: "note_lora",
   };
   return Object.entries(keys).filter(([key]) => key in note).map(([, words]) => t(words));
 }
@@ -61,10 +83,11 @@ function missing(note) {
 /**
  * Those of the values that this server takes; a note for each other.
  * @param {any} request
+ * @param {boolean} with_loras
  * @param {any} capabilities
  * @param {string[]} notes
  */
-function checked(request, capabilities, notes) {
+function checked(request, with_loras, capabilities, notes) {
   const { limits, solvers } = capabilities;
   /** @type {Record<string, any>} */
   const good = { prompt: request.prompt.slice(0, LONGEST_PROMPT) };
@@ -82,7 +105,7 @@ function checked(request, capabilities, notes) {
     else notes.push(t("note_value", { name, value: String(value).slice(0, 40) }));
   }
   if (isSeed(request.seed)) good.seed = String(request.seed);
-  const implied = impliedSolver(good, good.strength !== undefined, capabilities);
+  const implied = impliedSolver(good, with_loras || good.strength !== undefined, capabilities);
   if (request.solver && request.solver === implied) return good;
   if (solvers.includes(request.solver)) good.solver = request.solver;
   else if (request.solver) {

@@ -83,11 +83,11 @@ export function fillIn({ width, height }) {
 /**
  * The solver that the server takes for a request that names none.
  * @param {any} request
- * @param {boolean} from_picture
+ * @param {boolean} with_more whether it starts from a picture or has LoRAs
  * @param {any} capabilities
  */
-export function impliedSolver(request, from_picture, { few_step, defaults }) {
-  const plain = !from_picture && !request.negative_prompt?.trim();
+export function impliedSolver(request, with_more, { few_step, defaults }) {
+  const plain = !with_more && !request.negative_prompt?.trim();
   if (few_step && plain && few_step.steps.includes(Number(request.steps))) return "scm";
   return few_step && defaults.solver === "scm" ? "flow_dpm" : defaults.solver;
 }
@@ -115,7 +115,7 @@ export function requestOf(of, has) {
   }
   const loras = of.loras.filter((one) => one.name);
   if (loras.length) {
-    request.loras = loras.map((one) => ({ name: one.name, scale: numberOf(one.scale) }));
+    request.lora = loras.map(({ name, scale }) => (scale.trim() ? { name, scale: numberOf(scale) } : { name }));
   }
   return request;
 }

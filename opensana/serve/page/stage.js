@@ -182,7 +182,7 @@ function facts(job, index) {
     [t("guidance"), request.guidance],
     [t("solver"), request.solver],
     job.inputs.image && [t("strength"), request.strength],
-    ...job.loras.map((/** @type {any} */ one) => [one.name, one.scale]),
+    ...(job.lora ?? []).map((/** @type {any} */ one) => [one.name, one.scale]),
     job.status === "completed" && took && ["", took],
   ].filter(Boolean);
   return el(
