@@ -5,7 +5,6 @@ of all products by this device's own measured peak and bandwidth (`opensana cost
 over the time that was taken; 1 cannot be reached.
 """
 
-import copy
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import torch
 
 from benchmarks.gpu.measuring import attempt, milliseconds, peak_memory, short
 from benchmarks.gpu.parts import Note, Setting
-from benchmarks.random_model import PROMPT, diffusers_pipeline, random_sana
+from benchmarks.random_model import PROMPT, diffusers_pipeline, random_sana, random_transformer
 from opensana.drawing.decoding import decode_images
 from opensana.drawing.solving import encode, job_noises, solve
 from opensana.evaluate.cost.catalogue import sana as painter_of
@@ -25,7 +24,7 @@ from opensana.evaluate.cost.roofline import Limits, bound, limits
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.compiled import compile_blocks
-from opensana.runtime.triton_blocks import has_triton, use_triton
+from opensana.runtime.triton_blocks import has_triton
 
 MAIN, MAIN_SIDE = "sana_600m_1024", 1024
 GOAL_MS, GOAL_SHARE = 150.0, 0.6
@@ -52,11 +51,13 @@ def run(setting: Setting, note: Note) -> None:
         note("1.6B_1024", attempt(setting, lambda: measured(setting, large, side, here)))
         del large
         if setting.device.type == "cuda" and has_triton():
-            fused = replace(main, transformer=copy.deepcopy(main.transformer))
-            use_triton(fused.transformer, setting.device)
+            network = random_transformer(
+                main.transformer.config, setting.device, setting.dtype, triton=True
+            )
+            fused = replace(main, transformer=network)
             found = attempt(setting, lambda: measured(setting, fused, side, here))
             note("0.6B_1024_in_triton", found)
-            del fused
+            del fused, network
         # Last: how long compiling takes is not known.
         compile_blocks(main.transformer)
         note("0.6B_1024_compiled", attempt(setting, lambda: measured(setting, main, side, here)))

@@ -20,7 +20,7 @@ def has_triton() -> bool:
 
 
 def use_triton(network: nn.Module, device: torch.device) -> None:
-    """Have a network's blocks call the kernels; its state dict does not change.
+    """Have the plain blocks of a placed network call the kernels; its state dict does not change.
 
     On a CPU Triton's interpreter runs them, with TRITON_INTERPRET=1 in the environment: for tests.
     ConfigError where there is no Triton, no CUDA, or a size of heads that has no kernel.
@@ -34,6 +34,7 @@ def use_triton(network: nn.Module, device: torch.device) -> None:
         raise ConfigError(f"kernels in Triton are for CUDA, got {device.type}; leave kernels out")
     from opensana.runtime import triton_kernels as kernels
 
+    changed = 0
     for part in network.modules():
         if isinstance(part, SelfAttention):
             size = part.to_q.out_features // part.heads
@@ -44,5 +45,8 @@ def use_triton(network: nn.Module, device: torch.device) -> None:
                     "leave kernels out"
                 )
             part.core = kernels.linear_attention
+            changed += 1
         elif isinstance(part, MixFFN):
             part.middle = kernels.gate_depthwise
+            changed += 1
+    assert changed, "no plain block is left in this network"
