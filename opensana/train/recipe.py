@@ -333,9 +333,14 @@ class CachedRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerRecipe(CachedRecipe, StartRecipe):
-    """Flow matching of the transformer, or of adapters on a frozen one."""
+    """Flow matching of the transformer, or of adapters on a frozen one.
+
+    With `resident` the features lie in the device's memory and noise is drawn there: for small data
+    on a GPU that would wait for its loader. The numbers are then others.
+    """
 
     kind: Literal["transformer"] = "transformer"
+    resident: bool = False
     lora: LoraRecipe | None = None
     prior: PriorRecipe | None = None
 

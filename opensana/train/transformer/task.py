@@ -34,6 +34,7 @@ from opensana.train.transformer.drawing import Drawn, drawn_texts, sample_decode
 from opensana.train.transformer.initial import check_fit, initial_transformer, standardise_inputs
 from opensana.train.transformer.lora import LoraNetwork, trained_parameters
 from opensana.train.transformer.networks import FlowNetwork, PlainNetwork
+from opensana.train.transformer.resident import ResidentStream
 from opensana.train.workload import workload
 
 BANDS = 4
@@ -48,6 +49,8 @@ def transformer_task(recipe: TransformerRecipe, processes: Processes = ALONE) ->
     """Flow matching of the transformer or of adapters on it, with a prior if the recipe has one."""
     own, prior = Stream.open(recipe), Stream.of_prior(recipe)
     streams = [own] if prior is None else [own, prior]
+    if recipe.resident:
+        streams = [ResidentStream.of(stream, processes.device) for stream in streams]
     model = initial_transformer(recipe)
     for stream in streams:
         check_fit(model.config, stream.features, stream.recipe.data.folder)
