@@ -64,27 +64,25 @@ def words(model: str, width: int) -> Tensor:
     return torch.randn(1, PAINTERS[model].text_tokens, width)
 
 
-def flux_double() -> Side:
-    width = Flux().width
-    block = DoubleBlock(width, FLUX_HEADS, normed=True)
+def flux_double(width: int = Flux().width, heads: int = FLUX_HEADS) -> Side:
+    block = DoubleBlock(width, heads, normed=True)
 
     def call(size: int) -> Call:
         tokens, text = torch.randn(1, tokens_of(size), width), words("flux-dev", width)
-        turns = rotary_turns(tokens.shape[1] + text.shape[1], width // FLUX_HEADS)
+        turns = rotary_turns(tokens.shape[1] + text.shape[1], width // heads)
         condition = torch.randn(1, width)
         return lambda: block(tokens, text, condition, turns)
 
     return block, call
 
 
-def flux_single() -> Side:
-    width = Flux().width
-    block = SingleBlock(width, FLUX_HEADS)
+def flux_single(width: int = Flux().width, heads: int = FLUX_HEADS) -> Side:
+    block = SingleBlock(width, heads)
 
     def call(size: int) -> Call:
         count = tokens_of(size) + PAINTERS["flux-dev"].text_tokens
         tokens, condition = torch.randn(1, count, width), torch.randn(1, width)
-        turns = rotary_turns(count, width // FLUX_HEADS)
+        turns = rotary_turns(count, width // heads)
         return lambda: block(tokens, condition, turns)
 
     return block, call

@@ -6,6 +6,8 @@ Attention is torch's fused softmax attention, and whatever can be done in place 
 Shapes: B batch, N image tokens, M text tokens, C width, [B, N, C] at boundaries.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,12 +165,15 @@ def gelu_(tokens: Tensor) -> Tensor:
 
 def rotary_turns(count: int, channels: int) -> Tensor:
     """Complex turns [N, D / 2] of N positions; their values do not change the time."""
-    rates = TURNS_BASE ** -(torch.arange(0, channels, 2) / channels)
-    angles = torch.arange(count)[:, None] * rates
+    steps = torch.arange(0, channels, 2, dtype=torch.float32) / channels
+    angles = torch.arange(count)[:, None] * torch.exp(-math.log(TURNS_BASE) * steps)
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def turned_(heads: Tensor, turns: Tensor) -> Tensor:
-    """Rotary positions (RoFormer, arXiv 2104.09864) of heads [B, H, N, D], in place."""
-    pairs = torch.view_as_complex(heads.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs.mul_(turns)).flatten(-2)
+    """Rotary positions (RoFormer, arXiv 2104.09864) of heads [B, H, N, D], in float32.
+
+    In place where the heads are float32.
+    """
+    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs.mul_(turns)).flatten(-2).to(heads.dtype)

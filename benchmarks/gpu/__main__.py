@@ -30,6 +30,7 @@ DEADLINES = {
     "latency": 130,
     "throughput": 50,
     "kernels": 20,
+    "flux": 65,
     "eight_bits": 55,
     "memory": 35,
     "training": 60,
