@@ -65,8 +65,8 @@ def attempt(setting: Setting, call: Callable[[], object]) -> object:
     except Exception as error:
         if setting.tiny:
             raise
-        return f"{FAILED}: {_line(error)}"
+        return f"{FAILED}: {type(error).__name__}: {_line(error)}"
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return " ".join(str(error).split())[:300]

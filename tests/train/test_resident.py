@@ -1,4 +1,7 @@
-"""Batches that are put together on the device: the loader's samples, and draws of their own."""
+"""Batches that are put together on the device: the loader's samples, and draws of their own.
+
+Also tests `train/transformer/resident.py`.
+"""
 
 from collections import Counter
 from dataclasses import replace
