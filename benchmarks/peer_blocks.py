@@ -1,6 +1,7 @@
 """One block of each peer in its published shape, in plain torch with random weights.
 
-The sizes are those that `opensana cost` counts (`evaluate/cost/peers.py`); tests compare the two.
+The sizes are those that `opensana cost` counts (`evaluate/cost/peers.py`). Tests compare the
+operations with its counts, and the numbers of small blocks with diffusers'.
 Attention is torch's fused softmax attention, and whatever can be done in place is.
 
 Shapes: B batch, N image tokens, M text tokens, C width, [B, N, C] at boundaries.
