@@ -42,7 +42,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = draw.standard_normal((1, 12)) * 20
     with write_text(root / "text", keys=dict.fromkeys(TEXT_KEYS, "x"), null=first) as texts:
         tails = [draw.standard_normal((1 + i % 4, 12)) for i in range(2 * SAMPLES)]
-        texts.add([f"caption {i}" for i in range(2 * SAMPLES)], [np.concatenate([first, t]) for t in tails])
+        texts.add(
+            [f"caption {i}" for i in range(2 * SAMPLES)],
+            [np.concatenate([first, t]) for t in tails],
+        )
     latents = draw.standard_normal((SAMPLES, 4, 2, 2)).repeat(2, axis=0)[:SAMPLES]
     with write_features(root / "all", keys={"resolution": 8}, text=root / "text") as writer:
         samples = [Sample(str(i), (2 * i, 2 * i + 1), (3.0, None)) for i in range(SAMPLES)]
