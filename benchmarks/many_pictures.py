@@ -1,6 +1,6 @@
 """Ten thousand pictures measured: peak memory and time, and killed to the same figures.
 
-    python -m benchmarks.many_pictures --count 10000 [--network inception] [--bootstrap 2]
+    python -m benchmarks.many_pictures --count 10000 [--network inception] [--threads 1]
 
 Two sets of `count` small pictures are made and measured by the sana protocol in processes of their
 own: a tenth of them, all of them, and all of them once more while the process is killed (SIGKILL)
@@ -65,9 +65,12 @@ def make_pictures(folder: Path, count: int, *, seed: int) -> None:
         coarse.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.png")
 
 
-def measure(root: Path, to: Path, network: str, count: int, bootstrap: int) -> dict[str, Any]:
+def measure(
+    root: Path, to: Path, network: str, count: int, bootstrap: int, threads: int
+) -> dict[str, Any]:
     """What `opensana evaluate --benchmark real --pictures drawn` does, in this process."""
     torch.manual_seed(0)
+    torch.set_num_threads(threads)
     judges: Any = Judges(NETWORKS[network]().eval())  # type: ignore[arg-type]
     options = Options("", str(root / "drawn"), str(root / "real"), limit=count)
     started = time.monotonic()
@@ -127,13 +130,15 @@ def same_features(first: Path, second: Path) -> bool:
     )
 
 
-def compare(root: Path, count: int, network: str, bootstrap: int) -> dict[str, Any]:
+def compare(
+    root: Path, count: int, network: str, *, bootstrap: int = 2, threads: int = 1
+) -> dict[str, Any]:
     """All the runs; RuntimeError if a killed run ends with other figures."""
     for name, seed in (("drawn", 1), ("real", 2)):
         make_pictures(root / name, count, seed=seed)
 
     def arguments(to: str, pictures: int) -> tuple[object, ...]:
-        return root, root / to, network, pictures, bootstrap
+        return root, root / to, network, pictures, bootstrap, threads
 
     part = finished(elsewhere(*arguments("part", count // 10)))
     whole = finished(elsewhere(*arguments("whole", count)))
@@ -159,15 +164,22 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--network", choices=NETWORKS, default="small")
     parser.add_argument("--bootstrap", type=int, default=2)
-    parser.add_argument("--here", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1, help="a second waits for the first")
+    parser.add_argument("--here", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.here:
-        root, to, network, count, bootstrap = options.here
-        found = measure(Path(root), Path(to), network, int(count), int(bootstrap))
+        root, to, network, *numbers = options.here
+        found = measure(Path(root), Path(to), network, *map(int, numbers))
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
-        found = compare(Path(folder), options.count, options.network, options.bootstrap)
+        found = compare(
+            Path(folder),
+            options.count,
+            options.network,
+            bootstrap=options.bootstrap,
+            threads=options.threads,
+        )
     print(json.dumps(found))
 
 

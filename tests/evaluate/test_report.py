@@ -26,6 +26,7 @@ from opensana.evaluate.benchmark.run import Options, evaluate_benchmark
 from opensana.evaluate.folder import Example, Shown, write_examples
 from opensana.evaluate.report.tables import HIGHER, LOWER, _clearly_best, number_text
 from opensana.files.writing import write_json
+from opensana.pipeline import Sana
 from tests.serve.test_browser import chromium  # noqa: F401
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("runs")
     pictures = benchmark(root / "benchmark")
     judges: Any = Judges(SmallNetwork())  # type: ignore[arg-type]
+    sana = Sana.load("emoji-256", device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("opensana.evaluate.benchmark.features.for_inference", lambda net: net)
+        patch.setattr(Sana, "load", lambda *_, **__: sana)  # once is enough
         for steps in (1, 2):
             options = Options("emoji-256", "", str(pictures), steps=steps, size=64, seed=5)
             evaluate_benchmark(options, root / f"steps-{steps}", judges, device="cpu")

@@ -10,10 +10,12 @@ from torch import nn
 from opensana.metrics import inception, lpips
 from opensana.metrics.clip_score import ClipScorer
 from opensana.metrics.inception import Inception, inception_of, load_inception
+from opensana.metrics.library_models import fingerprint
 from opensana.metrics.lpips import Lpips, load_lpips
 from opensana.metrics.open_scorer import open_scorer
 from opensana.metrics.small_clip_score import SmallClipScorer
 from opensana.models.convert import read_state
+from opensana.weights.locate import locate
 
 Scorer = ClipScorer | SmallClipScorer
 LACKING = {
@@ -69,3 +71,14 @@ def open_judges(
     scorer = None if clip is None else open_scorer(clip, device=device)
     assert scorer is None or isinstance(scorer, Scorer)
     return Judges(network, scorer, None if distance is None else load_lpips(distance))
+
+
+def weights_of(model: str) -> str:
+    """Which weights a model has: a training may replace those in its folder."""
+    folder = locate(model)
+    found = fingerprint(folder)
+    if not found.startswith("sha256:"):
+        return found
+    parts = sorted(path for path in folder.iterdir() if path.is_dir())
+    whole = " ".join([found, *(f"{part.name} {fingerprint(part)}" for part in parts)])
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from opensana.errors import DataError, RequestError
 from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
 from opensana.evaluate.benchmark.figures import Figure
-from opensana.evaluate.benchmark.judges import LACKING, Judges
+from opensana.evaluate.benchmark.judges import LACKING, Judges, weights_of
 from opensana.evaluate.benchmark.pictures import Pictures, matched, open_pictures
 from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName, described
 from opensana.evaluate.benchmark.statistics import moments_of, read_statistics, write_statistics
@@ -84,7 +84,8 @@ def evaluate_benchmark(
         raise RequestError(f"nothing to measure with: {LACKING['inception']}; {LACKING['clip']}")
     statistics = None if reference is None else read_statistics(reference)
     benchmark, folder = open_pictures(options.benchmark).chosen(options.limit), Path(to)
-    check_settings(folder, asdict(options) | {"judges": judges.names()})
+    weights = {"weights": weights_of(options.model)} if options.model else {}
+    check_settings(folder, asdict(options) | weights | {"judges": judges.names()})
     paired: Pictures | None = benchmark
     if options.pictures:
         drawn = open_pictures(options.pictures)

@@ -15,6 +15,8 @@ SINUSOIDS = 256
 """Width of the sinusoidal embedding of a timestep, before its two linear layers."""
 COMPRESSION = 8
 """Of the peers' autoencoders; two latent positions a side make a token."""
+PATCH = 4
+"""Latent positions of a token."""
 
 
 def tokens_of(size: int) -> int:
@@ -32,6 +34,26 @@ def _feed_forward(tokens: int, width: int, ratio: float = 4) -> Sheet:
 def _projections(tokens: int, width: int) -> Sheet:
     """Queries, keys, values and output."""
     return linear(tokens, width, width).times(4)
+
+
+def _self_attention(tokens: int, width: int) -> Sheet:
+    return _projections(tokens, width) + attention(tokens, tokens, width)
+
+
+def _cross_attention(tokens: int, text: int, width: int, text_width: int) -> Sheet:
+    """Queries and output of the image, keys and values of the text."""
+    own, others = linear(tokens, width, width), linear(text, text_width, width)
+    return own.times(2) + others.times(2) + attention(tokens, text, width)
+
+
+def _time(width: int) -> Sheet:
+    """The embedding of a timestep."""
+    return _two_layers(1, SINUSOIDS, width, width)
+
+
+def _last_layer(tokens: int, width: int, channels: int) -> Sheet:
+    """Scale and shift from the timestep, then the channels of each token's patch."""
+    return linear(1, width, 2 * width) + linear(tokens, width, PATCH * channels)
 
 
 @dataclass(frozen=True)
@@ -65,16 +87,14 @@ class Flux:
 
     def forward(self, size: int, text: int) -> Sheet:
         tokens, width = tokens_of(size), self.width
-        times = _two_layers(1, SINUSOIDS, width, width).times(1 + self.guidance)
         return (
-            linear(tokens, 4 * self.latent, width)
+            linear(tokens, PATCH * self.latent, width)
             + linear(text, self.text_width, width)
-            + times
+            + _time(width).times(1 + self.guidance)
             + _two_layers(1, self.pooled, width, width)
             + self.double_block(tokens, text).times(self.double)
             + self.single_block(tokens, text).times(self.single)
-            + linear(1, width, 2 * width)
-            + linear(tokens, width, 4 * self.latent)
+            + _last_layer(tokens, width, self.latent)
         )
 
 
@@ -102,12 +122,11 @@ class StableDiffusion3:
         return (
             convolution(tokens, self.latent, width, 2, stride=2)
             + linear(text, self.text_width, width)
-            + _two_layers(1, SINUSOIDS, width, width)
+            + _time(width)
             + _two_layers(1, self.pooled, width, width)
             + self.block(tokens, text).times(self.blocks - 1)
             + self.block(tokens, text, last=True)
-            + linear(1, width, 2 * width)
-            + linear(tokens, width, 4 * self.latent)
+            + _last_layer(tokens, width, self.latent)
         )
 
 
@@ -122,12 +141,9 @@ class PixArt:
 
     def block(self, tokens: int, text: int) -> Sheet:
         width = self.width
-        across = linear(tokens, width, width).times(2) + linear(text, width, width).times(2)
         return (
-            _projections(tokens, width)
-            + attention(tokens, tokens, width)
-            + across
-            + attention(tokens, text, width)
+            _self_attention(tokens, width)
+            + _cross_attention(tokens, text, width, width)
             + _feed_forward(tokens, width)
         )
 
@@ -135,11 +151,11 @@ class PixArt:
         tokens, width = tokens_of(size), self.width
         return (
             convolution(tokens, self.latent, width, 2, stride=2)
-            + _two_layers(1, SINUSOIDS, width, width)
+            + _time(width)
             + linear(1, width, 6 * width)
             + _two_layers(text, self.text_width, width, width)
             + self.block(tokens, text).times(self.blocks)
-            + linear(tokens, width, 4 * 2 * self.latent)  # the variance too, which is dropped
+            + linear(tokens, width, PATCH * 2 * self.latent)  # the variance too, which is dropped
         )
 
 
@@ -157,14 +173,10 @@ class HunyuanDiT:
 
     def block(self, tokens: int, text: int, *, skip: bool = False) -> Sheet:
         width = self.width
-        across = linear(tokens, width, width).times(2)
-        across += linear(text, self.text_width, width).times(2)
         block = (
             linear(1, width, width)
-            + _projections(tokens, width)
-            + attention(tokens, tokens, width)
-            + across
-            + attention(tokens, text, width)
+            + _self_attention(tokens, width)
+            + _cross_attention(tokens, text, width, self.text_width)
             + _feed_forward(tokens, width, self.ratio)
         )
         return block + linear(tokens, 2 * width, width) if skip else block
@@ -180,13 +192,12 @@ class HunyuanDiT:
         return (
             convolution(tokens, self.latent, width, 2, stride=2)
             + _two_layers(t5, self.t5_width, 4 * self.t5_width, self.text_width)
-            + _two_layers(1, SINUSOIDS, width, width)
+            + _time(width)
             + pooled
             + _two_layers(1, conditions, 4 * width, width)
             + self.block(tokens, text).times(self.blocks - skips)
             + self.block(tokens, text, skip=True).times(skips)
-            + linear(1, width, 2 * width)
-            + linear(tokens, width, 4 * 2 * self.latent)
+            + _last_layer(tokens, width, 2 * self.latent)
         )
 
 
@@ -227,10 +238,10 @@ class LuminaNext:
     def forward(self, size: int, text: int) -> Sheet:
         tokens, width = tokens_of(size), self.width
         return (
-            linear(tokens, 4 * self.latent, width)
+            linear(tokens, PATCH * self.latent, width)
             + _two_layers(1, SINUSOIDS, self.condition, self.condition)
             + linear(1, self.text_width, self.condition)
             + self.block(tokens, text).times(self.blocks)
             + linear(1, self.condition, width)
-            + linear(tokens, width, 4 * 2 * self.latent)
+            + linear(tokens, width, PATCH * 2 * self.latent)
         )

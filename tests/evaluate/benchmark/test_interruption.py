@@ -9,7 +9,7 @@ from benchmarks.many_pictures import compare
 
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_figures(tmp_path: Path) -> None:
-    found = compare(tmp_path, 600, "small", 2)
+    found = compare(tmp_path, 600, "small")
     first, second = found["kept_when_killed"]
     assert 200 <= first < 600 and 400 <= second < 600, "it was killed amidst"
     assert found["figures"]["fid"] > 0

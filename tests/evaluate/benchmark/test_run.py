@@ -42,6 +42,7 @@ class PaintedClip:
         return torch.tensor([[1.0, 0.0, 0.0]]).repeat(len(texts), 1)
 
 
+GREY = [Image.new("RGB", (16, 16), "grey")] * 4
 JUDGES: Any = Judges(SmallNetwork(), PaintedClip())  # type: ignore[arg-type]
 
 
@@ -159,6 +160,7 @@ def test_a_model_draws_what_is_missing(
         return draw
 
     monkeypatch.setattr(run, "drawer", drawer)
+    monkeypatch.setattr(run, "weights_of", lambda model: "weights")
     monkeypatch.setattr(run.Sana, "load", lambda model, **options: model)
     options = Options("m", "", folders[0], seed=3)
     half = evaluate_benchmark(options, tmp_path / "to", JUDGES, part=(2, 2))
@@ -175,6 +177,24 @@ def test_a_model_draws_what_is_missing(
     drawn = example.columns["drawn"]
     assert drawn.seed == 8 and drawn.caption.startswith("CLIP ")
     assert drawn.picture.getpixel((0, 0)) == (72, 8, 0)
+
+
+def test_a_folder_belongs_to_one_state_of_a_training(
+    folders: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "export"
+    (model / "transformer").mkdir(parents=True)
+    weights = model / "transformer" / "model.safetensors"
+    (model / "model_index.json").write_text("{}")
+    weights.write_bytes(b"one")
+    monkeypatch.setattr(run, "drawer", lambda model, **options: lambda prompts, seeds: GREY)
+    monkeypatch.setattr(run.Sana, "load", lambda model, **options: model)
+    options = Options(str(model), "", folders[0], limit=4)
+    first = evaluate_benchmark(options, tmp_path / "to", JUDGES, replicates=0)
+    assert evaluate_benchmark(options, tmp_path / "to", JUDGES, replicates=0) == first
+    weights.write_bytes(b"two")
+    with pytest.raises(ConfigError, match="begun with weights"):
+        evaluate_benchmark(options, tmp_path / "to", JUDGES)
 
 
 def test_parts_are_of_one_count(folders: tuple[str, str], tmp_path: Path) -> None:
@@ -207,4 +227,4 @@ def test_what_is_lacking_is_said(folders: tuple[str, str], tmp_path: Path) -> No
         Options("m", drawn, real)
     (Path(real) / "meta_data.json").write_text('{"k": {"category": "c", "prompt": " "}}')
     with pytest.raises(DataError, match="have no prompt, such as 'k'"):
-        evaluate_benchmark(Options("m", "", real), tmp_path / "other", JUDGES)
+        evaluate_benchmark(Options("emoji-256", "", real), tmp_path / "other", JUDGES)
