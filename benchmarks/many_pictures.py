@@ -83,7 +83,7 @@ def measure(
 
 
 def elsewhere(*arguments: object) -> "subprocess.Popen[str]":
-    """`measure` in a process of its own, with a session that a kill ends as a whole."""
+    """`measure` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.many_pictures", "--here", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 

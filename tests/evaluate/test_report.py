@@ -57,7 +57,8 @@ def benchmark(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """emoji-256 in one and in two steps, and its autoencoder, on three pictures."""
-    root = tmp_path_factory.mktemp("runs")
+    root, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    torch.set_num_threads(1)  # as in every test here
     pictures = benchmark(root / "benchmark")
     judges: Any = Judges(SmallNetwork())  # type: ignore[arg-type]
     sana = Sana.load("emoji-256", device="cpu")
@@ -68,6 +69,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             options = Options("emoji-256", "", str(pictures), steps=steps, size=64, seed=5)
             evaluate_benchmark(options, root / f"steps-{steps}", judges, device="cpu")
     evaluate_pictures(["emoji-256"], pictures / "imgs", to=root / "decoder", size=64, device="cpu")
+    torch.set_num_threads(threads)
     return [str(root / name) for name in ("steps-1", "steps-2", "decoder")]
 
 

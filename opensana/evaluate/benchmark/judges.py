@@ -1,13 +1,17 @@
 """The networks that see the pictures, and where their weights come from."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from opensana.metrics import inception, lpips
+from opensana.errors import WeightsError
+from opensana.metrics import inception as inceptions
+from opensana.metrics import lpips as distances
 from opensana.metrics.clip_score import ClipScorer
 from opensana.metrics.inception import Inception, inception_of, load_inception
 from opensana.metrics.library_models import fingerprint
@@ -19,12 +23,16 @@ from opensana.weights.locate import locate
 
 Scorer = ClipScorer | SmallClipScorer
 LACKING = {
-    "inception": f"no --inception: {inception.how_to_get()}",
+    "inception": f"no --inception: {inceptions.how_to_get()}",
     "clip": "no --clip: a CLIP of transformers, such as openai/clip-vit-large-patch14, by its "
     "folder or hub id",
-    "lpips": f"no --lpips: {lpips.how_to_get()}",
+    "lpips": f"no --lpips: {distances.how_to_get()}",
 }
 """Why figures are left out, and where to get what they need."""
+NO_JUDGE = (
+    "nothing to measure with: FID, KID, precision, recall, density and coverage have "
+    f"{LACKING['inception']}; CMMD and the CLIP score have {LACKING['clip']}"
+)
 
 
 @dataclass(frozen=True)
@@ -54,23 +62,40 @@ def digest(network: nn.Module) -> str:
 
 
 def open_judges(
-    weights: str | Path | None,
-    clip: str | None,
-    distance: str | Path | None = None,
+    inception: str | Path | None = None,
+    clip: str | None = None,
+    lpips: str | Path | None = None,
     *,
     device: str = "auto",
 ) -> Judges:
     """Inception from a converted folder, a safetensors file or the published .pth; CLIP; LPIPS."""
-    network = None
-    if weights is not None:
-        path = Path(weights).expanduser()
-        if path.suffix.lower() == ".pth" and path.is_file():
-            network = inception_of(read_state(path), where=path)
-        else:
-            network = load_inception(path)
-    scorer = None if clip is None else open_scorer(clip, device=device)
+    network = scorer = compared = None
+    if inception is not None:
+        with _left_out("FID, rFID, KID, precision, recall, density and coverage"):
+            network = _inception(Path(inception).expanduser())
+    if clip is not None:
+        with _left_out("CMMD and the CLIP score"):
+            scorer = open_scorer(clip, device=device)
+    if lpips is not None:
+        with _left_out("LPIPS"):
+            compared = load_lpips(lpips)
     assert scorer is None or isinstance(scorer, Scorer)
-    return Judges(network, scorer, None if distance is None else load_lpips(distance))
+    return Judges(network, scorer, compared)
+
+
+def _inception(path: Path) -> Inception:
+    if path.suffix.lower() == ".pth" and path.is_file():
+        return inception_of(read_state(path), where=path)
+    return load_inception(path)
+
+
+@contextmanager
+def _left_out(figures: str) -> Iterator[None]:
+    """An error of weights says what can be measured without them."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{error}; without it, all but {figures} can be measured") from error
 
 
 def weights_of(model: str) -> str:

@@ -18,7 +18,7 @@ from opensana.errors import DataError, RequestError
 from opensana.evaluate.benchmark import features as extraction
 from opensana.evaluate.benchmark import figures as figuring
 from opensana.evaluate.benchmark.figures import Figure
-from opensana.evaluate.benchmark.judges import LACKING, Judges, weights_of
+from opensana.evaluate.benchmark.judges import LACKING, NO_JUDGE, Judges, weights_of
 from opensana.evaluate.benchmark.pictures import Pictures, matched, open_pictures
 from opensana.evaluate.benchmark.protocol import PROTOCOLS, ProtocolName, described
 from opensana.evaluate.benchmark.statistics import moments_of, read_statistics, write_statistics
@@ -81,7 +81,7 @@ def evaluate_benchmark(
     compares nothing unless n is 1: n processes at once, and then one that compares.
     """
     if judges.inception is None and judges.clip is None:
-        raise RequestError(f"nothing to measure with: {LACKING['inception']}; {LACKING['clip']}")
+        raise RequestError(NO_JUDGE)
     statistics = None if reference is None else read_statistics(reference)
     benchmark, folder = open_pictures(options.benchmark).chosen(options.limit), Path(to)
     weights = {"weights": weights_of(options.model)} if options.model else {}

@@ -218,10 +218,14 @@ def test_what_is_lacking_is_said(folders: tuple[str, str], tmp_path: Path) -> No
     found = evaluate_benchmark(Options("", drawn, real), tmp_path / "to", alone)
     assert set(found["figures"]) == {"cmmd", "clip_score"}
     assert "get pt_inception" in next(iter(found["left_out"].values()))
-    for weights, message in ((tmp_path / "no.pth", "is not there; get pt_inception"),):
+    for name, message in (
+        ("inception", "is not there; get pt_inception.*without it, all but FID, rFID, KID"),
+        ("lpips", "is not there; get AlexNet.*without it, all but LPIPS can be measured"),
+        ("clip", "no model.*without it, all but CMMD and the CLIP score can be measured"),
+    ):
         with pytest.raises(WeightsError, match=message):
-            open_judges(weights, None)
-    with pytest.raises(RequestError, match="nothing to measure with: no --inception: get pt_inc"):
+            open_judges(**{name: "no.pth"})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="coverage have no --inception: get pt_inc"):
         evaluate_benchmark(Options("", drawn, real), tmp_path / "to", Judges())
     with pytest.raises(RequestError, match="one of them"):
         Options("m", drawn, real)
