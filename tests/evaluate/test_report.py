@@ -194,6 +194,19 @@ def test_values_of_two_protocols_stand_in_two_rows(tmp_path: Path) -> None:
     assert 'class="best"' not in html and "<svg" not in html
 
 
+def test_questions_have_a_table_of_their_own(tmp_path: Path) -> None:
+    one = run(tmp_path / "one", source="geneval", counting=fid(0.4, 0.05, "geneval"))
+    two = run(tmp_path / "two", source="geneval", counting=fid(0.6, 0.05, "geneval"))
+    page = tmp_path / "r.html"
+    assert main(["report", one, two, "--to", str(page)]) == 0
+    html = page.read_text("utf-8")
+    assert "<h2>GenEval</h2>" in html and "<h2>Pictures of prompts" not in html
+    assert re.search(r'class="best"[^>]*>0\.6000</b>', html), "more is better"
+    write_json(tmp_path / "two" / "figures.json", {"prompts": 2, "left_out": {"all": "no judge"}})
+    assert main(["report", one, two, "--to", str(page)]) == 0
+    assert "no judge" in page.read_text("utf-8")
+
+
 def test_a_value_is_marked_if_it_is_apart_from_all_others() -> None:
     near, apart = [fid(6.0), fid(6.8), None], [fid(6.0), fid(7.5), None]
     assert _clearly_best(near, LOWER) is None

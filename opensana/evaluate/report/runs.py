@@ -20,7 +20,19 @@ MOST_NAMED = 3
 MODELS = "models"
 """In the figures of a run of several autoencoders; another run is of one model."""
 PICTURES, AUTOENCODERS = "Pictures of prompts", "Reconstructions"
-SAID = ("benchmark", "source", "reference", "protocol", "pictures", "size", "steps", "seed")
+QUESTIONS = {"geneval": "GenEval", "dpg": "DPG-Bench"}
+"""Kinds whose figures are shares of what is right, by the benchmark of the run's settings."""
+SAID = (
+    "benchmark",
+    "source",
+    "reference",
+    "protocol",
+    "pictures",
+    "images",
+    "size",
+    "steps",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -149,10 +161,9 @@ def _columns(
         }
     drawn = {"model": settings["model"]} if settings.get("model") else {}
     drawn = drawn or {"drawn elsewhere": str(settings.get("pictures", ""))}
-    categories = figures.get("categories", {})
-    return {
-        "drawn": Column(label, PICTURES, drawn | facts, figures["figures"], categories, left_out)
-    }
+    own = figures.get("figures", {}), figures.get("categories", {})
+    kind = QUESTIONS.get(str(settings.get("benchmark")), PICTURES)
+    return {"drawn": Column(label, kind, drawn | facts, *own, left_out)}
 
 
 def _renamed(example: Example, names: Mapping[str, str]) -> Example:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from opensana.evaluate.report.runs import Column
+from opensana.evaluate.report.runs import QUESTIONS, Column
 
 LOWER, HIGHER = "lower is better", "higher is better"
 FIGURES = {
@@ -71,7 +71,8 @@ def _head(columns: Columns) -> str:
 
 
 def _row(name: str, protocol: str, cells: Sequence[dict[str, Any] | None], columns: Columns) -> str:
-    label, meaning, direction = FIGURES.get(name, (name, "", ""))
+    share = {column.kind for column in columns.values()} <= {*QUESTIONS.values()}
+    label, meaning, direction = FIGURES.get(name, (name, "", HIGHER if share else ""))
     small = ", ".join(filter(None, (meaning, direction)))
     small = f"<small>{escape(small)}</small>" if small else ""
     head = f'<th scope="row">{escape(label)}{small}<small>{escape(protocol)}</small></th>'
