@@ -42,7 +42,7 @@ class Mail:
 
 
 class Relay:
-    """For the worker's thread, but for `open`."""
+    """For the worker's thread, but for `open`, and `ended` of what it has not begun."""
 
     def __init__(self, board: Board) -> None:
         self._board = board

@@ -88,4 +88,5 @@ class Replica:
                 last = messages[-1][0] in LAST
                 yield messages
         finally:
-            self._board.cancel(task.id)
+            if self._board.cancel(task.id) is not None:
+                self._relay.ended(live, "cancelled")

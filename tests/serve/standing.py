@@ -63,16 +63,21 @@ class Standing(Replicas):
         self._busy[number] += 1
         try:
             async with aclosing(self.alive[number].draw(task)) as stream:
-                while True:
-                    coming = asyncio.ensure_future(anext(stream, None))
-                    while not (await asyncio.wait({coming}, timeout=0.01))[0]:
-                        if number not in self.alive:
-                            coming.cancel()
-                            await asyncio.wait({coming})
-                            raise ReplicaLost("killed")
-                    messages = coming.result()
-                    if messages is None:
-                        return
+                while (messages := await self._next(number, stream)) is not None:
                     yield messages
         finally:
             self._busy[number] -= 1
+
+    async def _next(
+        self, number: int, stream: AsyncGenerator[list[Message], None]
+    ) -> list[Message] | None:
+        """What comes next from a replica, while it lives."""
+        coming = asyncio.ensure_future(anext(stream, None))
+        try:
+            while not (await asyncio.wait({coming}, timeout=0.01))[0]:
+                if number not in self.alive:
+                    raise ReplicaLost("killed")
+            return coming.result()
+        finally:
+            coming.cancel()
+            await asyncio.wait({coming})

@@ -216,32 +216,72 @@ def test_what_cannot_be_planned_is_refused(tmp_path: Path) -> None:
 def test_keys_share_the_replicas(tmp_path: Path) -> None:
     keys = Keys([("ann", "a" * 16), ("bob", "b" * 16)])
     ann, bob = ({"authorization": "Bearer " + letter * 16} for letter in "ab")
-    with spread(
-        tmp_path, Standing(make=partial(Gradient, 0.005)), keys=keys, headers=ann
-    ) as server:
-        many = server.submit(prompt="ann", images=16, steps=60)
+    replicas = Standing(1, partial(Gradient, 0.005))
+    with spread(tmp_path, replicas, keys=keys, headers=ann) as server:
+        many = server.submit(prompt="ann", images=16, steps=30)
         server.wait(many["id"], "running")
-        id = server.client.post("/v1/jobs", json={"prompt": "bob"}, headers=bob).json()["id"]
-        while server.client.get(f"/v1/jobs/{id}", headers=bob).json()["status"] != "completed":
+        body = {"prompt": "bob", "steps": 30}
+        assert server.client.post("/v1/jobs", json=body, headers=bob).status_code == 202
+        server.wait(many["id"], seconds=60)
+    last = [
+        prompt for batch in replicas.painters[0].batches for prompt, step in batch if step == 29
+    ]
+    assert last.count("ann") == 16
+    assert last.index("bob") <= 10, "bob did not wait for all of ann's"
+
+
+def held_by(event: threading.Event) -> Gradient:
+    """It takes no step before an event, but for the warm-up."""
+
+    def wait(what: str, sheets: list[Sheet]) -> None:
+        if what == "step" and sheets[0].plan.request.prompt != PROMPT:
+            assert event.wait(60)
+
+    return Gradient(fail=wait)
+
+
+def test_what_replicas_have_is_finished_and_the_rest_left(tmp_path: Path) -> None:
+    event = threading.Event()
+    replicas = Standing(1, partial(held_by, event))
+    with spread(tmp_path, replicas) as server:
+        first = server.submit()
+        server.wait(first["id"], "running")
+        rest = [server.submit()["id"] for _ in range(7)]
+        while sum(replicas._busy.values()) < replicas.room:
             time.sleep(0.005)
-        left = [one for one in server.job(many["id"])["images"] if one["status"] != "completed"]
-        server.post(f"/v1/jobs/{many['id']}/cancel")
-    assert len(left) >= 4, "bob did not wait for all of ann's"
-
-
-def test_what_is_at_work_is_finished_and_the_rest_left(tmp_path: Path) -> None:
-    with spread(tmp_path, Standing(1, partial(Gradient, 0.02))) as server:
-        first = [server.submit(steps=20) for _ in range(4)]
-        for job in first:
-            server.wait(job["id"], "running")
-        later = server.submit(steps=20)
         server.service.drain()
         assert server.client.get("/readyz").json() == {"status": "draining"}
-        for job in first:
-            server.wait(job["id"])
-        assert server.job(later["id"])["status"] == "queued"
+        event.set()
+        server.wait(first["id"])
+        while sum(replicas._busy.values()):
+            time.sleep(0.005)
+        left = [id for id in rest if server.job(id)["status"] == "queued"]
+    assert len(left) == 8 - replicas.room
     with spread(tmp_path, Standing(1)) as server:
-        server.wait(later["id"])
+        for id in left:
+            server.wait(id)
+
+
+def test_a_picture_that_waits_in_a_replica_is_forgotten_once_it_is_cancelled(
+    tmp_path: Path,
+) -> None:
+    event = threading.Event()
+    replicas = Standing(1, partial(held_by, event), batch=1)
+    with spread(tmp_path, replicas) as server:
+        first = server.submit()
+        server.wait(first["id"], "running")
+        other = server.submit()
+        board = replicas.alive[0]._board
+        while len(board.all()) < 2:
+            time.sleep(0.005)
+        server.post(f"/v1/jobs/{other['id']}/cancel")
+        server.wait(other["id"], "cancelled")
+        end = time.monotonic() + 10
+        while len(board.all()) > 1:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        event.set()
+        server.wait(first["id"])
 
 
 def test_a_model_that_cannot_draw_is_no_replica() -> None:
