@@ -80,7 +80,7 @@ def write_examples(folder: Path, groups: Mapping[str, Iterable[Example]]) -> Non
 
 
 def read_examples(folder: Path) -> dict[str, Sequence[Example]]:
-    """What `write_examples` wrote; the pictures are read when they are looked at."""
+    """What `write_examples` wrote."""
     where = folder / EXAMPLES
     if not where.is_dir():
         return {}
@@ -98,5 +98,6 @@ def read_examples(folder: Path) -> dict[str, Sequence[Example]]:
 
 
 def _shown(where: Path, value: Mapping[str, Any]) -> Shown:
-    picture = Image.open(where / Path(value["file"]).name)
+    with Image.open(where / Path(value["file"]).name) as picture:
+        picture.load()
     return Shown(picture, value["caption"], value["seed"])

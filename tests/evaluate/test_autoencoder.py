@@ -200,9 +200,9 @@ def test_the_grid_holds_originals_and_both_answers(
 ) -> None:
     path, worst = tmp_path / "grid.png", tmp_path / "worst.png"
     evaluate_pictures(models, folder, size=SIZE, limit=2, grid=path, worst=worst, device="cpu")
-    assert Image.open(worst).size == Image.open(path).size
-    with Image.open(path) as sheet:
+    with Image.open(path) as sheet, Image.open(worst) as other:
         pixels = np.asarray(sheet)
+        assert other.size == sheet.size
     assert pixels.shape == (2 * (SIZE + 36) + 8, 3 * (SIZE + 8) + 8, 3)
     first = originals(folder)[0] * 255
     assert np.abs(pixels[8 : 8 + SIZE, 8 : 8 + SIZE] - first).max() <= 1
