@@ -1,6 +1,5 @@
 """Products in 8 bits beside bfloat16, in the six shapes of a block; and whole steps in W8A8."""
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -87,20 +86,15 @@ def step(setting: Setting, config: TransformerConfig) -> dict[str, Any]:
     """A guided step of 0.6B at its native size, plain and in W8A8, and how far they differ."""
     device, dtype = setting.device, setting.dtype
     plain = random_transformer(config, device, dtype)
-    bare = copy.deepcopy(plain) if device.type != "cpu" else _unpacked(plain, config)
+    with device:  # a loaded network's blocks are packed or fused, and plain ones are quantised
+        bare = Transformer(config).eval().requires_grad_(False)
+    bare.load_state_dict(plain.state_dict())
     quantize(bare, Quantization("w8a8"))
     place(bare, device, dtype)
     join_products(bare, None)
     calls = {name: guided_step(net) for name, net in (("plain", plain), ("w8a8", bare))}
     error = relative(calls["w8a8"](), calls["plain"]())
     return {**milliseconds(setting, calls), "relative_error": short(error)}
-
-
-def _unpacked(network: Transformer, config: TransformerConfig) -> Transformer:
-    """On a CPU layers are packed, and the plain ones are what is quantised."""
-    plain = Transformer(config).eval().requires_grad_(False)
-    plain.load_state_dict(network.state_dict())
-    return plain
 
 
 def guided_step(network: Transformer) -> Callable[[], torch.Tensor]:

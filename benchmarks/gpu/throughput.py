@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.gpu.measuring import milliseconds, peak_memory, short
+from benchmarks.gpu.measuring import attempt, milliseconds, peak_memory, short
 from benchmarks.gpu.parts import Note, Setting
 from benchmarks.random_model import PROMPT, random_sana
 from opensana.drawing.decoding import decode_images
@@ -19,12 +19,12 @@ def run(setting: Setting, note: Note) -> None:
     model = random_sana("sana_600m_1024", setting.device, setting.dtype, tiny=setting.tiny)
     side, best = 64 if setting.tiny else 1024, 0.0
     for batch in BATCHES[:2] if setting.tiny else BATCHES:
-        try:
-            found = pictures_per_second(setting, model, side, batch)
-        except torch.OutOfMemoryError:
-            note(f"batch_{batch}", "out of memory")
-            return
+        found = attempt(
+            setting, lambda batch=batch: pictures_per_second(setting, model, side, batch)
+        )
         note(f"batch_{batch}", found)
+        if not isinstance(found, dict):
+            return
         if found["pictures_per_second"] < GAIN * best:
             return
         best = found["pictures_per_second"]

@@ -1,5 +1,6 @@
 """Steps of the trainer itself on features of random numbers: 0.6B at 512 px by its recipe."""
 
+import copy
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,15 +10,19 @@ import torch
 
 from benchmarks.gpu.measuring import attempt, short
 from benchmarks.gpu.parts import Note, Setting
-from benchmarks.random_model import TINY_TRANSFORMER
+from benchmarks.random_model import TINY_TRANSFORMER, fill
 from benchmarks.timing import finished
 from opensana.features.latents import Sample, write_features
 from opensana.features.texts import TEXT_KEYS, write_text
 from opensana.train.engine.parallel import Processes
 from opensana.train.engine.precision import best_format
 from opensana.train.recipe import TransformerRecipe, load_recipe
-from opensana.train.transformer.task import FlowTask, transformer_task
+from opensana.train.transformer.batches import Stream
+from opensana.train.transformer.drawing import drawn_texts
+from opensana.train.transformer.networks import PlainNetwork
+from opensana.train.transformer.task import FlowTask
 from opensana.transformer.config import TransformerConfig
+from opensana.transformer.model import Transformer
 
 RECIPE = "recipes/sana/600m-1-512.toml"
 ALONE = (
@@ -48,15 +53,16 @@ STEPS, SAMPLES, LONGEST_TEXT = 4, 64, 120
 
 def run(setting: Setting, note: Note) -> None:
     with TemporaryDirectory() as name:
-        folder, made = Path(name), False
-        for variant in TINY_VARIANTS if setting.tiny else VARIANTS:
-            dtype = best_format(setting.device)
-            recipe = recipe_of(setting, variant, folder, dtype=dtype)
-            config = TransformerConfig.from_dict(recipe.model or {})
-            if not made:
-                write_random_features(folder / "cache", config)
-                made = True
-            note(variant, attempt(setting, lambda recipe=recipe: measured(setting, recipe)))
+        dtype, variants = best_format(setting.device), TINY_VARIANTS if setting.tiny else VARIANTS
+        recipes = {v: recipe_of(setting, v, Path(name), dtype=dtype) for v in variants}
+        config = TransformerConfig.from_dict(recipes["came_16"].model or {})
+        write_random_features(Path(name) / "cache", config)
+        with setting.device:
+            model = Transformer(config)
+        fill(model)  # once: 600 million numbers take seconds
+        for variant, recipe in recipes.items():
+            found = attempt(setting, lambda recipe=recipe: measured(setting, recipe, model))
+            note(variant, found)
 
 
 def recipe_of(setting: Setting, variant: str, folder: Path, *, dtype: str) -> TransformerRecipe:
@@ -84,7 +90,7 @@ def write_random_features(folder: Path, config: TransformerConfig) -> None:
         writer.add(latents, [Sample(str(i), (i,), (None,), ("random",)) for i in range(SAMPLES)])
 
 
-def measured(setting: Setting, recipe: TransformerRecipe) -> dict[str, float]:
+def measured(setting: Setting, recipe: TransformerRecipe, model: Transformer) -> dict[str, float]:
     """Samples a second, peak memory and MFU of whole steps, and the loader's share of each.
 
     The trainer prepares a batch while it trains on another, so a share above 1 is what it waits
@@ -94,7 +100,10 @@ def measured(setting: Setting, recipe: TransformerRecipe) -> dict[str, float]:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    task = transformer_task(recipe, Processes(device=device))
+    processes, stream = Processes(device=device), Stream.open(recipe)
+    network = PlainNetwork(copy.deepcopy(model).train(), recipe, processes)
+    drawn = drawn_texts(recipe, stream.features, processes)
+    task = FlowTask(recipe, network, [stream], drawn, processes)
     begun = time.perf_counter()
     batches = [task.prepare(step) for step in range(STEPS)]
     loading = (time.perf_counter() - begun) / STEPS
