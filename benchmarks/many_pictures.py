@@ -7,8 +7,8 @@ own: a tenth of them, all of them, and all of them once more while the process i
 after a third of the drawn pictures and after two thirds of the reference, and then started again.
 The figures must be equal to the last digit, and so must the bytes of all features.
 
-`--network small` is a random layer to Inception's 2048 features, because Inception itself sees ten
-pictures a second on two cores; `inception` is Inception with random weights. Everything else is
+`--network small` is a random layer to Inception's 2048 features, because Inception itself takes 5.7
+billion multiply-adds a picture; `inception` is Inception with random weights. Everything else is
 what `opensana evaluate --benchmark` runs. Memory is the most that was resident, mapped files
 counted. The last line is JSON.
 """
