@@ -77,6 +77,18 @@ def as_text(png: bytes) -> str:
     return base64.b64encode(png).decode()
 
 
+def loras_of(text: str) -> list[dict[str, Any]]:
+    """The LoRAs of `film:0.8, ink` for the body of a job; a weight that is left out is 1."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, scale = part.partition(":")
+        try:
+            found.append({"name": name.strip(), "scale": float(scale or 1)})
+        except ValueError:
+            raise ServerError(f"the weight of the LoRA {part!r} must be a number") from None
+    return found
+
+
 def _message(text: str) -> str | None:
     try:
         return json.loads(text)["error"]["message"]

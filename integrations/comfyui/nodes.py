@@ -13,7 +13,7 @@ from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 from torch.nn import functional as F
 
-from .client import Client, as_text
+from .client import Client, as_text, loras_of
 
 CATEGORY = "opensana"
 PROGRESS = 1000
@@ -63,6 +63,12 @@ class OpensanaServer(io.ComfyNode):
                 io.Image.Input("image", optional=True, tooltip="To start from; its size is kept"),
                 io.Mask.Input("mask", optional=True, tooltip="Where to draw the image anew"),
                 io.Float.Input("strength", default=0.6, min=0.05, max=1.0, step=0.05),
+                io.String.Input(
+                    "lora",
+                    default="",
+                    optional=True,
+                    tooltip="Those that the server lists, with weights: film:0.8, ink",
+                ),
             ],
             outputs=[io.Image.Output()],
         )
@@ -75,9 +81,10 @@ class OpensanaServer(io.ComfyNode):
         image: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
         strength: float = 0.6,
+        lora: str = "",
         **asked: Any,
     ) -> io.NodeOutput:
-        body = _fields(asked)
+        body = _fields(asked) | {"lora": loras_of(lora)}
         if image is not None:
             del body["width"], body["height"]
             body |= {"image": as_text(_png(image[0])), "strength": strength}

@@ -19,10 +19,19 @@ PARTIAL_IMAGES = 3
 
 
 def draw(
-    client: openai.OpenAI, prompt: str, negative_prompt: str, size: str, steps: int, seed: int
+    client: openai.OpenAI,
+    prompt: str,
+    negative_prompt: str,
+    size: str,
+    steps: int,
+    seed: int,
+    lora: str = "",
+    weight: float = 1.0,
 ) -> Iterator[tuple[Image.Image, str]]:
     """Each picture so far with a line about it; 0 steps and seed -1 leave them to the server."""
     more: dict[str, Any] = {"negative_prompt": negative_prompt}
+    if lora.strip():
+        more["lora"] = [{"name": lora.strip(), "scale": weight}]
     if steps:
         more["num_inference_steps"] = steps
     if seed >= 0:
@@ -56,11 +65,13 @@ def make_demo(client: openai.OpenAI) -> Any:
                 size = gr.Textbox(label="Size (WIDTHxHEIGHT, or auto)", value="auto")
                 steps = gr.Slider(0, 50, 0, step=1, label="Steps (0: the model's own)")
                 seed = gr.Number(-1, precision=0, label="Seed (-1: a random one)")
+                lora = gr.Textbox(label="LoRA (one that the server lists)")
+                weight = gr.Slider(0, 2, 1, step=0.05, label="Weight of the LoRA")
                 button = gr.Button("Draw", variant="primary")
             with gr.Column():
                 image = gr.Image(label="Picture", format="png", interactive=False)
                 about = gr.Textbox(label="About it", interactive=False)
-        asked = [prompt, negative_prompt, size, steps, seed]
+        asked = [prompt, negative_prompt, size, steps, seed, lora, weight]
         button.click(drawn, asked, [image, about], api_name="draw")
     return demo.queue(default_concurrency_limit=4, max_size=64)
 

@@ -52,6 +52,21 @@ def test_a_server_is_asked(tmp_path: Path, pack: tuple[dict[str, Any], Comfy]) -
     assert state.progress[-1] == 1000
 
 
+def test_loras_are_sent_by_name_and_weight(
+    tmp_path: Path, pack: tuple[dict[str, Any], Comfy]
+) -> None:
+    node = pack[0]["OpensanaServer"]
+    with serving(tmp_path) as server:
+        asked = defaults(node) | {"url": server.url}
+        node.execute(**asked | {"lora": "film:0.8, ink,"})
+        (record,) = server.service.jobs(LOCAL)
+        assert [(one.name, one.scale) for one in record.loras] == [("film", 0.8), ("ink", 1.0)]
+        with pytest.raises(RuntimeError, match="the LoRA 'x' is not listed here"):
+            node.execute(**asked | {"lora": "x"})
+        with pytest.raises(RuntimeError, match="weight of the LoRA 'film:much' must be a number"):
+            node.execute(**asked | {"lora": "film:much"})
+
+
 def test_an_image_and_a_mask_are_sent(tmp_path: Path, pack: tuple[dict[str, Any], Comfy]) -> None:
     node = pack[0]["OpensanaServer"]
     image, mask = torch.rand(1, 64, 64, 3), torch.zeros(1, 64, 64)

@@ -32,6 +32,8 @@ def test_pictures_so_far_then_the_picture(tmp_path: Path, app: ModuleType) -> No
         assert about == "seed 5"
         assert not ImageChops.difference(image, gradient(64, 96, 5, 8)).getbbox()
         assert list(app.draw(client, "an apple", "", "auto", 0, -1))[-1][1].startswith("seed ")
+        image, _ = list(app.draw(client, "an apple", "", "64x96", 8, 5, "film", 0.5))[-1]
+        assert not ImageChops.difference(image, gradient(64, 96, 5, 8 + 5)).getbbox()
     assert "gradio" not in sys.modules
 
 

@@ -51,13 +51,13 @@ def velocity(transformer: Transformer) -> torch.Tensor:
     return transformer.velocity(latent, timestep, prepared)
 
 
-WAYS = [
-    {}, {"dtype": "bfloat16"}, {"quantize": "w8"}, {"quantize": "w4"}, {"quantize": "w8a8"},
-    {"dtype": "bfloat16", "quantize": "w8"},
-]  # fmt: skip
+WAYS = [{}, {"dtype": "bfloat16"}, {"quantize": "w8"}]
+SLOW_WAYS = [{"quantize": "w4"}, {"quantize": "w8a8"}, {"dtype": "bfloat16", "quantize": "w8"}]
 
 
-@pytest.mark.parametrize("options", WAYS, ids=str)
+@pytest.mark.parametrize(
+    "options", [*WAYS, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_WAYS)], ids=str
+)
 def test_it_is_the_transformer_of_a_model_opened_with_them(
     model: Path, loras: list[Lora], options: dict[str, Any]
 ) -> None:
@@ -87,6 +87,7 @@ def test_after_one_that_the_model_was_opened_with(
     assert described.provenance == expected.provenance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["w8", "w4", "w8a8"])
 def test_a_stored_quantised_model_is_quantised_again_as_a_whole(
     model: Path, loras: list[Lora], tmp_path: Path, scheme: Any

@@ -5,6 +5,7 @@ Also tests `serve/sana_painter.py` with LoRAs.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,20 @@ def test_pictures_in_any_company_are_those_of_generate(
 def test_pictures_of_emoji_256_are_those_of_generate(tmp_path: Path) -> None:
     painter = painter_over("emoji-256", tmp_path)
     check_all(painter, "emoji-256", tmp_path, orders())
+
+
+def test_few_steps_are_drawn_by_the_model_itself(tmp_path: Path) -> None:
+    """Its distilled transformer is another network, for which no LoRA was made."""
+    whole = tiny.sana(instruction="none")
+    few = replace(whole, few_step=tiny.transformer(tiny.SPRINT))
+    folder = few.save(tmp_path / "model")
+    painter = painter_over(folder, tmp_path / "loras")
+    request = Request("a cat", seed=1, steps=2, guidance=3.0)
+    plain, with_film = (painter.plan(Order(request=request, loras=one)) for one in SETS[:2])
+    assert (plain.request.solver, with_film.request.solver) == ("scm", "flow_dpm")
+    (picture,) = drawn(painter, [Order(request=request, loras=(FILM,))])
+    sana = Sana.load(folder, **LOAD, **files(tmp_path / "loras", (FILM,)))
+    assert digest(picture) == digest(sana.generate(request)[0])
 
 
 def test_one_set_is_one_lane(model: Path, tmp_path: Path) -> None:
