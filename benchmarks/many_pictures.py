@@ -53,7 +53,16 @@ class Small(nn.Module):
         return torch.relu(self.layer(functional.adaptive_avg_pool2d(pixels, GRID).flatten(1)))
 
 
-NETWORKS = {"small": Small, "inception": Inception}
+def random_inception() -> Inception:
+    """Random weights that keep the size of activations; torch's own let them vanish."""
+    network = Inception()
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return network
+
+
+NETWORKS = {"small": Small, "inception": random_inception}
 
 
 def make_pictures(folder: Path, count: int, *, seed: int) -> None:
