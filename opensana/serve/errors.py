@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from opensana.errors import OpensanaError, RequestError
 from opensana.serve.logs import log_failure
+from opensana.serve.schema import inlined
 
 CLIENT_LEFT = 499
 """The status, in figures and in the log, of a request whose client left before its answer."""
@@ -41,9 +42,11 @@ class ErrorBody(BaseModel):
     error: Failure
 
 
+# In JSON also where a route answers with something else.
+_CONTENT = {"application/json": {"schema": inlined(ErrorBody.model_json_schema())}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "What was asked for cannot be done"},
-    "5XX": {"model": ErrorBody, "description": "The server is full, stops, or failed"},
+    "4XX": {"content": _CONTENT, "description": "What was asked for cannot be done"},
+    "5XX": {"content": _CONTENT, "description": "The server is full, stops, or failed"},
 }
 """For the schema."""
 

@@ -16,7 +16,7 @@ from opensana.request import Request
 from opensana.serve.errors import ApiError
 from opensana.serve.keys import Caller
 from opensana.serve.order import INPUT_NAMES, InputName, LoraChoice, Order, picture_bytes
-from opensana.serve.schema import BINARY, bodies, form
+from opensana.serve.schema import BINARY, EVENTS, bodies, form
 from opensana.serve.service import Service
 
 PING_SECONDS = 15
@@ -147,7 +147,7 @@ def router(service: Service) -> APIRouter:
     async def input_picture(id: str, name: InputName, caller: Caller) -> Response:
         return FileBytes(service.input(id, name, caller))
 
-    @routes.get("/jobs/{id}/events", response_class=EventStream)
+    @routes.get("/jobs/{id}/events", response_class=EventStream, responses=EVENTS)
     async def events(
         id: str,
         caller: Caller,

@@ -32,7 +32,7 @@ from opensana.serve.openai_answer import (
     sent,
 )
 from opensana.serve.openai_body import CLIENT_NAMES, Edit, Generation, form_body
-from opensana.serve.schema import BINARY, bodies, form
+from opensana.serve.schema import BINARY, EVENTS, bodies, form
 from opensana.serve.service import Service
 
 PING_SECONDS = 15
@@ -47,19 +47,18 @@ EDIT_BODIES = bodies(
         ["prompt"],
     ),
 )
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     started = int(time.time())
 
-    @routes.post("/images/generations", responses=STREAM)
+    @routes.post("/images/generations", responses=EVENTS)
     async def generations(body: Generation, caller: Caller, http: HttpRequest) -> Response:
         """Pictures from a text."""
         return await _drawn(service, body, caller, http, "image_generation")
 
-    @routes.post("/images/edits", openapi_extra=EDIT_BODIES, responses=STREAM)
+    @routes.post("/images/edits", openapi_extra=EDIT_BODIES, responses=EVENTS)
     async def edits(caller: Caller, http: HttpRequest) -> Response:
         """Pictures from a text and a picture, all of it or where a mask is transparent."""
         return await _drawn(service, await _read_edit(http), caller, http, "image_edit")

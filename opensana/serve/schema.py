@@ -4,6 +4,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 BINARY = {"type": "string", "format": "binary"}
+EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": EVENT}}}
+}
+"""A route's `responses`, where it may answer with server-sent events."""
 
 
 def bodies(schema: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, Any]:
