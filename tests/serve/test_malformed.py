@@ -267,14 +267,20 @@ def test_malformed_requests_are_refused_in_one_shape(tmp_path: Path) -> None:
     assert sum(tally.values()) >= 200
 
 
-def schemathesis(url: str, examples: int) -> int:
-    """How many requests it made of the schema; its failures are those of the test."""
+def schemathesis(url: str, examples: int, folder: Path) -> int:
+    """How many requests it made of the schema; its failures are those of the test.
+
+    It keeps notes in a folder.
+    """
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
     command += ["run", f"{url}/openapi.json", "--mode", "all", "--max-examples", str(examples)]
     command += ["--phases", "coverage,fuzzing", "--seed", "1", "--continue-on-failure"]
     command += ["--checks", CHECKS, "--no-shrink", "--generation-database", "none", "--no-color"]
-    variables = os.environ | {"SCHEMATHESIS_HOOKS": "tests.serve.one_shape"}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+    variables = os.environ | {
+        "SCHEMATHESIS_HOOKS": "tests.serve.one_shape",
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     (count,) = re.findall(r"(\d+) generated", done.stdout)
     return int(count)
@@ -294,7 +300,7 @@ def test_ten_thousand_malformed_requests_leave_a_server_as_it_was(tmp_path: Path
     with running(tmp_path / "jobs") as server:
         flood(server.client, 500)
         memory, files = server.memory, server.files
-        made = schemathesis(server.url, 60)
+        made = schemathesis(server.url, 60, tmp_path)
         tally = flood(server.client, 9000)
         figures = server.figures()
         refused = sum(
