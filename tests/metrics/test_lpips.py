@@ -122,13 +122,17 @@ def test_alexnet_is_its_definition(tmp_path: Path) -> None:
         x = F.relu(F.conv2d(x, weight, bias, stride, 2 if place == 0 else side // 2))
         one, other = (x / (x.norm(dim=1, keepdim=True) + 1e-10)).chunk(2)
         expected += F.conv2d((one - other) ** 2, heads[f"lin{i}.model.1.weight"]).mean((1, 2, 3))
-    files = {"preset": "lpips_alexnet", "heads": tmp_path / "alex.pth"}
-    made = load_lpips(convert(tmp_path / "alexnet.pth", tmp_path / "made", **files))
+
+    def converted(preset: str) -> Path:
+        source, to = tmp_path / "alexnet.pth", tmp_path / preset
+        return convert(source, to, preset=preset, heads=tmp_path / "alex.pth")
+
+    made = load_lpips(converted("lpips_alexnet"))
     assert made.network == "alexnet" and expected.min() > 0.01
     torch.testing.assert_close(made(first, second), expected, rtol=1e-4, atol=1e-6)
     assert torch.isfinite(made(noise(15, size=32), noise(16, size=32))).all(), "the smallest side"
     with pytest.raises(WeightsError, match=r"features\."):
-        convert(tmp_path / "alexnet.pth", tmp_path / "wrong", **files | {"preset": "lpips_vgg16"})
+        converted("lpips_vgg16")
 
 
 def test_equal_pictures_are_at_zero_and_noise_moves_them_away(lpips) -> None:
