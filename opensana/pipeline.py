@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.drawing.batches import solved_batches
-from opensana.drawing.decoding import band_memory, decode_images
+from opensana.drawing.batches import Seeds, batches_of, solved_batches
+from opensana.drawing.decoding import band_memory, decode_images, room_to_decode
 from opensana.drawing.inputs import NO_INPUTS, Inputs, read_inputs
 from opensana.drawing.job import Job, make_job
 from opensana.drawing.picture import Picture, read_request
@@ -43,6 +43,7 @@ class Sana(OpenModel):
         model: str | Path = DEFAULT_MODEL,
         *,
         device: str = "auto",
+        text_device: str | None = None,
         dtype: DtypeName | None = None,
         revision: str | None = None,
         variant: str | None = None,
@@ -62,8 +63,9 @@ class Sana(OpenModel):
         """
         options = LoadOptions(
             model=model, revision=revision, variant=variant, transformer=transformer, lora=lora,
-            lora_scale=lora_scale, controlnet=controlnet, device=device, dtype=dtype,
-            memory=memory, compile=compile, kernels=kernels, quantize=quantize,
+            lora_scale=lora_scale, controlnet=controlnet, device=device,
+            text_device=text_device, dtype=dtype, memory=memory, compile=compile, kernels=kernels,
+            quantize=quantize,
         )  # fmt: skip
         return cls(**vars(open_model(options)))
 
@@ -124,14 +126,21 @@ class Sana(OpenModel):
         job = model.job(request, inputs, notice=notice)
         for note in prompt_notes(self.text, job):
             notice(note)
-        size = (len(job.batches[0]), *job.latent_size)
+        batches = batches_of(self, job, memory=self.memory or room_to_decode(self.device))
+        size = (len(batches[0]), *job.latent_size)
         memory = band_memory(self.autoencoder, size, memory=self.memory, notice=notice)
         for note in job.notes:
             notice(note)
-        return model._pictures(job, memory, on_step, stop or (lambda: False), notice)
+        return model._pictures(job, batches, memory, on_step, stop or (lambda: False), notice)
 
     def _pictures(
-        self, job: Job, memory: int | None, on_step: OnStep | None, stop: Stop, notice: Notice
+        self,
+        job: Job,
+        batches: Sequence[Seeds],
+        memory: int | None,
+        on_step: OnStep | None,
+        stop: Stop,
+        notice: Notice,
     ) -> Generator[Picture, None, None]:
         """The pictures of a job, one batch of seeds after another, until `stop` says True.
 
@@ -142,7 +151,9 @@ class Sana(OpenModel):
         with torch.inference_mode():
             start = job_start(self, job, memory=memory)
             texts = encode(self, job, memory=memory)
-        solved = solved_batches(self, job, texts, start, on_step=on_step, stop=stop, notice=notice)
+        solved = solved_batches(
+            self, job, batches, texts, start, on_step=on_step, stop=stop, notice=notice
+        )
         for seeds, latent in solved:
             images = decode_images(
                 self.autoencoder, latent, memory=memory, size=job.cut_to, notice=notice

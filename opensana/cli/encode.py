@@ -31,14 +31,16 @@ class Encode(Command):
     """Side of a square picture; others have about its area. Left out, the model's."""
     labels: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Captions and scores that `opensana label` made."""
-    memory: Annotated[str, arg(metavar="SIZE")] = "4GiB"
-    """Memory for the autoencoder's maps; larger pictures run in bands of rows."""
+    memory: Annotated[str | None, arg(metavar="SIZE")] = None
+    """Memory for the autoencoder's maps; larger pictures run in bands of rows. Left out, 4GiB, on a
+    GPU half of what is free."""
     max_bad: Annotated[str, arg(metavar="SHARE")] = "1%"
     """Stop when more of the records cannot be used."""
-    batch: int = 8
-    """Pictures at once, at most."""
-    threads: int = 2
-    """How many decode pictures, in each worker with --ray."""
+    batch: int | None = None
+    """Pictures at once, at most. Left out, 8, on a GPU 32."""
+    threads: int | None = None
+    """How many decode pictures, in each worker with --ray. Left out, 2, for a GPU one a processor
+    up to 16."""
     device: Device = "auto"
     ray: Annotated[str | None, arg(metavar="ADDRESS")] = None
     """Spread the work over the Ray cluster at this address, or over `local` processes."""
@@ -57,7 +59,7 @@ class Encode(Command):
         options = EncodeOptions(
             size=native_size(self.model) if self.size is None else self.size,
             batch=self.batch,
-            memory=parse_bytes(self.memory),
+            memory=None if self.memory is None else parse_bytes(self.memory),
             max_bad=share_of(self.max_bad),
             threads=self.threads,
         )

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from opensana.autoencoder.plan import decoder_chain
 from opensana.drawing.job import Job
 from opensana.drawing.solving import Prepared, job_noises, solve
 from opensana.errors import OutOfMemory
@@ -18,12 +19,29 @@ from opensana.models.open import OpenModel
 from opensana.models.resolution_bins import Size
 from opensana.runtime.shortage import attempt
 
-Seeds = Sequence[int]
+Seeds = tuple[int, ...]
+IMAGES_AT_ONCE = 4
+MOST_AT_ONCE = 16
+"""On a GPU, if it has the memory: so many fill a large one."""
+
+
+def batches_of(model: OpenModel, job: Job, *, memory: int) -> list[Seeds]:
+    """The seeds of the pictures that are drawn together, by the `memory` for decoding in bytes."""
+    at_once = IMAGES_AT_ONCE
+    if model.device.type != "cpu":
+        fits = (
+            count
+            for count in range(IMAGES_AT_ONCE + 1, MOST_AT_ONCE + 1)
+            if decoder_chain(model.autoencoder, count, *job.latent_size).one_band_memory <= memory
+        )
+        at_once = max(fits, default=IMAGES_AT_ONCE)
+    return [job.seeds[i : i + at_once] for i in range(0, len(job.seeds), at_once)]
 
 
 def solved_batches(
     model: OpenModel,
     job: Job,
+    batches: Sequence[Seeds],
     texts: Sequence[Prepared],
     start: Start | None,
     *,
@@ -35,7 +53,7 @@ def solved_batches(
 
     `notice` gets one line where a batch is halved; OutOfMemory where one picture is too much.
     """
-    done, left = 0, list[Seeds](job.batches)
+    done, left = 0, list(batches)
     while left and not stop():
         seeds = left.pop(0)
         step = watched(on_step, stop, done, done + 1 + len(left))

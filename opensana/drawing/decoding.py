@@ -38,7 +38,7 @@ def band_memory(
     one = decoder_chain(autoencoder, 1, height, width)
     whole = decoder_chain(autoencoder, batch, height, width).one_band_memory
     if memory is None:
-        memory = max(_free_memory(autoencoder.device), one.least_memory)
+        memory = max(room_to_decode(autoencoder.device), one.least_memory)
     if whole <= memory:
         return None
     rows = one.plan(memory).rows[-1]
@@ -50,7 +50,8 @@ def band_memory(
     return memory
 
 
-def _free_memory(device: torch.device) -> int:
+def room_to_decode(device: torch.device) -> int:
+    """Bytes of a device that decoding may take: most of what is free."""
     try:
         return int(FREE_SHARE * free_memory(device))
     except ConfigError:  # where the system does not tell, nothing is limited
@@ -81,7 +82,7 @@ def decode_images(
     if images is None and notice is not None:
         one = decoder_chain(autoencoder, 1, *latent.shape[-2:])
         before = one.one_band_memory if memory is None else memory
-        less = min(before, _free_memory(autoencoder.device)) // 2
+        less = min(before, room_to_decode(autoencoder.device)) // 2
         memory = max(less, one.least_memory)
         notice(
             "memory ended while decoding; once again, one picture at a time in bands of "

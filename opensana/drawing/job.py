@@ -18,8 +18,6 @@ from opensana.request import (
     seeds_from,
 )
 
-IMAGES_AT_ONCE = 4
-
 
 @dataclass(frozen=True)
 class Job:
@@ -48,14 +46,6 @@ class Job:
     """What a picture records of the images it was drawn from."""
     notes: tuple[str, ...]
     """What the user should know of how those were fitted."""
-
-    @property
-    def batches(self) -> list[tuple[int, ...]]:
-        """The seeds of the pictures that are drawn together."""
-        return [
-            self.seeds[index : index + IMAGES_AT_ONCE]
-            for index in range(0, len(self.seeds), IMAGES_AT_ONCE)
-        ]
 
     @property
     def guided(self) -> bool:

@@ -66,7 +66,7 @@ def encode(
     if control is not None:
         latent = encode_image(model.autoencoder, control.image, memory=memory)
     for text in read_prompts(model.text, job, prompts):
-        states, mask = text.states.to(model.device), text.mask.to(model.device)
+        states, mask = text.states.to(model.device), text.mask
         if model.controlnet is None or control is None or latent is None:
             found.append(model.transformer.fold(model.transformer.prepare_text(states, mask)))
         else:

@@ -5,14 +5,17 @@ N tokens, D hidden size, C channels, h w latent size.
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from opensana.datasets.record import Caption, Reject, Source
+from opensana.device import free_memory
 from opensana.errors import ConfigError, DataError
 from opensana.features.buckets import Bucket, buckets
 from opensana.features.encoders import Encoders
@@ -21,28 +24,50 @@ from opensana.features.texts import caption_digest
 
 TEXT_BATCH = 32
 FINGERPRINTS = 64
+FREE_SHARE = 0.5  # of a GPU's memory: the text encoder takes some while it works
+MOST_THREADS = 16
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
     """`size` is the side of a square picture; `memory` in bytes; `max_bad` a share of the records.
 
-    To stay within `memory`, batches shrink, and large pictures are encoded in bands of rows.
+    To stay within `memory`, batches shrink, and large pictures are encoded in bands of rows. What
+    is None depends on the device (`settings_on`).
     """
 
     size: int
-    batch: int = 8
-    memory: int = 4 << 30
+    batch: int | None = None
+    memory: int | None = None
     max_bad: float = 0.01
-    threads: int = 2
+    threads: int | None = None
     """Threads that decode pictures."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "memory", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} must be 1 or more, got {value}")
         if not 0 <= self.max_bad <= 1:
             raise ConfigError(f"max_bad must be a share from 0 to 1, got {self.max_bad}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a device is given to do at once."""
+
+    batch: int
+    memory: int
+    threads: int
+
+
+def settings_on(device: torch.device, options: EncodeOptions) -> Settings:
+    """A CPU has few processors to spare; a GPU waits for pictures, and its free memory is known."""
+    if device.type == "cpu":
+        batch, memory, threads = 8, 4 << 30, 2
+    else:
+        batch, memory = 32, int(FREE_SHARE * free_memory(device))
+        threads = max(2, min(MOST_THREADS, os.cpu_count() or 2))
+    return Settings(options.batch or batch, options.memory or memory, options.threads or threads)
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,7 @@ class BlockEncoder:
         self, source: Source, encoders: Encoders, options: EncodeOptions, decode: Decode
     ) -> None:
         self.source, self.encoders, self.options, self.decode = source, encoders, options, decode
+        self.settings = settings_on(encoders.autoencoder.device, options)
         self.sizes = buckets(options.size, encoders.autoencoder.compression)
         self.batches: dict[Bucket, int] = {}
 
@@ -117,7 +143,7 @@ class BlockEncoder:
         latents: dict[int, np.ndarray] = {}
         waiting: dict[Bucket, list[tuple[int, np.ndarray]]] = defaultdict(list)
         for item in resized_pictures(
-            self.source, block, self.sizes, decode=self.decode, workers=self.options.threads
+            self.source, block, self.sizes, decode=self.decode, workers=self.settings.threads
         ):
             if isinstance(item, Reject):
                 yield item
@@ -142,7 +168,7 @@ class BlockEncoder:
         """The batch size of a bucket; 0 if even one picture must run in bands."""
         if bucket not in self.batches:
             self.batches[bucket] = self.encoders.at_once(
-                bucket.height, bucket.width, most=self.options.batch, memory=self.options.memory
+                bucket.height, bucket.width, most=self.settings.batch, memory=self.settings.memory
             )
         return self.batches[bucket]
 
@@ -150,7 +176,7 @@ class BlockEncoder:
         self, bucket: Bucket, batch: Sequence[tuple[int, np.ndarray]]
     ) -> dict[int, np.ndarray]:
         slots, pixels = zip(*batch, strict=True)
-        memory = None if self._batch(bucket) else self.options.memory
+        memory = None if self._batch(bucket) else self.settings.memory
         latents = self.encoders.latents(np.stack(pixels), memory=memory)
         return dict(zip(slots, latents, strict=True))
 

@@ -51,8 +51,10 @@ def depthwise_gated(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def gated(x: Tensor) -> Tensor:
     """GLU: the first half of the channels of [B, 2 C, H, W] times SiLU of the second half."""
-    # torch.compile fuses the plain form, and cannot trace a Function with its own jvp.
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    # torch.compile fuses the plain form, and cannot trace a Function with its own jvp. Writing into
+    # halves of a map has been a weak place of Apple GPUs.
+    plain = torch.compiler.is_compiling() or x.device.type == "mps"
+    if plain or not torch.is_grad_enabled():
         return Gated.forward(x)
     return Gated.apply(x)
 

@@ -112,7 +112,7 @@ class Clip(nn.Module):
     def image_features(self, pixels: Tensor) -> Tensor:
         """Features [B, F] of pictures [B, 3, H, W] in -1..1, before the shared space."""
         if pixels.shape[-2:] != (self.config.size, self.config.size):
-            pixels = functional.adaptive_avg_pool2d(pixels, self.config.size)
+            pixels = shrunk(pixels, self.config.size)
         return self.stages(pixels).mean((2, 3))
 
     def embed_images(self, pixels: Tensor) -> Tensor:
@@ -122,6 +122,17 @@ class Clip(nn.Module):
     def embed_texts(self, states: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors [T, D] of captions: states [T, N, S] with their mask [T, N]."""
         return functional.normalize(self.text(states, mask).float(), dim=-1)
+
+
+def shrunk(pixels: Tensor, size: int) -> Tensor:
+    """Pictures [B, 3, H, W] by averages to [B, 3, size, size], where they are.
+
+    An Apple GPU pools only what `size` divides; the rest is pooled on the CPU.
+    """
+    divides = all(side % size == 0 for side in pixels.shape[-2:])
+    if pixels.device.type != "mps" or divides:
+        return functional.adaptive_avg_pool2d(pixels, size)
+    return functional.adaptive_avg_pool2d(pixels.cpu(), size).to(pixels.device)
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:

@@ -62,7 +62,9 @@ class SmallClipScorer:
         """Unit vectors [N, D] of texts."""
         starts = range(0, len(texts), TEXTS_AT_ONCE)
         found = [self.encoder.encode(texts[i : i + TEXTS_AT_ONCE]) for i in starts]
-        return torch.cat([self.model.embed_texts(f.states.float(), f.mask) for f in found])
+        return torch.cat(
+            [self.model.embed_texts(f.states.float(), f.mask.to(f.states.device)) for f in found]
+        )
 
     def windows(self, caption: str) -> list[str]:
         """The caption in parts that the text encoder reads to their ends."""

@@ -130,7 +130,7 @@ def _as_drawn_with(
         held["text_encoder"] = held_bytes(gguf, others) // others.itemsize
     for part, stored_bytes in (quantised or {}).items():
         held[part] = stored_bytes // (main if part == "transformer" else others).itemsize
-    memory = memory_needed(held, transformer, autoencoder, main=main, others=others)
+    memory = memory_needed(held, transformer, autoencoder, main=main, others=others, device=where)
     sizes = bins(transformer.sample_size * autoencoder.compression).values()
     schemes = []
     if room is not None:

@@ -17,7 +17,8 @@ class Memory:
 
     weights: int
     denoising: int
-    """What a step takes beside the weights, estimated by its largest layer."""
+    """What a step takes beside the weights, estimated by its largest layer. A GPU takes both halves
+    of guidance at once."""
     decoding: int
     """What decoding at once takes beside the weights: the plan of `autoencoder/plan.py`."""
     decoding_in_bands: int
@@ -39,6 +40,7 @@ def memory_needed(
     *,
     main: torch.dtype,
     others: torch.dtype,
+    device: torch.device,
 ) -> Memory:
     """For parts of so many `parameters`: the transformer in `main`, all others in `others`."""
     weights = sum(
@@ -48,12 +50,22 @@ def memory_needed(
     with torch.device("meta"):
         network = Autoencoder(autoencoder).to(others)
     decoding = decoder_chain(network, 1, transformer.sample_size, transformer.sample_size)
+    halves = 1 if device.type == "cpu" or transformer.guidance_embeds else 2
     return Memory(
-        weights, _step_memory(transformer, main), decoding.one_band_memory, decoding.least_memory
+        weights,
+        halves * _step_memory(transformer, main),
+        decoding.one_band_memory,
+        decoding.least_memory,
     )
 
 
 def _step_memory(config: TransformerConfig, dtype: torch.dtype) -> int:
-    """The Mix-FFN's two halves, before and after its depthwise convolution, and the tokens."""
+    """The hungrier layer and the tokens around it.
+
+    Mix-FFN: its two halves, before and after the depthwise convolution. Linear attention: queries,
+    keys and values, as they are and in float32, and the attended values in both.
+    """
     tokens = (config.sample_size // config.patch_size) ** 2
-    return tokens * (4 * config.hidden + 4 * config.width) * dtype.itemsize
+    mixing = 4 * config.hidden * dtype.itemsize
+    attending = 4 * config.width * (dtype.itemsize + torch.float32.itemsize)
+    return tokens * (max(mixing, attending) + 4 * config.width * dtype.itemsize)

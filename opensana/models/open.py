@@ -124,6 +124,7 @@ def open_model(options: LoadOptions) -> OpenModel:
         for note in () if lora is source else lora.notes:  # whoever has read it has its notes
             warnings.warn(note, stacklevel=3)
     device = resolve_device(options.device)
+    text_device = resolve_device(options.text_device or str(device))
     dtype = resolve_dtype(device, options.dtype, stored_dtype(folder, variant))
     others = part_dtype(device, dtype)
     full = options.dtype is not None and dtype == torch.float32
@@ -191,7 +192,9 @@ def open_model(options: LoadOptions) -> OpenModel:
     if kernels is not None:
         compile_convolutions(autoencoder, kernels)
     # The text encoder, the largest part, comes last: faults of the others show at once.
-    text = load_text(folder, info, device=device, dtype=others)
+    alone = text_device.type != device.type
+    text_dtype = resolve_dtype(text_device, None, torch.bfloat16) if alone else others
+    text = load_text(folder, info, device=text_device, dtype=text_dtype)
     return OpenModel(
         text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant
     )

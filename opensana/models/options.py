@@ -63,6 +63,8 @@ class LoadOptions:
     controlnet: Annotated[str | Path | None, arg(metavar="FOLDER")] = None
     """A ControlNet that `opensana train` made for the model, or a hub id."""
     device: Device = "auto"
+    text_device: Annotated[str | None, arg(metavar="DEVICE")] = None
+    """Where the text encoder runs, such as cpu beside a small GPU; left out, where all does."""
     dtype: DtypeName | None = None
     """Number format of the transformer; left out, what suits device and weights."""
     memory: Annotated[str | int | None, arg(metavar="SIZE")] = None

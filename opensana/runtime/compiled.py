@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from importlib.util import find_spec
 
 from opensana.errors import ConfigError
 from opensana.transformer.model import Stack
@@ -11,10 +12,16 @@ from opensana.transformer.model import Stack
 def compile_blocks(transformer: Stack) -> None:
     """Mark the blocks for compilation, in place; it happens on their first run.
 
-    That takes a minute or more on a CPU. ConfigError if the C++ compiler that torch needs is
-    missing: torch itself would fail only after the text was encoded.
+    That takes a minute or more on a CPU. ConfigError if what torch compiles with is missing, a C++
+    compiler or for a GPU Triton: torch itself would fail only after the text was encoded.
     """
-    if transformer.patch_embed.proj.weight.device.type == "cpu":
+    kind = transformer.patch_embed.proj.weight.device.type
+    if kind == "cuda" and find_spec("triton") is None:
+        raise ConfigError(
+            "compiling for a GPU needs Triton, which this torch came without: install it, or leave "
+            "compile out"
+        )
+    if kind == "cpu":
         usual = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")
         name = os.environ.get("CXX", usual)
         if shutil.which(name) is None:

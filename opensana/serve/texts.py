@@ -32,8 +32,8 @@ class Texts:
             for group in filter(None, groups):
                 states = encode(group)
                 for index, text in enumerate(group):
-                    row = states.states[index, None], states.mask[index, None]
-                    prepared = sana.transformer.prepare_text(*(x.to(sana.device) for x in row))
+                    row = states.states[index, None].to(sana.device)
+                    prepared = sana.transformer.prepare_text(row, states.mask[index, None])
                     self._kept[network, plain, text] = sana.transformer.fold(prepared)
 
 

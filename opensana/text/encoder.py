@@ -32,7 +32,8 @@ from opensana.text.transformers_decoder import LibraryDecoder
 class TextStates:
     """Hidden states (prompt embeddings) [B, N, D], and mask [B, N], true at real tokens.
 
-    N is the longest of the batch; states at padding are zero.
+    N is the longest of the batch; states at padding are zero. The mask is on the CPU, where it can
+    be read without waiting for the device.
     """
 
     states: Tensor
@@ -166,8 +167,9 @@ class TextEncoder:
         first = prefix.first_state.expand(len(rows), -1, -1) if prefix and shared else states[:, :1]
         kept = torch.cat([first, states[:, window.tail - shared :]], dim=1)
         counts = torch.tensor([1 + max(0, len(row) - window.tail) for row in rows])
-        mask = (torch.arange(kept.shape[1]) < counts[:, None]).to(kept.device)
-        return TextStates(states=kept.masked_fill(~mask[..., None], 0), mask=mask)
+        mask = torch.arange(kept.shape[1]) < counts[:, None]
+        padding = ~mask[..., None].to(kept.device)
+        return TextStates(states=kept.masked_fill(padding, 0), mask=mask)
 
     def _kept_states(self, texts: Sequence[str], window: _Window) -> TextStates:
         if unknown := [text for text in texts if (text, window) not in self._kept]:

@@ -98,7 +98,8 @@ def drop_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | No
 
     The mask becomes None if no padding remains. Attention does not depend on the order of keys, so
     this is exact. A row without any valid token attends to all its tokens, as in the published
-    code, whose bias of -10000 on all of them cancels.
+    code, whose bias of -10000 on all of them cancels. The mask is best on the CPU: its lengths are
+    read, for which the host would wait for an accelerator.
     """
     if mask is None:
         return text, None
@@ -106,10 +107,12 @@ def drop_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | No
         raise TypeError(f"a text mask must be boolean, got {mask.dtype}")
     mask = mask | ~mask.any(dim=1, keepdim=True)
     longest = int(mask.sum(dim=1).max())
-    order = mask.byte().argsort(dim=1, descending=True, stable=True)[:, :longest]
-    text = text.gather(1, order[:, :, None].expand(-1, -1, text.shape[-1]))
-    mask = mask.gather(1, order)
-    return text, None if bool(mask.all()) else mask
+    if bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        order = mask.byte().argsort(dim=1, descending=True, stable=True)
+        text = text.gather(1, order.to(text.device)[:, :, None].expand(-1, -1, text.shape[-1]))
+        mask = mask.gather(1, order)
+    text, mask = text[:, :longest].contiguous(), mask[:, :longest]
+    return text, None if bool(mask.all()) else mask.to(text.device)
 
 
 def positions(

@@ -1,5 +1,6 @@
 """A request becomes a job once: all is decided there, and drawing reads nothing else."""
 
+import sys
 from dataclasses import fields, replace
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from opensana.autoencoder.plan import decoder_chain
+from opensana.drawing.batches import IMAGES_AT_ONCE, MOST_AT_ONCE, batches_of
 from opensana.drawing.control_image import ControlImage
 from opensana.drawing.init_image import InitImage
-from opensana.drawing.job import IMAGES_AT_ONCE, make_job
+from opensana.drawing.job import make_job
 from opensana.drawing.solving import encode, job_noises, solve
 from opensana.errors import RequestError
 from opensana.pipeline import Sana
@@ -58,8 +61,23 @@ def test_a_seed_is_drawn_only_when_none_was_given(sana: Sana) -> None:
 
 def test_seeds_are_drawn_a_batch_at_a_time(sana: Sana) -> None:
     job = make_job(Request("a fox", seed=0, images=2 * IMAGES_AT_ONCE + 1), sana)
-    assert [len(batch) for batch in job.batches] == [IMAGES_AT_ONCE, IMAGES_AT_ONCE, 1]
-    assert sum(job.batches, ()) == job.seeds
+    batches = batches_of(sana, job, memory=sys.maxsize)
+    assert [len(batch) for batch in batches] == [IMAGES_AT_ONCE, IMAGES_AT_ONCE, 1]
+    assert sum(batches, ()) == job.seeds
+
+
+def test_a_gpu_draws_as_many_at_once_as_it_decodes() -> None:
+    sana = tiny.sana(instruction="none")
+    sana.transformer.to("meta")
+    job = make_job(Request("a fox", seed=0, images=40), sana)
+
+    def sizes(memory: int) -> list[int]:
+        return [len(batch) for batch in batches_of(sana, job, memory=memory)]
+
+    six = decoder_chain(sana.autoencoder, 6, *job.latent_size).one_band_memory
+    assert sizes(six) == [6] * 6 + [4]
+    assert sizes(sys.maxsize) == [MOST_AT_ONCE, MOST_AT_ONCE, 8]
+    assert sizes(1) == [IMAGES_AT_ONCE] * 10, "what is too much is halved, or decoded in bands"
 
 
 def test_guidance_counts_above_1(sana: Sana) -> None:

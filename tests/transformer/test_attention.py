@@ -89,6 +89,25 @@ def test_pack_keeps_the_whole_of_a_row_without_valid_tokens() -> None:
     assert left.tolist() == [[True] * 3, [True, False, False]]
 
 
+def test_lengths_are_read_where_the_mask_is() -> None:
+    """Nothing waits for an accelerator, which `meta` stands for: reading from it is an error."""
+    text = torch.empty(2, 5, 4, device="meta")
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    packed, left = drop_padding(text, mask.bool())
+    assert packed.shape == (2, 3, 4)
+    assert left is not None and left.is_meta and left.shape == (2, 3)
+    packed, left = drop_padding(text, mask.flip(1).bool())
+    assert packed.shape == (2, 3, 4)
+
+
+def test_padding_on_the_right_is_cut_off() -> None:
+    text = torch.randn(2, 5, 4)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]).bool()
+    packed, left = drop_padding(text, mask)
+    assert torch.equal(packed, text[:, :3])
+    assert left is not None and torch.equal(left, mask[:, :3])
+
+
 def test_sinusoid_starts_with_the_cosines_and_keeps_float32() -> None:
     out = sinusoid(torch.tensor([0, 7]))
     assert out.dtype == torch.float32

@@ -45,6 +45,7 @@ from opensana.train.transformer.batches import FlowBatch, Stream
 from opensana.train.transformer.drawing import drawn_texts, sample_decoder, write_samples
 from opensana.train.transformer.initial import check_fit, given_transformer
 from opensana.train.transformer.networks import PlainNetwork
+from opensana.train.transformer.task import plain_attention
 from opensana.train.workload import workload
 from opensana.transformer.model import PreparedText
 
@@ -154,11 +155,12 @@ class DistillationTask:
                 )
             text = student.prepare_text(data.states, data.mask)
             still = detached(text)
-            frozen, change = change_along(
-                lambda x, sigma: student.velocity(x, sigma, still, guidance=guidance),
-                *(x, sigma, flow),
-                warmth=warmth,
-            )
+            with sdpa_kernel(SDPBackend.MATH):  # other forms have no forward derivative
+                frozen, change = change_along(
+                    lambda x, sigma: student.velocity(x, sigma, still, guidance=guidance),
+                    *(x, sigma, flow),
+                    warmth=warmth,
+                )
             v = self.network.velocity(x, sigma, text, guidance=guidance)
 
             # Discriminator on the student's guess of the data, x0 = x - sigma v (section 3.3)
@@ -220,10 +222,10 @@ class DistillationTask:
         if options.autoencoder is None or not self.drawn.states:
             return
         states, mask = self.drawn.batch()
-        velocity = self.averaged_velocity(states.to(self.device), mask.to(self.device))
+        velocity = self.averaged_velocity(states.to(self.device), mask)
         noises = noises_for(self.drawn.seeds, self.features.latent_shape, self.device)
         latents = scm(velocity, noises, scm_sigmas(options.steps))
-        write_samples(self.recipe, step, latents.cpu(), self.features)
+        write_samples(self.recipe, step, latents, self.features)
 
     def export(self) -> Export:
         return self.network.export()
@@ -235,8 +237,8 @@ class DistillationTask:
 
     def _flow(self, x: Tensor, timestep: Tensor, text: PreparedText, guidance: Tensor) -> Tensor:
         """The teacher's guided velocity [B, C, h, w], each sample at its own scale."""
-        states, mask = (part.to(x.device) for part in self.null)
-        null_text = self.teacher.prepare_text(states, mask)
+        states, mask = self.null
+        null_text = self.teacher.prepare_text(states.to(x.device), mask)
         without = self.teacher.velocity(x, timestep, null_text).float()
         with_text = self.teacher.velocity(x, timestep, text).float()
         return without + guidance[:, None, None, None] * (with_text - without)
@@ -251,8 +253,8 @@ class DistillationTask:
 
     @contextmanager
     def _products(self) -> Iterator[None]:
-        """The number format of products; only attention's plain form has a forward derivative."""
-        with sdpa_kernel(SDPBackend.MATH), products(self.recipe, self.device):
+        """The number format of products, and attention's kernels."""
+        with plain_attention(True, self.device), products(self.recipe, self.device):
             yield
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 Muon (https://kellerjordan.github.io/posts/muon/) replaces a matrix's momentum by its nearest
 semi-orthogonal matrix, found with a Newton-Schulz iteration. `torch.optim.Muon` iterates in
 bfloat16, which a CPU without native bfloat16 runs hundreds of times slower, and takes only 2-D
-parameters; this one iterates in the parameter's own type and sees 1x1 convolutions as matrices.
+parameters; this one iterates in bfloat16 on GPUs alone and sees 1x1 convolutions as matrices.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from opensana.device import has_bfloat16
 from opensana.errors import CheckpointError
 from opensana.train.engine.shards import resharded
 from opensana.train.optim.came import Came
@@ -42,16 +43,28 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return not any(part in name for part in NOT_MATRICES)
 
 
-def orthogonalise(matrices: Tensor, *, steps: int, eps: float = 1e-7) -> Tensor:
-    """The semi-orthogonal factors of [n, rows, columns], roughly: singular values near 1."""
+def orthogonalise(
+    matrices: Tensor, *, steps: int, dtype: torch.dtype = torch.float32, eps: float = 1e-7
+) -> Tensor:
+    """The semi-orthogonal factors of [n, rows, columns], roughly: singular values near 1.
+
+    The products are in `dtype`, and so is what is returned.
+    """
     if matrices.shape[-2] > matrices.shape[-1]:
-        return orthogonalise(matrices.mT, steps=steps, eps=eps).mT
+        return orthogonalise(matrices.mT, steps=steps, dtype=dtype, eps=eps).mT
     x = matrices / matrices.flatten(1).norm(dim=1).clamp(min=eps)[:, None, None]
+    x = x.to(dtype)
     a, b, c = QUINTIC
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
+
+
+def iterated_in(device: torch.device) -> torch.dtype:
+    """The number format of the iteration: bfloat16 where a CUDA GPU has it, as torch's own Muon."""
+    half = device.type == "cuda" and has_bfloat16(device)
+    return torch.bfloat16 if half else torch.float32
 
 
 class Muon(torch.optim.Optimizer):
@@ -79,7 +92,8 @@ class Muon(torch.optim.Optimizer):
         """One step of all matrices of one shape together: batched products keep all cores busy."""
         momentum, rate = group["momentum"], group["lr"]
         gradients = torch.stack([self._nesterov(p, momentum).flatten(1) for p in alike])
-        updates = orthogonalise(gradients, steps=group["steps"])
+        dtype = iterated_in(gradients.device)
+        updates = orthogonalise(gradients, steps=group["steps"], dtype=dtype)
         size = 0.2 * math.sqrt(max(gradients.shape[1:]))
         for parameter, update in zip(alike, updates, strict=True):
             parameter.mul_(1 - rate * group["weight_decay"])

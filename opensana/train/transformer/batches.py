@@ -47,8 +47,8 @@ class FlowBatch:
         return len(self.sigma) // len(self.latents)
 
     def to(self, device: torch.device) -> "FlowBatch":
-        """The same batch on another device."""
-        tensors = {n: value for n, value in vars(self).items() if isinstance(value, Tensor)}
+        """The same batch on another device; the mask stays, for its lengths are read."""
+        tensors = {n: v for n, v in vars(self).items() if isinstance(v, Tensor) and n != "mask"}
         return replace(self, **{name: value.to(device) for name, value in tensors.items()})
 
 

@@ -105,7 +105,8 @@ def sample_decoder(name: str, features: Features) -> Autoencoder:
 
 
 def write_samples(recipe: CachedRecipe, step: int, latents: Tensor, features: Features) -> None:
-    """The grid of a step from drawn latents [B, C, h, w], decoded on the CPU."""
+    """The grid of a step from drawn latents [B, C, h, w], decoded where they are, in float32."""
     assert recipe.samples.autoencoder is not None
-    pixels = sample_decoder(recipe.samples.autoencoder, features).decode(latents)
+    decoder = sample_decoder(recipe.samples.autoencoder, features).to(latents.device)
+    pixels = decoder.decode(latents)
     write_grid(Path(recipe.run), step, to_bytes(pixels), columns=SHOWN)

@@ -108,7 +108,10 @@ class FlowTask:
 
                 # Velocity and loss: |v(x, 1000 sigma) - (noise - x0)|^2 at
                 # x = (1 - sigma) x0 + sigma noise
-                with plain_attention(recipe.compile), products(recipe, processes.device):
+                with (
+                    plain_attention(recipe.compile, processes.device),
+                    products(recipe, processes.device),
+                ):
                     velocity = network.velocity_for(data)
                     loss = flow_matching_loss(velocity, x0, data.noise, data.sigma)
 
@@ -171,14 +174,14 @@ class FlowTask:
         condition = self.drawn.condition
         condition = None if condition is None else condition.to(device)
         prompts, null = (
-            self.network.averaged_velocity(states.to(device), mask.to(device), condition)
+            self.network.averaged_velocity(states.to(device), mask, condition)
             for states, mask in (self.drawn.batch(), self.features.texts.batch([NULL]))
         )
         solver = SOLVERS["flow_dpm"]
         noise = noise_for(self.drawn.seeds, self.features.latent_shape)
         sigmas = solver.sigmas(options.steps, self.recipe.flow.shift)
         velocity = guided(prompts, null, options.guidance)
-        latents = solver.solve(velocity, noise.to(device), sigmas).cpu()
+        latents = solver.solve(velocity, noise.to(device), sigmas)
         if self.processes.first:
             write_samples(self.recipe, step, latents, self.features)
 
@@ -186,13 +189,14 @@ class FlowTask:
         return self.network.export()
 
 
-def plain_attention(compiled: bool) -> AbstractContextManager[Any]:
+def plain_attention(compiled: bool, device: torch.device) -> AbstractContextManager[Any]:
     """Attention kernels that can be compiled.
 
     Compiled for varying text lengths, the backward pass of torch's flash attention for CPUs stops
-    at wrong strides (torch 2.13); the plain form is fused with its neighbours anyway.
+    at wrong strides (torch 2.13); the plain form is fused with its neighbours anyway. A GPU has no
+    such fault, and the plain form would store the scores of every token.
     """
-    return sdpa_kernel(SDPBackend.MATH) if compiled else nullcontext()
+    return sdpa_kernel(SDPBackend.MATH) if compiled and device.type == "cpu" else nullcontext()
 
 
 def by_band(losses: Tensor, sigma: Tensor) -> dict[str, float]:

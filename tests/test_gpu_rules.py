@@ -1,0 +1,138 @@
+"""What is decided by the kind of device, tested without a GPU: on fake tensors and stand-ins.
+
+Also tests `models/memory.py`.
+"""
+
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from opensana.drawing.job import make_job
+from opensana.drawing.solving import encode
+from opensana.errors import ConfigError
+from opensana.features import blocks
+from opensana.features.blocks import EncodeOptions, Settings, settings_on
+from opensana.layers.mix_ffn import gated
+from opensana.metrics.small_clip import shrunk
+from opensana.models import open as opening
+from opensana.models.memory import memory_needed
+from opensana.pipeline import Sana
+from opensana.request import Request
+from opensana.runtime import compiled
+from opensana.runtime.compiled import compile_blocks
+from opensana.train.optim import optimizers
+from opensana.train.optim.optimizers import iterated_in, orthogonalise
+from opensana.train.transformer.task import plain_attention
+from opensana.transformer.model import PreparedText
+from tests import tiny
+from tests.launches import Launches, faked
+
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
+
+
+def test_an_apple_gpu_pools_what_divides_and_the_cpu_the_rest() -> None:
+    with FakeTensorMode(), Launches() as seen:
+        for side, pooled in ((64, 1), (65, 0)):
+            seen.kernels.clear()
+            made = shrunk(torch.empty(2, 3, side, side, device=MPS), 16)
+            assert made.device.type == "mps" and made.shape == (2, 3, 16, 16)
+            assert sum("pool" in name or "mean" in name for name in seen.kernels) == pooled
+    pixels = torch.rand(1, 3, 50, 70)
+    assert torch.equal(shrunk(pixels, 16), torch.nn.functional.adaptive_avg_pool2d(pixels, 16))
+
+
+class OnApple(Tensor):
+    """Has numbers, and says that they are on an Apple GPU."""
+
+    @property
+    def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return MPS
+
+
+@pytest.mark.parametrize(("kind", "own"), [(Tensor, True), (OnApple, False)])
+def test_an_apple_gpu_gates_in_the_plain_form(kind: type[Tensor], own: bool) -> None:
+    made = gated(torch.randn(1, 4, 2, 2).as_subclass(kind).requires_grad_())
+    assert ("Gated" in type(made.grad_fn).__name__) == own
+
+
+@pytest.mark.parametrize(
+    ("device", "compile", "fused"), [(CPU, True, False), (CPU, False, True), (CUDA, True, True)]
+)
+def test_only_a_cpu_compiles_plain_attention(
+    device: torch.device, compile: bool, fused: bool
+) -> None:
+    with plain_attention(compile, device):
+        assert torch.backends.cuda.flash_sdp_enabled() == fused
+
+
+def test_muon_iterates_in_bfloat16_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for has in (True, False):
+        monkeypatch.setattr(optimizers, "has_bfloat16", lambda _, has=has: has)
+        found[has] = [iterated_in(device) for device in (CUDA, CPU, MPS)]
+    assert found[True] == [torch.bfloat16, torch.float32, torch.float32]
+    assert found[False] == [torch.float32] * 3
+
+
+def test_muon_in_bfloat16_brings_singular_values_near_one() -> None:
+    matrix = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
+    found = [
+        torch.linalg.svdvals(orthogonalise(matrix, steps=5, dtype=dtype).float())
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    assert (found[0] - found[1]).abs().max() < 0.05
+    assert found[1].min() > 0.5 and found[1].max() < 1.3
+
+
+def test_encoding_fills_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "free_memory", lambda _: 80 << 30)
+    monkeypatch.setattr(blocks.os, "cpu_count", lambda: 64)
+    options = EncodeOptions(size=1024)
+    assert settings_on(CPU, options) == Settings(batch=8, memory=4 << 30, threads=2)
+    assert settings_on(CUDA, options) == Settings(batch=32, memory=40 << 30, threads=16)
+    own = EncodeOptions(size=1024, batch=3, memory=99, threads=1)
+    assert settings_on(CUDA, own) == settings_on(CPU, own) == Settings(3, 99, 1)
+
+
+def test_compiling_for_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode():
+        transformer: Any = faked(tiny.transformer())
+    monkeypatch.setattr(compiled, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="needs Triton"):
+        compile_blocks(transformer)
+    monkeypatch.setattr(compiled, "find_spec", lambda name: ModuleSpec(name, None))
+    compile_blocks(transformer)
+
+
+def test_the_text_encoder_may_run_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    with pytest.raises(ConfigError, match="'cuda:9' is not there"):
+        Sana.load(folder, device="cpu", text_device="cuda:9")
+    monkeypatch.setattr(opening, "resolve_device", torch.device)
+    sana = Sana.load(folder, device="meta", text_device="cpu", dtype="bfloat16")
+    assert sana.text.device == CPU and sana.device.type == "meta"
+    assert next(sana.text.model.parameters()).dtype in (torch.float32, torch.bfloat16)
+    job = make_job(Request("a cat", seed=1, guidance=1.0), sana)
+    [text] = encode(sana, job)
+    assert isinstance(text, PreparedText)
+    assert all(part.device.type == "meta" for block in text.separate for part in block)
+
+
+def test_a_gpu_holds_both_halves_of_guidance() -> None:
+    def denoising(device: torch.device, config: Any) -> int:
+        parts = {"transformer": 1, "vae": 1}
+        half = torch.bfloat16
+        needed = memory_needed(
+            parts, config, tiny.AUTOENCODER, main=half, others=half, device=device
+        )
+        return needed.denoising
+
+    assert denoising(CUDA, tiny.TRANSFORMER) == 2 * denoising(CPU, tiny.TRANSFORMER)
+    assert denoising(CUDA, tiny.SPRINT) == denoising(CPU, tiny.SPRINT)
