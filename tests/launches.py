@@ -1,8 +1,9 @@
 """What a run asks of an accelerator, counted without one.
 
-Tensors on torch's `meta` device have shapes alone, and fake tensors claim to be on `cuda:0`; both
-stand for those of a GPU. Under `Launches` nothing is computed, and every operation is seen: the
-kernels it launches, the bytes that they move, and where the host waits for a number.
+Tensors on torch's `meta` device have shapes alone, and fake tensors claim to be on `cuda:0`, which
+only a CUDA build of torch takes through a network; both stand for those of a GPU. Under `Launches`
+nothing is computed, and every operation is seen: the kernels it launches, the bytes that they move,
+and where the host waits for a number.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 aten = torch.ops.aten
 ATTENTION = aten.scaled_dot_product_attention.default
 """One kernel on a GPU, whichever of its forms torch picks."""
-NO_KERNEL = ("empty", "detach", "lift", "alias")
+NO_KERNEL = ("empty", "detach", "lift", "alias", "_unsafe_view")
 
 
 class Launches(TorchDispatchMode):

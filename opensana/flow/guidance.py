@@ -1,7 +1,7 @@
 """Velocity, the interface between networks and solvers, and classifier-free guidance on top of it.
 
-A velocity maps a latent [B, C, H, W] and a timestep (a scalar: 1000 sigma, for Sprint models sigma
-itself) to dx/dsigma [B, C, H, W].
+A velocity maps a latent [B, C, H, W] and a timestep (a scalar on the CPU: 1000 sigma, for Sprint
+models sigma itself) to dx/dsigma [B, C, H, W].
 """
 
 from collections.abc import Callable, Sequence
@@ -21,9 +21,14 @@ def guided(conditional: Velocity, unconditional: Velocity, scale: float) -> Velo
 
     def velocity(x: Tensor, timestep: Tensor) -> Tensor:
         without = unconditional(x, timestep)
-        return without + scale * (conditional(x, timestep) - without)
+        return guide(conditional(x, timestep), without, scale)
 
     return velocity
+
+
+def guide(given: Tensor, without: Tensor, scale: float) -> Tensor:
+    """From the velocity `without` the condition beyond the one `given` it."""
+    return without + scale * (given - without)
 
 
 def guided_velocity(velocities: Sequence[Velocity], scale: float) -> Velocity:

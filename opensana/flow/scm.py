@@ -54,7 +54,7 @@ def scm_steps(
     walk = zip(sigmas[:-1], islice(noises, total), strict=True)
     for step, (sigma, noise) in enumerate(walk):
         x = interpolate(x0, noise, sigma)
-        v = yield x, torch.tensor(sigma, device=x.device)
+        v = yield x, torch.tensor(sigma)
         x0 = to_x0(x, v, sigma)
         finish_step(step, total, x0, on_step)
     return x0

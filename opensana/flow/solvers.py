@@ -46,6 +46,8 @@ class Solver:
     """(steps, shift) to steps + 1 descending levels that end in 0."""
     steps: Callable[[Tensor, Sequence[float], OnStep | None], Steps]
     """(noise, sigmas, on_step) to the solver at work."""
+    timestep: Callable[[float], Tensor]
+    """The scalar that the network is told at a noise level."""
 
     def solve(
         self,
@@ -70,7 +72,7 @@ def flow_dpm(noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = No
     previous = noise  # read from the second step on
     for step in range(total):
         now, after = sigmas[step], sigmas[step + 1]
-        v = yield x, _timestep(now, x, truncated=True)
+        v = yield x, truncated_timestep(now)
         x0 = to_x0(x, v, now)
         first_order = step in (0, total - 1)
         weight = 0.0  # 1 / (2 r) = h / (2 h_previous)
@@ -90,39 +92,52 @@ def euler(noise: Tensor, sigmas: Sequence[float], on_step: OnStep | None = None)
     x, total = noise, len(sigmas) - 1
     for step in range(total):
         now, after = sigmas[step], sigmas[step + 1]
-        v = yield x, _timestep(now, x, truncated=False)
+        v = yield x, exact_timestep(now)
         x = x + (after - now) * v
         finish_step(step, total, x, on_step)
     return x
 
 
+def truncated_timestep(sigma: float) -> Tensor:
+    """1000 sigma as an integer; on the CPU, since some devices lack float64."""
+    return network_timestep(torch.tensor(sigma, dtype=torch.float64), truncated=True)
+
+
+def exact_timestep(sigma: float) -> Tensor:
+    """1000 sigma, on the CPU."""
+    return network_timestep(torch.tensor(sigma, dtype=torch.float64), truncated=False)
+
+
 SOLVERS = {
-    "flow_dpm": Solver(flow_dpm_sigmas, flow_dpm),
-    "euler": Solver(euler_sigmas, euler),
+    "flow_dpm": Solver(flow_dpm_sigmas, flow_dpm, truncated_timestep),
+    "euler": Solver(euler_sigmas, euler, exact_timestep),
 }
 
 
 def finish_step(step: int, total: int, x: Tensor, on_step: OnStep | None) -> None:
-    """Check that the latent is finite, then call `on_step`."""
-    require_finite(x, step)
+    """Check that the latent is finite, then call `on_step`.
+
+    An accelerator would have to be waited for: there only the last step is checked, as what is not
+    finite stays so.
+    """
+    if x.device.type == "cpu":
+        require_finite(x, step)
+    elif step == total - 1:
+        require_finite(x)
     if on_step is not None:
         on_step(step, total, x)
 
 
-def require_finite(latent: Tensor, step: int) -> None:
+def require_finite(latent: Tensor, step: int | None = None) -> None:
     """NumericsError if a latent holds NaN or infinity; it would decode to a black picture."""
-    if not torch.isfinite(latent).all():
-        bad = (~torch.isfinite(latent)).flatten(1).any(1).nonzero().flatten().tolist()
+    finite = latent.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        when = "after the last step" if step is None else f"at step {step + 1}"
+        bad = [index for index, good in enumerate(finite) if not good]
         raise NumericsError(
-            f"the latent stopped being finite at step {step + 1} (pictures {bad} of the batch, "
-            f"counted from 0); try --dtype float32, or a lower guidance"
+            f"the latent is not finite {when} (pictures {bad} of the batch, counted from 0); try "
+            "--dtype float32, or a lower guidance"
         )
-
-
-def _timestep(sigma: float, x: Tensor, *, truncated: bool) -> Tensor:
-    """A scalar on the latent's device, computed on the CPU: some devices lack float64."""
-    exact = torch.tensor(sigma, dtype=torch.float64)
-    return network_timestep(exact, truncated=truncated).to(x.device)
 
 
 def _half_log_snr(sigma: float) -> float:

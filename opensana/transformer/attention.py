@@ -112,27 +112,29 @@ class CrossAttention(nn.Module):
             split_heads(self.to_v(captions), self.heads),
         )
 
-    def fold(self, text: KeysValues) -> "KeysValues | FoldedText":
+    def fold(self, text: KeysValues, *, half: bool = False) -> "KeysValues | FoldedText":
         """Multiply `to_q` and `to_out` into the text, if that makes attention cheaper.
 
         x Wq^T K^T = x (K Wq)^T: with fewer columns (heads * M) than channels, two narrow products
-        replace two square ones. Not in half precision, which would round once more, nor with QK
-        normalisation, which stands between.
+        replace two square ones. Not with QK normalisation, which stands between. In half precision
+        only if `half`: it is folded in float32 and rounded once.
         """
         keys, values = text
+        stored = keys.dtype
         normed = not isinstance(self.norm_q, nn.Identity)
         columns = keys.shape[1] * keys.shape[2]
         cheaper = columns * self.fold_cost < self.output.out_features
-        if normed or not cheaper or keys.dtype != torch.float32:
+        if normed or not cheaper or (stored != torch.float32 and not half):
             return text
-        keys = keys * keys.shape[-1] ** -0.5
-        query = plain_weight(self.to_q).unflatten(0, (self.heads, -1))
-        output = plain_weight(self.output).unflatten(1, (self.heads, -1))
-        bias = self.to_q.bias.unflatten(0, (self.heads, -1))
+        keys, values = keys.float() * keys.shape[-1] ** -0.5, values.float()
+        query = plain_weight(self.to_q).float().unflatten(0, (self.heads, -1))
+        output = plain_weight(self.output).float().unflatten(1, (self.heads, -1))
+        bias = self.to_q.bias.float().unflatten(0, (self.heads, -1))
+        rounded = self.fold_dtype if stored == torch.float32 else stored
         return FoldedText(
-            torch.einsum("bhmd,hdc->bchm", keys, query).flatten(2).to(self.fold_dtype),
-            torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None],
-            torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2).to(self.fold_dtype),
+            torch.einsum("bhmd,hdc->bchm", keys, query).flatten(2).to(rounded),
+            torch.einsum("bhmd,hd->bhm", keys, bias).flatten(1)[:, None].to(stored),
+            torch.einsum("bhmd,chd->bhmc", values, output).flatten(1, 2).to(rounded),
         )
 
     def forward(self, tokens: Tensor, text: BlockText, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opensana.layers.mix_ffn import MixFFN
-from opensana.transformer.attention import BlockText, CrossAttention, SelfAttention
+from opensana.transformer.attention import (
+    BlockText,
+    CrossAttention,
+    FoldedText,
+    KeysValues,
+    SelfAttention,
+)
 from opensana.transformer.config import TransformerConfig
 
 
@@ -42,6 +48,14 @@ class Block(nn.Module):
         )
         self.ff = MixFFN(width, config.hidden)
         self.scale_shift_table = nn.Parameter(torch.zeros(6, width))
+
+    def settle(self, modulation: Tensor) -> Tensor:
+        """What `forward` takes of the modulation [T, 6, C] of all timesteps."""
+        return modulation
+
+    def fold(self, text: KeysValues) -> KeysValues | FoldedText:
+        """What `forward` takes of a text, for inference: see `CrossAttention.fold`."""
+        return self.attn2.fold(text)
 
     def forward(
         self,

@@ -4,9 +4,10 @@ Shapes: B batch, N tokens of the image, M of the text, C channels.
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,20 @@ class TimeGuidanceEmbedding(nn.Module):
             guidance, dtype
         )
         return embedding, self.linear(F.silu(embedding)).unflatten(-1, (6, -1))
+
+
+class Moment(NamedTuple):
+    """Timesteps as the network is conditioned on them: a row for each sample, or one for all."""
+
+    embedding: Tensor
+    """[B, C]"""
+    blocks: Sequence[Tensor]
+    """Of each block [B, 6, C]: the modulation, or what the block makes of it."""
+
+    def row(self, index: int) -> "Moment":
+        """One timestep, for all samples."""
+        chosen = slice(index, index + 1)
+        return Moment(self.embedding[chosen], [block[chosen] for block in self.blocks])
 
 
 class CaptionProjection(nn.Module):

@@ -11,14 +11,15 @@ of the text encoder.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from opensana.errors import ConfigError
 from opensana.transformer.attention import BlockText
+from opensana.transformer.conditioning import Moment
 from opensana.transformer.config import TransformerConfig
-from opensana.transformer.model import PreparedText, Stack, Transformer
+from opensana.transformer.model import PreparedText, Stack, Transformer, together
 
 CLASS_NAME = "SanaControlNetModel"
 # Fields of a transformer that the published config of a ControlNet lacks.
@@ -99,7 +100,7 @@ class ControlNet(Stack):
         return self._residuals(latent, timestep, texts, mask, self.embed(condition))
 
     def residuals(
-        self, latent: Tensor, timestep: Tensor, prepared: PreparedText, embedded: Tensor
+        self, latent: Tensor, timestep: Tensor | Moment, prepared: PreparedText, embedded: Tensor
     ) -> list[Tensor]:
         """As `forward`, with a text from `prepare_text` and a condition from `embed`."""
         return self._residuals(latent, timestep, prepared.blocks, prepared.mask, embedded)
@@ -107,15 +108,17 @@ class ControlNet(Stack):
     def _residuals(
         self,
         latent: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | Moment,
         texts: Sequence[BlockText],
         mask: Tensor | None,
         embedded: Tensor,
     ) -> list[Tensor]:
         tokens, grid = self._tokens(latent)
         tokens, residuals = tokens + embedded, []
-        _, modulation = self._condition(timestep, None, tokens.dtype)
-        for block, text, project in zip(self.blocks, texts, self.controlnet_blocks, strict=True):
+        if isinstance(timestep, Tensor):
+            timestep = self.moment(timestep)
+        work = zip(self.blocks, timestep.blocks, texts, self.controlnet_blocks, strict=True)
+        for block, modulation, text, project in work:
             tokens = block(tokens, modulation, text, mask, grid)
             residuals.append(project(tokens))
         return residuals
@@ -131,6 +134,22 @@ class ControlledText:
     control: PreparedText
     embedded: Tensor
     scale: float = 1.0
+
+    @property
+    def mask(self) -> Tensor | None:
+        """That of the text, for both networks."""
+        return self.text.mask
+
+
+class ControlledMoment(NamedTuple):
+    """Timesteps as both networks are conditioned on them."""
+
+    transformer: Moment
+    control: Moment
+
+    def row(self, index: int) -> "ControlledMoment":
+        """One timestep, for all samples."""
+        return ControlledMoment(self.transformer.row(index), self.control.row(index))
 
 
 class Controlled(nn.Module):
@@ -168,19 +187,37 @@ class Controlled(nn.Module):
         text, control = self.transformer.fold(prepared.text), self.control.fold(prepared.control)
         return replace(prepared, text=text, control=control)
 
+    def moment(self, timestep: Tensor, guidance: Tensor | None = None) -> ControlledMoment:
+        """Timesteps [B] as `velocity` takes them: see `Stack.moment`."""
+        return ControlledMoment(
+            self.transformer.moment(timestep, guidance), self.control.moment(timestep)
+        )
+
+    def together(self, texts: Sequence[ControlledText], rows: Sequence[int]) -> ControlledText:
+        """Single prompts under one condition as the texts of one batch, each for its rows."""
+        return replace(
+            texts[0],
+            text=together([text.text for text in texts], rows),
+            control=together([text.control for text in texts], rows),
+        )
+
     def velocity(
         self,
         latent: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | ControlledMoment,
         prepared: ControlledText,
         *,
         guidance: Tensor | None = None,
     ) -> Tensor:
-        """The velocity of one step, with the result of `prepare`."""
-        found = self.control.residuals(latent, timestep, prepared.control, prepared.embedded)
+        """The velocity of one step, with the result of `prepare`, and maybe of `moment`."""
+        if isinstance(timestep, Tensor):
+            timestep = self.moment(timestep, guidance)
+        found = self.control.residuals(
+            latent, timestep.control, prepared.control, prepared.embedded
+        )
         residuals = [prepared.scale * residual for residual in found]
         return self.transformer.velocity(
-            latent, timestep, prepared.text, guidance=guidance, residuals=residuals
+            latent, timestep.transformer, prepared.text, residuals=residuals
         )
 
 

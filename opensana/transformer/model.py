@@ -20,6 +20,7 @@ from opensana.transformer.attention import BlockText, FoldedText, KeysValues, Se
 from opensana.transformer.block import Block, OutputNorm
 from opensana.transformer.conditioning import (
     CaptionProjection,
+    Moment,
     TimeEmbedding,
     TimeGuidanceEmbedding,
     drop_padding,
@@ -108,7 +109,7 @@ class Stack(nn.Module):
     def fold(self, prepared: PreparedText) -> PreparedText:
         """Fold projections into a short text (`CrossAttention.fold`); for inference."""
         folded = (
-            block.attn2.fold(text) if isinstance(text, KeysValues) else text
+            block.fold(text) if isinstance(text, KeysValues) else text
             for block, text in zip(self.blocks, prepared.blocks, strict=True)
         )
         return PreparedText(tuple(folded), prepared.mask)
@@ -141,17 +142,23 @@ class Stack(nn.Module):
         )
         return (tokens + embedded).to(tokens.dtype), grid
 
-    def _condition(
-        self, timestep: Tensor, guidance: Tensor | None, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        config = self.config
+    def moment(self, timestep: Tensor, guidance: Tensor | None = None) -> Moment:
+        """Timesteps [B], and the guidance [B or 1] of models that embed it, as `velocity` takes
+        them; of all steps at once, before the first.
+
+        On an accelerator a copy from the host does not wait for the work before it.
+        """
+        config, device = self.config, self.caption_norm.weight.device
         if config.guidance_embeds != (guidance is not None):
             need = "needs" if config.guidance_embeds else "does not embed"
             raise RequestError(f"this transformer {need} the guidance scale as an input")
         if guidance is not None:
-            guidance = guidance.reshape(-1).float() * config.guidance_embeds_scale
-        timestep = timestep.reshape(-1).float() * config.timestep_scale
-        return self.time_embed(timestep, guidance, dtype)
+            guidance = guidance.reshape(-1).float().to(device, non_blocking=True)
+            guidance = guidance * config.guidance_embeds_scale
+        timestep = timestep.reshape(-1).float().to(device, non_blocking=True)
+        timestep = timestep * config.timestep_scale
+        embedding, modulation = self.time_embed(timestep, guidance, self.dtype)
+        return Moment(embedding, [block.settle(modulation) for block in self.blocks])
 
 
 class Transformer(Stack):
@@ -188,32 +195,38 @@ class Transformer(Stack):
     def velocity(
         self,
         latent: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | Moment,
         prepared: PreparedText,
         *,
         guidance: Tensor | None = None,
         residuals: Residuals = (),
     ) -> Tensor:
-        """As `forward`, with a text from `prepare_text`."""
+        """As `forward`, with a text from `prepare_text`, and maybe a moment of `moment`."""
         texts, mask = prepared.blocks, prepared.mask
         return self._velocity(latent, timestep, texts, mask, guidance, residuals)
+
+    def together(self, texts: Sequence[PreparedText], rows: Sequence[int]) -> PreparedText:
+        """Single prompts as the texts of one batch, each for its number of rows."""
+        return together(texts, rows)
 
     def _velocity(
         self,
         latent: Tensor,
-        timestep: Tensor,
+        timestep: Tensor | Moment,
         texts: Sequence[BlockText],
         mask: Tensor | None,
         guidance: Tensor | None,
         residuals: Residuals,
     ) -> Tensor:
         tokens, grid = self._tokens(latent)
-        embedding, modulation = self._condition(timestep, guidance, tokens.dtype)
-        for index, (block, text) in enumerate(zip(self.blocks, texts, strict=True)):
+        if isinstance(timestep, Tensor):
+            timestep = self.moment(timestep, guidance)
+        work = zip(self.blocks, timestep.blocks, texts, strict=True)
+        for index, (block, modulation, text) in enumerate(work):
             tokens = block(tokens, modulation, text, mask, grid)
             if 0 < index <= len(residuals):
                 tokens = tokens + residuals[index - 1].to(tokens.dtype)
-        tokens = self.norm_out(tokens, embedding, self.scale_shift_table)
+        tokens = self.norm_out(tokens, timestep.embedding, self.scale_shift_table)
         # Unpatchify: [B, h * w, patch * patch * C] -> [B, C, H, W].
         patch = self.config.patch_size
         patches = self.proj_out(tokens).unflatten(-1, (patch, patch, -1)).unflatten(1, grid)

@@ -1,0 +1,99 @@
+"""Kernels, bytes and waits of a drawing of the published 0.6B shape on an accelerator, counted.
+
+    python -m benchmarks.kernels [--steps 20] [--side 1024] [--tokens 32]
+
+Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. Blocks
+are counted plain and fused (`runtime/fused.py`), in bfloat16, the steps with the solver's own part.
+The last line is JSON.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opensana.drawing.solving import solve
+from opensana.models.presets import transformer_preset
+from opensana.pipeline import Sana
+from opensana.request import Request
+from opensana.runtime.fused import fuse
+from opensana.transformer.model import Transformer
+from tests import tiny
+from tests.launches import Launches
+
+PRESET, NEGATIVE = "sana_600m_1024", 2
+
+
+def model(*, fused: bool) -> Sana:
+    with torch.device("meta"):
+        transformer = Transformer(transformer_preset(PRESET)).bfloat16().requires_grad_(False)
+    if fused:
+        fuse(transformer)
+    return replace(tiny.sana(instruction="none"), transformer=transformer)
+
+
+def velocity(sana: Sana, latent: Tensor, tokens: int) -> dict[str, Any]:
+    """One velocity of one picture, its timestep prepared as before a drawing."""
+    network = sana.transformer
+    text = network.fold(network.prepare_text(states(network, tokens)))
+    moment = network.moment(torch.tensor([500.0]))
+    with Launches() as seen:
+        network.velocity(latent, moment, text)
+    return figures(seen)
+
+
+def guided_steps(sana: Sana, latent: Tensor, tokens: int, steps: int) -> dict[str, Any]:
+    """Of a guided picture: the mean of a step, and what is done before the first and at the end."""
+    network = sana.transformer
+    job = sana.job(Request("-", seed=1, steps=steps))
+    counts: list[int] = []
+    with Launches() as seen:
+        texts = [network.fold(network.prepare_text(states(network, n))) for n in (tokens, NEGATIVE)]
+        counts.append(seen.count)
+        solve(sana, job, texts, [latent], on_step=lambda *_: counts.append(seen.count))
+    each = (counts[-1] - counts[1]) / (steps - 1)
+    return {
+        "kernels_a_step": round(each, 1),
+        "kernels_a_velocity": round(each / 2, 1),
+        "before_the_first_step": counts[1] - round(each),
+        **figures(seen),
+    }
+
+
+def states(network: Transformer, tokens: int) -> Tensor:
+    return torch.empty(1, tokens, network.config.caption_channels, device="meta")
+
+
+def figures(seen: Launches) -> dict[str, Any]:
+    return {
+        "kernels": seen.count,
+        "gigabytes": round(seen.bytes / 1e9, 2),
+        "host_reads": len(seen.host_reads),
+        "uploads": len(seen.uploads),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kernels, bytes and waits, counted.")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--tokens", type=int, default=32, help="of the prompt")
+    arguments = parser.parse_args()
+    latent = torch.empty(1, 32, arguments.side // 32, arguments.side // 32, device="meta")
+    results = {}
+    for name in ("plain", "fused"):
+        sana = model(fused=name == "fused")
+        results[name] = {
+            "velocity": velocity(sana, latent, arguments.tokens),
+            "guided": guided_steps(sana, latent, arguments.tokens, arguments.steps),
+        }
+        print(name, results[name], flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

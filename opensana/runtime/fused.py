@@ -1,0 +1,185 @@
+"""Blocks of the Linear DiT in fewer kernels, for inference on an accelerator.
+
+Each operation of torch is one launch there, and what it writes is read again by the next. Here the
+shift and scale of adaLN are the weights of the norm, one product makes queries, keys and values,
+one pass makes them float32 by head, S and z are one product, 1x1 convolutions are products of
+tokens, and cross-attention adds to its input in place. All numbers are the plain block's up to
+rounding. `fuse` is applied from outside; the state-dict keys do not change.
+
+Shapes: B batch, N image tokens, M text tokens, C channels, D channels a head, T timesteps.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opensana.transformer.attention import (
+    FLOAT16_LIMIT,
+    BlockText,
+    CrossAttention,
+    FoldedText,
+    KeysValues,
+    SelfAttention,
+    SeveralTexts,
+)
+from opensana.transformer.block import Block, add_product
+from opensana.transformer.model import Stack
+
+PADDING = 4
+"""Columns behind a head's D: one of ones, and as many as keep rows of floats aligned."""
+
+
+def fuse(stack: Stack) -> None:
+    """Replace the blocks, in place; those with QK normalisation or quantised layers stay."""
+    for index, block in enumerate(stack.blocks):
+        if can_fuse(block):
+            stack.transformer_blocks[index] = FusedBlock(block)
+
+
+def can_fuse(block: Block) -> bool:
+    """Whether all its products are of plain weights, and queries and keys go without a norm."""
+    one, two = block.attn1, block.attn2
+    layers = (one.to_q, one.to_k, one.to_v, one.to_out[0], two.to_q, two.to_out[0])
+    convolutions = (block.ff.conv_inverted, block.ff.conv_point)
+    return (
+        all(type(layer) is nn.Linear for layer in layers)
+        and all(type(layer) is nn.Conv2d for layer in convolutions)
+        and isinstance(one.norm_q, nn.Identity)
+        and isinstance(two.norm_q, nn.Identity)
+    )
+
+
+class FusedSelfAttention(nn.Module):
+    """ReLU linear attention of tokens [B, N, C], as `SelfAttention` without QK normalisation."""
+
+    qkv_weight: Tensor
+    """[3 * heads * (D + padding), C]; the rows of the padding are 0."""
+    qkv_bias: Tensor
+    least: Tensor
+    """[3, 1, 1, 1, D + padding]: ReLU for queries and keys, and the ones that sum the keys."""
+
+    def __init__(self, plain: SelfAttention) -> None:
+        super().__init__()
+        self.heads, self.bias = plain.heads, plain.to_q.bias is not None
+        self.to_out = plain.to_out
+        layers = [layer.state_dict() for layer in (plain.to_q, plain.to_k, plain.to_v)]
+        for name in ("weight", "bias") if self.bias else ("weight",):
+            rows = torch.stack([layer[name] for layer in layers]).unflatten(1, (self.heads, -1))
+            padded = rows.new_zeros(*rows.shape[:2], rows.shape[2] + PADDING, *rows.shape[3:])
+            padded[:, :, :-PADDING] = rows
+            self.register_buffer(f"qkv_{name}", padded.flatten(0, 2), persistent=False)
+        self.width = len(layers[0]["weight"]) // self.heads
+        least = torch.zeros(3, 1, 1, 1, self.width + PADDING, device=plain.to_q.weight.device)
+        least[2, ..., : self.width] = -torch.inf
+        least[2, ..., self.width] = 1
+        self.register_buffer("least", least, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, count, heads, width = *tokens.shape[:2], self.heads, self.width
+        qkv = F.linear(tokens, self.qkv_weight, self.qkv_bias if self.bias else None)
+        parts = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        by_head = tokens.new_empty(parts.shape, dtype=torch.float32)
+        query, key, value = torch.maximum(parts, self.least, out=by_head)
+        both = query @ (key.mT @ value)
+        weights = both[..., width : width + 1].add_(1e-15)
+        out = tokens.new_empty(batch, count, heads, width)
+        torch.div(both[..., :width], weights, out=out.transpose(1, 2))
+        out = self.to_out[0](out.flatten(2))
+        return out.clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT) if out.dtype == torch.float16 else out
+
+    def _save_to_state_dict(
+        self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        for name in ("weight", "bias") if self.bias else ("weight",):
+            rows = getattr(self, f"qkv_{name}").unflatten(0, (3, self.heads, -1))
+            for part, kept in zip("qkv", rows[:, :, :-PADDING].flatten(1, 2), strict=True):
+                destination[f"{prefix}to_{part}.{name}"] = kept
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
+
+class FusedBlock(nn.Module):
+    """As `Block`, for inference: its `modulation` is what `settle` made."""
+
+    def __init__(self, plain: Block) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = plain.norm1, plain.norm2
+        self.attn1 = FusedSelfAttention(plain.attn1)
+        self.attn2: CrossAttention = plain.attn2
+        self.ff = plain.ff
+        self.scale_shift_table = plain.scale_shift_table
+
+    def settle(self, modulation: Tensor) -> Tensor:
+        """Shift, 1 + scale, gate of attention and of Mix-FFN, [T, 6, C] from [T, 6, C]."""
+        table = self.scale_shift_table + modulation
+        table[:, 1::3] += 1
+        return table
+
+    def fold(self, text: KeysValues) -> KeysValues | FoldedText:
+        """As `CrossAttention.fold`, with the output's bias in the values: weights sum to 1."""
+        folded = self.attn2.fold(text, half=True)
+        if isinstance(folded, KeysValues):
+            return folded
+        share = self.attn2.output.bias / self.attn2.heads
+        return folded._replace(values=folded.values + share)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        modulation: Tensor,
+        text: BlockText,
+        mask: Tensor | None,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """Tokens [B, N, C] in and out; `modulation` [B or 1, 6, C]."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.chunk(6, dim=1)
+        attended = self.attn1(modulated(tokens, self.norm1, shift_a, scale_a))
+        tokens = add_product(tokens, gate_a, attended)
+        self._attend(tokens, text, mask)
+        mixed = self._mix(modulated(tokens, self.norm2, shift_m, scale_m), grid)
+        return add_product(tokens, gate_m, mixed)
+
+    def _attend(self, tokens: Tensor, text: BlockText, mask: Tensor | None) -> None:
+        """Add cross-attention to the tokens, in place."""
+        if isinstance(text, SeveralTexts):
+            for part, one in zip(tokens.split(text.rows), text.texts, strict=True):
+                self._attend(part, one, None)
+        elif isinstance(text, FoldedText):
+            add_folded(tokens, text, mask, self.attn2.heads)
+        else:
+            tokens += self.attn2(tokens, text, mask)
+
+    def _mix(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        ff = self.ff
+        wide = F.linear(tokens, ff.conv_inverted.weight.flatten(1), ff.conv_inverted.bias)
+        feature_map = F.silu(wide, inplace=True).unflatten(1, grid).permute(0, 3, 1, 2)
+        hidden, gate = ff.conv_depth(feature_map).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
+        return F.linear(hidden * F.silu(gate), ff.conv_point.weight.flatten(1))
+
+
+def modulated(tokens: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(tokens) * scale + shift, with shift and scale [B or 1, 1, C]."""
+    if len(scale) == 1 and norm.weight is None:
+        return F.layer_norm(
+            tokens, norm.normalized_shape, scale.flatten(), shift.flatten(), norm.eps
+        )
+    return add_product(shift, norm(tokens), scale)
+
+
+def add_folded(tokens: Tensor, text: FoldedText, mask: Tensor | None, heads: int) -> None:
+    """Add attention to a folded text to tokens [B, N, C], in place; the text may serve all of B."""
+    keys, bias, values = text
+    if len(keys) == 1:
+        scores = F.linear(tokens, keys[0].T, bias.flatten())
+    else:
+        scores = torch.baddbmm(bias, tokens, keys)
+    scores = scores.unflatten(-1, (heads, -1))
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None, :], -torch.inf)
+    weights = scores.softmax(-1).flatten(2)
+    if len(values) == 1:
+        tokens.flatten(0, 1).addmm_(weights.flatten(0, 1), values[0])
+    else:
+        tokens.baddbmm_(weights, values)
