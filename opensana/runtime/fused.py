@@ -9,7 +9,7 @@ rounding. `fuse` is applied from outside; the state-dict keys do not change.
 Shapes: B batch, N image tokens, M text tokens, C channels, D channels a head, T timesteps.
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -24,10 +24,12 @@ from opensana.transformer.attention import (
     KeysValues,
     SelfAttention,
     SeveralTexts,
+    join_heads,
 )
 from opensana.transformer.block import Block, add_product
 from opensana.transformer.model import Stack
 
+EPS = 1e-15
 PADDING = 4
 """Columns behind a head's D: one of ones, and as many as keep rows of floats aligned."""
 
@@ -58,6 +60,8 @@ class FusedSelfAttention(nn.Module):
     qkv_weight: Tensor
     """[3 * heads * (D + padding), C]; the rows of the padding are 0."""
     qkv_bias: Tensor
+    core: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    """Of queries, keys and values [B, heads, N, D], in place of the plain form here."""
     least: Tensor
     """[3, 1, 1, 1, D + padding]: ReLU for queries and keys, and the ones that sum the keys."""
 
@@ -78,17 +82,22 @@ class FusedSelfAttention(nn.Module):
         self.register_buffer("least", least, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        batch, count, heads, width = *tokens.shape[:2], self.heads, self.width
         qkv = F.linear(tokens, self.qkv_weight, self.qkv_bias if self.bias else None)
-        parts = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        by_head = tokens.new_empty(parts.shape, dtype=torch.float32)
-        query, key, value = torch.maximum(parts, self.least, out=by_head)
-        both = query @ (key.mT @ value)
-        weights = both[..., width : width + 1].add_(1e-15)
-        out = tokens.new_empty(batch, count, heads, width)
-        torch.div(both[..., :width], weights, out=out.transpose(1, 2))
-        out = self.to_out[0](out.flatten(2))
+        by_head = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        core = self.core
+        out = self._attend(by_head) if core is None else core(*by_head[..., : self.width])
+        out = self.to_out[0](join_heads(out))
         return out.clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT) if out.dtype == torch.float16 else out
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Attend by queries, keys and values [3, B, heads, N, D + padding]: [B, heads, N, D]."""
+        wide = qkv.new_empty(qkv.shape, dtype=torch.float32)
+        query, key, value = torch.maximum(qkv, self.least, out=wide)
+        both = query @ (key.mT @ value)
+        weights = both[..., self.width : self.width + 1].add_(EPS)
+        batch, heads, count, _ = both.shape
+        out = qkv.new_empty(batch, count, heads, self.width).transpose(1, 2)
+        return torch.div(both[..., : self.width], weights, out=out)
 
     def _save_to_state_dict(
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
@@ -155,8 +164,8 @@ class FusedBlock(nn.Module):
         ff = self.ff
         wide = F.linear(tokens, ff.conv_inverted.weight.flatten(1), ff.conv_inverted.bias)
         feature_map = F.silu(wide, inplace=True).unflatten(1, grid).permute(0, 3, 1, 2)
-        hidden, gate = ff.conv_depth(feature_map).permute(0, 2, 3, 1).flatten(1, 2).chunk(2, dim=-1)
-        return F.linear(hidden * F.silu(gate), ff.conv_point.weight.flatten(1))
+        narrow = ff.middle(ff.conv_depth, feature_map).permute(0, 2, 3, 1).flatten(1, 2)
+        return F.linear(narrow, ff.conv_point.weight.flatten(1))
 
 
 def modulated(tokens: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:

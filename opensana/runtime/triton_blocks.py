@@ -11,6 +11,7 @@ from torch import nn
 
 from opensana.errors import ConfigError
 from opensana.layers.mix_ffn import MixFFN
+from opensana.runtime.fused import FusedSelfAttention
 from opensana.transformer.attention import SelfAttention
 
 
@@ -36,8 +37,9 @@ def use_triton(network: nn.Module, device: torch.device) -> None:
 
     changed = 0
     for part in network.modules():
-        if isinstance(part, SelfAttention):
-            size = part.to_q.out_features // part.heads
+        if isinstance(part, SelfAttention | FusedSelfAttention):
+            fused = isinstance(part, FusedSelfAttention)
+            size = part.width if fused else part.to_q.out_features // part.heads
             if size not in kernels.HEADS:
                 known = ", ".join(map(str, kernels.HEADS))
                 raise ConfigError(

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from opensana.layers.linear_attention import relu_linear_attention
+from opensana.layers.mix_ffn import depthwise_gated
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.runtime.fused import FusedBlock, can_fuse, fuse
@@ -102,6 +104,29 @@ def test_half_precision_is_no_worse_than_in_plain_blocks(dtype: torch.dtype) -> 
     assert isinstance(prepared(fused, 3, 0).blocks[0], FoldedText)
     assert isinstance(prepared(plain, 3, 0).blocks[0], KeysValues)
     assert sum(errors[1]) < 1.1 * sum(errors[0])
+
+
+@torch.inference_mode()
+def test_other_kernels_may_stand_in() -> None:
+    """Those of `triton_kernels.py` take the place of the core of attention and of Mix-FFN."""
+    plain, fused = pair(WIDE, torch.float32)
+    called: list[str] = []
+
+    def core(*heads: Tensor) -> Tensor:
+        called.append("core")
+        return relu_linear_attention(*heads)
+
+    def middle(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        called.append("middle")
+        return depthwise_gated(layer, x)
+
+    for block in fused.transformer_blocks:
+        assert isinstance(block, FusedBlock)
+        block.attn1.core, block.ff.middle = core, middle
+    x, timestep = torch.randn(2, 8, 4, 6), torch.tensor([300.0])
+    found = fused.velocity(x, timestep, prepared(fused, 3, 5))
+    assert error(found, plain.velocity(x, timestep, prepared(plain, 3, 5))) < 2e-6
+    assert called == ["core", "middle"] * 3
 
 
 def test_names_and_weights_stay() -> None:
