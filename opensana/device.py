@@ -101,7 +101,7 @@ def faithful_dtype(
     import torch
 
     if requested is None and stored == torch.float32:
-        return stored
+        return torch.float32
     return resolve_dtype(device, requested, stored)
 
 

@@ -21,7 +21,8 @@ from opensana.layers.weight_only import WeightOnlyLinear
 from opensana.models.load import load_other_transformer, load_transformer
 from opensana.models.open import Model
 from opensana.models.options import LoadOptions
-from opensana.runtime.placing import prepare_for_inference
+from opensana.runtime.fused import FusedBlock, fuse, is_fused
+from opensana.runtime.placing import place, prepare_for_inference
 from opensana.runtime.quantize import (
     Quantization,
     dequantised_layer,
@@ -33,6 +34,7 @@ from opensana.weights.locate import locate
 from opensana.weights.lora import (
     Lora,
     MergedLora,
+    apply_loras,
     check_fit,
     lora_provenance,
     merged_loras,
@@ -109,7 +111,9 @@ class WithLoras(Generic[Model]):
         return outputs * inputs * self.model.transformer.dtype.itemsize
 
     def _changed(self, loras: Merged) -> set[str]:
-        """The layers to make anew. A quantised model is quantised again as a whole."""
+        """The layers to make anew. A quantised or fused model is made again as a whole."""
+        if is_fused(self.model.transformer):
+            return set(self._layers)
         names = {name for lora, _ in loras for name in lora.layers}
         quantised = (name for name, one in self._layers.items() if _is_quantised(one))
         return names.union(quantised)
@@ -120,11 +124,23 @@ class WithLoras(Generic[Model]):
         network = self.model.transformer
         quantization = quantization_of(network)
         all = [*self._first, *loras]
+        if is_fused(network):
+            return self._fused(network, all)
         layers = {
             name: self._remade(name, all, network.get_submodule(name), quantization)
             for name in self._changed(loras)
         }
         return _grafted(network, layers)
+
+    def _fused(self, old: Transformer, loras: Merged) -> Transformer:
+        """All of it with LoRAs, where and as the old one runs: fused blocks join several layers."""
+        made = copy.deepcopy(self._stored)
+        apply_loras(made, loras)
+        fuse(place(made, next(old.parameters()).device, old.dtype))
+        for new, block in zip(made.transformer_blocks, old.transformer_blocks, strict=True):
+            if isinstance(new, FusedBlock) and isinstance(block, FusedBlock):
+                new.attn1.core, new.ff.middle = block.attn1.core, block.ff.middle
+        return made
 
     def _remade(
         self, name: str, loras: Merged, old: nn.Module, quantization: Quantization | None

@@ -41,6 +41,11 @@ def fuse(stack: Stack) -> None:
             stack.transformer_blocks[index] = FusedBlock(block)
 
 
+def is_fused(stack: Stack) -> bool:
+    """Whether any of the blocks is."""
+    return any(isinstance(block, FusedBlock) for block in stack.transformer_blocks)
+
+
 def can_fuse(block: Block) -> bool:
     """Whether all its products are of plain weights, and queries and keys go without a norm."""
     one, two = block.attn1, block.attn2

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from opensana.errors import ConfigError, WeightsError
+from opensana.models.load import load_transformer
 from opensana.models.options import LoadOptions
 from opensana.models.with_loras import WithLoras
 from opensana.pipeline import Sana
+from opensana.runtime.fused import fuse, is_fused
+from opensana.runtime.placing import place
 from opensana.transformer.model import Transformer
 from opensana.weights.lora import Lora, MergedLora, read_lora
 from tests import tiny
@@ -127,3 +130,17 @@ def test_wrong_use_is_one_line(model: Path, loras: list[Lora]) -> None:
     strange = replace(loras[0], layers={"transformer_blocks.7.attn1.to_q": change})
     with pytest.raises(WeightsError, match="belongs to another architecture"):
         opened(model).check(strange)
+
+
+def test_fused_blocks_are_made_anew(model: Path, loras: list[Lora]) -> None:
+    """As on a GPU; here the plain transformer of the same LoRAs stands beside it."""
+    plain, base = opened(model), opened(model)
+    fuse(place(base.model.transformer, torch.device("cpu"), torch.float32))
+    assert not is_fused(base.model.transformer), "packed layers stay"
+    whole = load_transformer(model)
+    fuse(whole)
+    base.model = replace(base.model, transformer=whole)
+    found, expected = (one.transformer([(loras[1], 0.5)]) for one in (base, plain))
+    assert is_fused(found) and base.bytes([(loras[1], 0.5)]) == base.all_bytes
+    assert velocity(found).allclose(velocity(expected), rtol=1e-4, atol=1e-5)
+    assert not velocity(found).allclose(velocity(whole), rtol=1e-4, atol=1e-5)
