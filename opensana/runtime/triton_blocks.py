@@ -21,7 +21,7 @@ def has_triton() -> bool:
 
 
 def use_triton(network: nn.Module, device: torch.device) -> None:
-    """Have the plain blocks of a placed network call the kernels; its state dict does not change.
+    """Have the blocks of a placed network, plain or fused, call the kernels; its state dict stays.
 
     On a CPU Triton's interpreter runs them, with TRITON_INTERPRET=1 in the environment: for tests.
     ConfigError where there is no Triton, no CUDA, or a size of heads that has no kernel.
