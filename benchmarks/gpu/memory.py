@@ -37,6 +37,7 @@ def planned(setting: Setting, preset: str, model: Sana) -> dict[str, float]:
         autoencoder_config(tiny=setting.tiny),
         main=model.transformer.dtype,
         others=model.autoencoder.dtype,
+        device=model.device,
     )
     return {name: short(size / 2**30) for name, size in plan.to_dict().items()}
 
