@@ -20,7 +20,7 @@ from opensana.models.index import ModelDefaults, ModelInfo
 from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.models.scheduler import DPM, SCM
 from opensana.pipeline import Sana
-from opensana.runtime.placing import part_dtype, place, prepare_for_inference
+from opensana.runtime.placing import part_dtype, prepare_for_inference
 from opensana.runtime.tf32 import settle_float32
 from opensana.runtime.triton_blocks import use_triton
 from opensana.text.encoder import TextEncoder
@@ -105,14 +105,14 @@ def fill(module: nn.Module, seed: int = 0) -> None:
 def random_transformer(
     config: TransformerConfig, device: torch.device, dtype: torch.dtype, *, triton: bool = False
 ) -> Transformer:
-    """As a loaded one: filled, placed and packed, or with the kernels in Triton."""
+    """As a loaded one: filled, placed, packed or fused, and if asked with the kernels in Triton."""
     with device:
         network = Transformer(config).eval().requires_grad_(False)
     fill(network)
+    prepare_for_inference(network, device, dtype)
     if triton:
-        use_triton(place(network, device, dtype), device)
-        return network
-    return prepare_for_inference(network, device, dtype)
+        use_triton(network, device)
+    return network
 
 
 def random_autoencoder(

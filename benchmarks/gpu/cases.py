@@ -28,7 +28,7 @@ from opensana.flow.guidance import guided_velocity
 from opensana.flow.solvers import SOLVERS
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import MixFFN
-from opensana.runtime.placing import place, prepare_for_inference
+from opensana.runtime.placing import prepare_for_inference
 from opensana.runtime.triton_blocks import use_triton
 from opensana.text.encoder import TextEncoder
 from opensana.text.gemma3 import Gemma3TextModel
@@ -65,11 +65,9 @@ class Case:
     @torch.inference_mode()
     def found(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """As the device computes it, placed as a loaded model is."""
-        module = deepcopy(self.module)
+        module = prepare_for_inference(deepcopy(self.module), device, dtype)
         if self.in_triton:
-            use_triton(place(module, device, dtype), device)
-        else:
-            prepare_for_inference(module, device, dtype)
+            use_triton(module, device)
         poison(device)
         return self.forward(module, moved(self.inputs, device, dtype))
 

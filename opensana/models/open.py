@@ -176,12 +176,12 @@ def open_model(options: LoadOptions) -> OpenModel:
         for network in filter(None, (transformer, few_step)):
             join_products(place(network, device, dtype), kernels)
     for network in filter(None, (transformer, controlnet, few_step)):
-        if in_triton:
-            use_triton(place(network, device, dtype), device)
         if options.compile:
             compile_blocks(place(network, device, dtype))
-        elif not in_triton:
+        else:
             prepare_for_inference(network, device, dtype)
+        if in_triton:
+            use_triton(network, device)
     autoencoder = load_autoencoder(folder, variant=variant)
     in_float32 = (device.type, others) == ("cpu", torch.float32)
     if in_float32 and quantization is not None and quantization.scheme == "w8a8":
