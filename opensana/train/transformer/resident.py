@@ -1,8 +1,8 @@
 """Cached features in a device's memory, where batches are put together and noise is drawn.
 
 A loader takes a fifth of a millisecond a sample, and a small network on a GPU less: it would be
-waited for. Draws are functions of the seed and the step alone, made for the whole batch, so that slots of
-several processes or micro-batches are its parts; they are not the loader's draws.
+waited for. Draws are functions of the seed and the step alone, made for the whole batch, so that
+slots of several processes or micro-batches are its parts; they are not the loader's draws.
 
 B samples, N text tokens, D text channels, C channels, h w latent size, S samples of the cache.
 """
