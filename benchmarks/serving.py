@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.timing import machine
 from opensana import Request, Sana
-from opensana.serve.keys import LOCAL
-from opensana.serve.limits import Limits
-from opensana.serve.order import Order
-from opensana.serve.sana_painter import SanaPainter
+from opensana.serve.gate.keys import LOCAL
+from opensana.serve.jobs.limits import Limits
+from opensana.serve.jobs.order import Order
+from opensana.serve.jobs.store import Store
+from opensana.serve.painting.sana_painter import SanaPainter
 from opensana.serve.service import Service
-from opensana.serve.store import Store
 
 CLIENTS = (1, 2, 4, 8)
 SHORT_JOBS = 20

@@ -15,8 +15,8 @@ from opensana.models.options import LoadOptions
 from opensana.request import LARGEST_SIZE, MOST_IMAGES, MOST_STEPS, SMALLEST_SIZE
 
 if TYPE_CHECKING:
-    from opensana.serve.ray_replicas import RayReplicas, Scale
-    from opensana.serve.sana_painter import SanaPainter
+    from opensana.serve.painting.sana_painter import SanaPainter
+    from opensana.serve.replicas.ray_replicas import RayReplicas, Scale
 
 DAY = 86400.0
 RANGES = {
@@ -98,10 +98,10 @@ class Serve(LoadOptions, Command):
                 raise
             raise MissingExtraError("serve", str(error.name)) from None
         from opensana.device import parse_bytes
-        from opensana.serve.limits import Limits
+        from opensana.serve.jobs.limits import Limits
+        from opensana.serve.jobs.store import Store, usual_folder
+        from opensana.serve.painting.warm_up import warm_ups
         from opensana.serve.service import Service
-        from opensana.serve.store import Store, usual_folder
-        from opensana.serve.warm_up import warm_ups
         from opensana.weights.locate import locate
 
         scale = self._scale()
@@ -133,7 +133,7 @@ class Serve(LoadOptions, Command):
 
     def _scale(self) -> "Scale | None":
         """How many replicas; ConfigError for flags that do not go together."""
-        from opensana.serve.ray_replicas import read_scale
+        from opensana.serve.replicas.ray_replicas import read_scale
 
         if self.replicas is not None and self.ray is None:
             raise ConfigError("--replicas goes with --ray; try --ray local")
@@ -149,7 +149,7 @@ class Serve(LoadOptions, Command):
         self, folder: Path, scale: "Scale | None"
     ) -> Iterator["SanaPainter | RayReplicas"]:
         from opensana.device import parse_bytes
-        from opensana.serve.loading import load_painter, whole_paths
+        from opensana.serve.painting.loading import load_painter, whole_paths
 
         options = LoadOptions(**{one.name: getattr(self, one.name) for one in fields(LoadOptions)})
         loras = self.loras and self.loras.expanduser().resolve()
@@ -158,7 +158,7 @@ class Serve(LoadOptions, Command):
         if self.ray is None:
             yield load(options)
             return
-        from opensana.serve.ray_replicas import ray_replicas
+        from opensana.serve.replicas.ray_replicas import ray_replicas
 
         with ray_replicas(
             self.ray,

@@ -3,10 +3,11 @@
 from fastapi import FastAPI
 
 from opensana import __version__
-from opensana.serve import a1111, health, native, openai, page
+from opensana.serve import page
+from opensana.serve.api import a1111, health, native, openai
 from opensana.serve.errors import RESPONSES, add_handlers
-from opensana.serve.guard import Guard
-from opensana.serve.keys import NO_KEYS, Keys
+from opensana.serve.gate.guard import Guard
+from opensana.serve.gate.keys import NO_KEYS, Keys
 from opensana.serve.service import Service
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from opensana.errors import OpensanaError, RequestError
+from opensana.serve.api.schema import inlined
 from opensana.serve.logs import log_failure
-from opensana.serve.schema import inlined
 
 CLIENT_LEFT = 499
 """The status, in figures and in the log, of a request whose client left before its answer."""

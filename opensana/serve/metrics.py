@@ -2,7 +2,7 @@
 
 import prometheus_client as prometheus
 
-from opensana.serve.job import JobRecord
+from opensana.serve.jobs.job import JobRecord
 from opensana.serve.painter import Plan
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from opensana.drawing.picture import Picture
 from opensana.request import Request
-from opensana.serve.order import LoraChoice, Order
+from opensana.serve.jobs.order import LoraChoice, Order
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from opensana.errors import ConfigError
 from opensana.serve.app import make_app
-from opensana.serve.keys import NO_KEYS, Keys, read_keys
+from opensana.serve.gate.keys import NO_KEYS, Keys, read_keys
+from opensana.serve.gate.protocol import HEAD_BYTES, Protocol
 from opensana.serve.logs import log, log_libraries
-from opensana.serve.protocol import HEAD_BYTES, Protocol
 from opensana.serve.service import Service
 
 PRUNE_SECONDS = 600

@@ -10,22 +10,22 @@ from typing import Any
 import fastapi
 
 from opensana import __version__
-from opensana.serve.beginnings import new_record, unfinished
-from opensana.serve.board import Board, Live
-from opensana.serve.dispatcher import Dispatcher, Replicas
 from opensana.serve.errors import CLIENT_LEFT, ApiError
-from opensana.serve.events import LAST, Event
-from opensana.serve.job import JobRecord
-from opensana.serve.keys import Key
-from opensana.serve.ledger import Ledger
-from opensana.serve.limits import Limits, Rates
+from opensana.serve.gate.keys import Key
+from opensana.serve.jobs.beginnings import new_record, unfinished
+from opensana.serve.jobs.board import Board, Live
+from opensana.serve.jobs.events import LAST, Event
+from opensana.serve.jobs.job import JobRecord
+from opensana.serve.jobs.ledger import Ledger
+from opensana.serve.jobs.limits import Limits, Rates
+from opensana.serve.jobs.order import InputName, Order
+from opensana.serve.jobs.pace import Pace
+from opensana.serve.jobs.room import Room
+from opensana.serve.jobs.store import Store
 from opensana.serve.metrics import Metrics
-from opensana.serve.order import InputName, Order
-from opensana.serve.pace import Pace
 from opensana.serve.painter import Painter
-from opensana.serve.room import Room
-from opensana.serve.store import Store
-from opensana.serve.worker import Worker
+from opensana.serve.painting.worker import Worker
+from opensana.serve.replicas.dispatcher import Dispatcher, Replicas
 
 
 class Service:

@@ -8,10 +8,10 @@ import pytest
 from opensana.cli import main
 from opensana.cli.serve import RANGES
 from opensana.errors import ConfigError
-from opensana.serve.keys import NO_KEYS
+from opensana.serve.gate.keys import NO_KEYS
+from opensana.serve.jobs.store import Store, usual_folder
 from opensana.serve.run import bind, serve
 from opensana.serve.service import Service
-from opensana.serve.store import Store, usual_folder
 from tests.serve.gradient import Gradient
 
 KEYS = "me:0123456789abcdef\n"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opensana.serve.keys import LOCAL, Key, Keys
+from opensana.serve.gate.keys import LOCAL, Key, Keys
 from tests.integrations.comfy_stand_in import Comfy, InterruptProcessingException, load
 from tests.serve.gradient import Gradient, gradient, serving
 from tests.tiny import sana

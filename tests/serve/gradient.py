@@ -20,12 +20,12 @@ from opensana.drawing.picture import Picture
 from opensana.errors import RequestError
 from opensana.request import seeds_from
 from opensana.serve.app import make_app
-from opensana.serve.keys import NO_KEYS, Keys
-from opensana.serve.order import LoraChoice, Order
+from opensana.serve.gate.keys import NO_KEYS, Keys
+from opensana.serve.jobs.order import LoraChoice, Order
+from opensana.serve.jobs.store import Store
 from opensana.serve.painter import Plan
 from opensana.serve.run import BACKLOG, bind, uvicorn_config
 from opensana.serve.service import Service
-from opensana.serve.store import Store
 from opensana.weights.lora import MergedLora, lora_provenance
 
 NATIVE, STEPS = 64, 4

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from opensana.drawing.picture import Picture
-from opensana.serve import ray_replicas, run
-from opensana.serve.keys import NO_KEYS
+from opensana.serve import run
+from opensana.serve.gate.keys import NO_KEYS
+from opensana.serve.jobs.store import Store
+from opensana.serve.replicas import ray_replicas
 from opensana.serve.service import Service
-from opensana.serve.store import Store
 from tests.serve.gradient import Gradient, Sheet
 
 BATCH = 2

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from opensana.serve import run
-from opensana.serve.keys import NO_KEYS
-from opensana.serve.limits import Limits
+from opensana.serve.gate.keys import NO_KEYS
+from opensana.serve.jobs.limits import Limits
+from opensana.serve.jobs.store import Store
 from opensana.serve.service import Service
-from opensana.serve.store import Store
 from tests.serve.gradient import Gradient
 
 if __name__ == "__main__":

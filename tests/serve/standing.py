@@ -7,11 +7,11 @@ from contextlib import aclosing
 from typing import Any
 
 from opensana.errors import OpensanaError
-from opensana.serve.dispatcher import ReplicaLost, Replicas, ReplicasFull
-from opensana.serve.order import Order
+from opensana.serve.jobs.order import Order
+from opensana.serve.jobs.relay import Message
 from opensana.serve.painter import Plan
-from opensana.serve.relay import Message
-from opensana.serve.replica import Replica, Task
+from opensana.serve.replicas.dispatcher import ReplicaLost, Replicas, ReplicasFull
+from opensana.serve.replicas.replica import Replica, Task
 from tests.serve.gradient import Gradient
 
 

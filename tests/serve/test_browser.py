@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 
 from opensana.drawing.picture import Picture
 from opensana.request import Request
-from opensana.serve.keys import Keys
-from opensana.serve.limits import Limits
+from opensana.serve.gate.keys import Keys
+from opensana.serve.jobs.limits import Limits
 from opensana.weights.lora import MergedLora, lora_provenance
 from tests.serve.gradient import NATIVE, Gradient, Server, digest, serving
 from tests.serve.processes import free_port, running

@@ -1,7 +1,7 @@
 """Requests that are wrong in every way: one shape of error, no secrets, and the server lives on.
 
 Those that the schema speaks of are made by schemathesis, the others by hypothesis.
-Also tests `serve/schema.py`.
+Also tests `serve/api/schema.py`.
 """
 
 import base64

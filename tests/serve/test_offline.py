@@ -19,7 +19,7 @@ def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_tests_of_the_server_pass_without_a_network(tmp_path: Path) -> None:
-    found = sorted(path for path in HERE.glob("test_*.py") if path != Path(__file__))
+    found = sorted(path for path in HERE.rglob("test_*.py") if path != Path(__file__))
     printed, attempts = run_offline(tmp_path, *PYTEST, "-m", "not slow", *map(str, found))
     print(printed.splitlines()[-1])
     assert " passed" in printed and attempts == []

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from opensana.serve.keys import Keys
+from opensana.serve.gate.keys import Keys
 from tests.serve.gradient import Server, serving
 
 KEY = "a-secret-of-some-length"

@@ -1,6 +1,6 @@
 """A server that is stopped, killed and begun again.
 
-Also tests `serve/beginnings.py`, `serve/store.py`.
+Also tests `serve/jobs/beginnings.py`, `serve/jobs/store.py`.
 """
 
 import concurrent.futures
@@ -16,7 +16,7 @@ from PIL import Image
 
 from opensana.errors import ConfigError
 from opensana.serve import run
-from opensana.serve.store import Store
+from opensana.serve.jobs.store import Store
 from tests.serve.gradient import Gradient, serving
 from tests.serve.processes import running, until
 

@@ -1,6 +1,6 @@
 """Queue, idempotency, rates, clients that leave, and many of them at once.
 
-Also tests `serve/room.py`.
+Also tests `serve/jobs/room.py`.
 """
 
 import concurrent.futures
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from opensana.serve.limits import Limits
+from opensana.serve.jobs.limits import Limits
 from tests.serve.gradient import NATIVE, STEPS, Gradient, Sheet, serving
 
 ONE = NATIVE * NATIVE * STEPS

@@ -1,0 +1,1 @@
+"""What draws: the worker's loop, and the model behind it."""

@@ -1,0 +1,1 @@
+"""More than one worker: replicas on Ray Serve."""
