@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.serve.test_loras import HOSTILE
+from tests.serve.painting.test_loras import HOSTILE
 
 from opensana.drawing.picture import read_note
 from opensana.errors import OutOfMemory, RequestError
