@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.serve.painting.test_loras import HOSTILE
 
 from opensana.drawing.picture import read_note
 from opensana.errors import OutOfMemory, RequestError
@@ -21,6 +20,7 @@ from opensana.serve.gate.keys import Keys
 from opensana.serve.jobs import schedule
 from opensana.serve.painter import Plan
 from tests.serve.gradient import Gradient, Server, digest, gradient, serving
+from tests.serve.painting.test_loras import HOSTILE
 from tests.serve.standing import Standing
 
 FILM, INK = {"name": "film", "scale": 0.8}, {"name": "ink", "scale": -0.5}
