@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableSequence, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,7 +48,7 @@ class Gradient:
     step_seconds: float = 0.0
     fail: Callable[[str, list[Sheet]], None] = lambda what, sheets: None
     """Raises what should go wrong, by the method's name."""
-    batches: list[list[tuple[str, int]]] = field(default_factory=list)
+    batches: MutableSequence[list[tuple[str, int]]] = field(default_factory=list)
     """Prompt and step of each picture of each batch."""
     loras: tuple[str, ...] = ("film", "ink")
     """Names that requests may choose."""

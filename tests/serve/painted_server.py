@@ -5,6 +5,7 @@ OPTIONS is JSON: step (seconds), grace, batch, and limits by their names.
 
 import json
 import sys
+from collections import deque
 from pathlib import Path
 
 from opensana.serve import run
@@ -19,7 +20,8 @@ if __name__ == "__main__":
     asked = {"step": 0.0, "grace": 20.0, "batch": 8, "limits": {}} | json.loads(options)
     listener = run.bind("127.0.0.1", int(port))
     service = Service(
-        Gradient(asked["step"]),
+        # What it notes of each batch would grow for as long as it runs.
+        Gradient(asked["step"], batches=deque(maxlen=0)),
         Store(Path(folder)),
         batch=asked["batch"],
         limits=Limits(**asked["limits"]),

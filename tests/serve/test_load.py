@@ -95,7 +95,7 @@ def watched(server: Process, stop: threading.Event) -> list[Sample]:
 @pytest.mark.slow
 def test_five_thousand_pictures_leave_memory_files_and_threads_as_they_were(tmp_path: Path) -> None:
     # The server keeps its last 1,000 jobs at hand, and SQLite 2 MB of its file.
-    clients, pictures, warm = 16, 5000, 2500
+    clients, pictures, warm = 16, 5000, 1500
     stop = threading.Event()
     with running(tmp_path / "jobs") as server, ThreadPoolExecutor(1) as pool:
         samples = pool.submit(watched, server, stop)
