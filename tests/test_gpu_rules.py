@@ -106,7 +106,10 @@ def test_compiling_for_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(ConfigError, match="needs Triton"):
         compile_blocks(transformer)
     monkeypatch.setattr(compiled, "find_spec", lambda name: ModuleSpec(name, None))
+    marked: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block: marked.append(block))
     compile_blocks(transformer)
+    assert marked == list(transformer.transformer_blocks)
 
 
 def test_the_text_encoder_may_run_elsewhere(

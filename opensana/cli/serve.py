@@ -106,30 +106,30 @@ class Serve(LoadOptions, Command):
 
         scale = self._scale()
         keep_bytes = parse_bytes(self.keep_size)
-        listener = run.bind(self.host, self.port)
-        keys = run.keys_for(listener, self.keys, insecure=self.insecure)
-        say(f"loading {self.model}")
-        locate(self.model, revision=self.revision, variant=self.variant)
-        folder = self.folder or usual_folder(self.model)
-        store = Store(folder)
-        with self._painter(folder, scale) as painter:
-            usual = painter.about()
-            one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
-            limits = Limits(
-                largest_side=self.largest_size,
-                most_pixels=self.largest_size**2,
-                most_steps=self.most_steps,
-                most_images=self.most_images,
-                queue=self.queue * one,
-                queue_of_key=self.queue_per_key and self.queue_per_key * one,
-                rate=self.rate,
-                keep_seconds=self.keep_days * DAY,
-                keep_bytes=keep_bytes,
-            )
-            first = warm_ups(usual) if self.ray is None else ()
-            service = Service(painter, store, limits=limits, batch=self.batch, warm_ups=first)
-            say(f"answering on {run.url(listener)}; Ctrl-C ends it")
-            run.serve(service, listener, keys=keys, grace=self.grace)
+        with run.bind(self.host, self.port) as listener:
+            keys = run.keys_for(listener, self.keys, insecure=self.insecure)
+            say(f"loading {self.model}")
+            locate(self.model, revision=self.revision, variant=self.variant)
+            folder = self.folder or usual_folder(self.model)
+            store = Store(folder)
+            with self._painter(folder, scale) as painter:
+                usual = painter.about()
+                one = usual["native_size"] ** 2 * usual["defaults"]["steps"]
+                limits = Limits(
+                    largest_side=self.largest_size,
+                    most_pixels=self.largest_size**2,
+                    most_steps=self.most_steps,
+                    most_images=self.most_images,
+                    queue=self.queue * one,
+                    queue_of_key=self.queue_per_key and self.queue_per_key * one,
+                    rate=self.rate,
+                    keep_seconds=self.keep_days * DAY,
+                    keep_bytes=keep_bytes,
+                )
+                first = warm_ups(usual) if self.ray is None else ()
+                service = Service(painter, store, limits=limits, batch=self.batch, warm_ups=first)
+                say(f"answering on {run.url(listener)}; Ctrl-C ends it")
+                run.serve(service, listener, keys=keys, grace=self.grace)
 
     def _scale(self) -> "Scale | None":
         """How many replicas; ConfigError for flags that do not go together."""

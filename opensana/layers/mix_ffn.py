@@ -36,8 +36,8 @@ class MixFFN(nn.Module):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = self.activation(self.conv_inverted(x))
-        out = self.conv_point(self.middle(self.conv_depth, wide))
+        # No wide map has a name here: it would live on beside the next.
+        out = self.conv_point(self.middle(self.conv_depth, self.activation(self.conv_inverted(x))))
         if self.norm is not None and self.residual:
             return add_normed(x, out, self.norm)
         out = out if self.norm is None else self.norm(out)
@@ -46,7 +46,8 @@ class MixFFN(nn.Module):
 
 def depthwise_gated(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The convolution of [B, 2 C, H, W], gated."""
-    return gated(layer(x))
+    x = layer(x)
+    return gated(x)
 
 
 def gated(x: Tensor) -> Tensor:

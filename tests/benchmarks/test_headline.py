@@ -63,7 +63,8 @@ def test_the_table_has_the_papers_figures() -> None:
 
 def test_the_plot(tmp_path: Path) -> None:
     draw(list(ratios(kept())), tmp_path / "plot.png")
-    assert Image.open(tmp_path / "plot.png").size == (960, 540)
+    with Image.open(tmp_path / "plot.png") as plot:
+        assert plot.size == (960, 540)
 
 
 def test_figures_of_another_machine_are_refused(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     line = "generate x -n 2 --steps 3 --guidance 2 --solver euler --negative-prompt y"
     line += " --width 96 --height 32 --model m --device cpu --dtype fp32"
     line += " --revision r --variant fp16 --memory 2GiB --compile --kernels --binned --quantize w8"
+    line += " --text-device cpu"
     assert main(line.split()) == 0
     expected = Request(
         "x", negative_prompt="y", width=96, height=32, steps=3, guidance=2.0, images=2,
@@ -41,7 +42,7 @@ def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
     assert load == {
         "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16",
         "compile": True, "kernels": True, "transformer": None, "controlnet": None,
-        "lora": None, "lora_scale": 1.0, "quantize": "w8",
+        "lora": None, "lora_scale": 1.0, "quantize": "w8", "text_device": "cpu",
     }  # fmt: skip
 
 

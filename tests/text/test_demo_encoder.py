@@ -223,6 +223,7 @@ def test_texts_in_ascii_have_the_same_tokens_without_the_whole_file() -> None:
     assert "_any" in vars(ours)
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 @needs_weights
 def test_the_stored_instruction_is_what_the_model_makes_of_it(tmp_path: Path) -> None:

@@ -146,6 +146,7 @@ def recipe(tmp_path: Path, features: Path) -> Callable[..., DistillationRecipe]:
     return make
 
 
+@pytest.mark.slow
 def test_one_step_comes_nearer_to_the_teachers_twenty(
     recipe, transformer_recipe, tmp_path: Path
 ) -> None:

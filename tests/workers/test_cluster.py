@@ -116,6 +116,7 @@ def test_labelling(ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {line["key"]: line["text"] for line in lines(labels)} == expected(folder)
 
 
+@pytest.mark.slow
 def test_encoding_gives_the_cache_of_a_plain_run(
     ray: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

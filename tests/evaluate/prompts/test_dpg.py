@@ -68,15 +68,16 @@ def test_pictures_are_two_by_two(drawn: Drawn, questions: str, tmp_path: Path) -
     found = evaluate_dpg(Options("m", questions, seed=10), tmp_path / "to")
     paths = sorted((tmp_path / "to/pictures").iterdir())
     assert [path.name for path in paths] == ["COCO1.png", "whoops9.png"]
-    sheet = Image.open(paths[1])
-    assert sheet.size == (2 * SIDE, 2 * SIDE)
-    reds = [part.getpixel((3, 3)) for part in parts(sheet, 4)]
+    with Image.open(paths[1]) as sheet:
+        assert sheet.size == (2 * SIDE, 2 * SIDE)
+        reds = [part.getpixel((3, 3)) for part in parts(sheet, 4)]
     assert reds == [(14 + number, 7, 7) for number in range(4)]
     assert "compute_dpg_bench.py --image-root-path" in found["left_out"]["all figures"]
     evaluate_dpg(Options("m", questions, seed=10), tmp_path / "to")
     assert len(drawn.asked) == 8
     evaluate_dpg(Options("m", questions, images=1), tmp_path / "one")
-    assert Image.open(tmp_path / "one/pictures/COCO1.png").size == (SIDE, SIDE)
+    with Image.open(tmp_path / "one/pictures/COCO1.png") as picture:
+        assert picture.size == (SIDE, SIDE)
     with pytest.raises(RequestError, match="at most 4, got 5"):
         evaluate_dpg(Options("m", questions, images=5), tmp_path / "five")
 
