@@ -74,8 +74,9 @@ class Standing(Replicas):
         """What comes next from a replica, while it lives."""
         coming = asyncio.ensure_future(anext(stream, None))
         try:
-            while not (await asyncio.wait({coming}, timeout=0.01))[0]:
-                if number not in self.alive:
+            while not coming.done():
+                await asyncio.wait({coming}, timeout=0.01)
+                if number not in self.alive:  # nor is anything heard that it sent too late
                     raise ReplicaLost("killed")
             return coming.result()
         finally:
