@@ -49,15 +49,13 @@ class Worker:
 
     def drain(self) -> None:
         """Begin no more jobs; the thread ends once those begun are done."""
-        with self._board.changed:
-            self._draining = True
-            self._board.changed.notify_all()
+        self._draining = True
+        self._board.tell()
 
     def stop(self) -> None:
         """End after the step at work; unfinished jobs stay as they are in the store."""
-        with self._board.changed:
-            self._stopped = True
-            self._board.changed.notify_all()
+        self._stopped = True
+        self._board.tell()
 
     def join(self, seconds: float | None = None) -> bool:
         """Whether the thread has ended within so many seconds."""
