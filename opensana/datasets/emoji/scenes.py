@@ -36,12 +36,14 @@ FRONT, BACK = (0.25, 0.5, 0.5), (0.15, 0.0, 0.7)
 """Left, top and side: who stands in front of whom."""
 RELATIONS = (*HALVES, "in front of")
 GRID: dict[int, tuple[float, tuple[Corner, ...]]] = {
-    2: (0.46, ((0.02, 0.27), (0.52, 0.27))),
-    3: (0.46, ((0.27, 0.02), (0.02, 0.52), (0.52, 0.52))),
-    4: (0.46, ((0.02, 0.02), (0.52, 0.02), (0.02, 0.52), (0.52, 0.52))),
+    2: (0.5, HALVES["and"]),
+    3: (0.5, ((0.25, 0.0), (0.0, 0.5), (0.5, 0.5))),
+    4: (0.5, ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))),
     5: (0.33, ((0.01, 0.01), (0.66, 0.01), (0.335, 0.335), (0.01, 0.66), (0.66, 0.66))),
 }
-"""The side, and left and top, of so many objects, in reading order, as on a die."""
+"""The side, and left and top, of so many objects, in reading order, as on a die.
+
+Up to four stand on the borders of latents and are as large as two: they look the same to the model."""
 
 
 @dataclass(frozen=True)
