@@ -43,7 +43,8 @@ GRID: dict[int, tuple[float, tuple[Corner, ...]]] = {
 }
 """The side, and left and top, of so many objects, in reading order, as on a die.
 
-Up to four stand on the borders of latents and are as large as two: they look the same to the model."""
+Up to four stand on the borders of latents and are as large as one of a pair: the same to a model.
+"""
 
 
 @dataclass(frozen=True)

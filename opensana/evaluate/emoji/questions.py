@@ -55,44 +55,47 @@ class Composed:
 QUESTIONS = ("two_objects", "counting", "colours", "position", "colour_attribution")
 
 
-def questions(vocabulary: Vocabulary, name: str, count: int) -> list[Asked]:
-    """The same each time, on white."""
+def questions(
+    vocabulary: Vocabulary, name: str, count: int, *, held_out: bool = True
+) -> list[Asked]:
+    """The same each time, on white; without `held_out`, what training may see, to choose by."""
     asked = []
     for number in range(count):
-        dice = Random(f"ask/{name}/{number}")
-        scene = _scene(vocabulary, name, number, dice)
+        dice = Random(f"{'ask' if held_out else 'try'}/{name}/{number}")
+        scene = _scene(vocabulary, name, number, dice, held_out=held_out)
         asked.append(Asked(vocabulary.caption(scene, dice), scene))
     return asked
 
 
-def _scene(vocabulary: Vocabulary, name: str, number: int, dice: Random) -> Composition:
+def _scene(
+    vocabulary: Vocabulary, name: str, number: int, dice: Random, *, held_out: bool
+) -> Composition:
+    def drawn(task: str, *parts: str) -> Iterator[Composition]:
+        return _drawn(vocabulary, task, dice, frozenset(parts if held_out else ()))
+
     if name == "two_objects":
-        wanted = _drawn(vocabulary, "two", dice, "pair")
-        return replace(next(wanted), relation="and")
+        return replace(next(drawn("two", "pair")), relation="and")
     if name == "counting":
-        wanted = _drawn(vocabulary, "counted", dice, "number")
-        return next(scene for scene in wanted if scene.total == 2 + number % 4)
+        return next(s for s in drawn("counted", "number") if s.total == 2 + number % 4)
     if name == "colours":
         main = vocabulary.painter.main
-        wanted = _drawn(vocabulary, "coloured", dice, "colour")
+        wanted = drawn("coloured", "colour")
         return next(s for s in wanted if main(s.groups[0].kind).name != s.groups[0].colour)
     if name == "colour_attribution":
-        wanted = _drawn(vocabulary, "attributed", dice, "pair")
+        wanted = drawn("attributed", "pair")
         different = (s for s in wanted if s.groups[0].colour != s.groups[1].colour)
         return replace(next(different), relation="and")
     if number % 2:
-        wanted = _drawn(vocabulary, "positioned", dice)
-        return next(s for s in wanted if not s.groups[0].colour)
-    wanted = _drawn(vocabulary, "two", dice, "pair")
-    return next(s for s in wanted if s.relation in RELATIONS)
+        return next(s for s in drawn("positioned") if not s.groups[0].colour)
+    return next(s for s in drawn("two", "pair") if s.relation in RELATIONS)
 
 
 def _drawn(
-    vocabulary: Vocabulary, task: str, dice: Random, *held_out: str
+    vocabulary: Vocabulary, task: str, dice: Random, held_out: frozenset[str]
 ) -> Iterator[Composition]:
-    """Scenes of a task with this held-out part alone, all objects of plain size."""
+    """Scenes of a task with these held-out parts alone, all objects of plain size."""
     while True:
-        scene = draw_scene(vocabulary, task, dice, held_out=frozenset(held_out), on_white=True)
+        scene = draw_scene(vocabulary, task, dice, held_out=held_out, on_white=True)
         if all(group.size == "plain" for group in scene.groups):
             yield scene
 
@@ -137,13 +140,17 @@ def ask_composed(
     vocabulary: Vocabulary,
     count: int,
     *,
+    held_out: bool = True,
     report: Callable[[str], Report | None] = lambda _: None,
 ) -> tuple[Composed, dict[str, list[tuple[Asked, Image.Image, bool]]]]:
-    """Draw and judge so many scenes of every question; the shares, and each picture's verdict."""
+    """Draw and judge so many scenes of every question; the shares, and each picture's verdict.
+
+    Without `held_out` the combinations may have been trained on: settings are chosen by these.
+    """
     detector = Detector(vocabulary)
     answers: dict[str, list[tuple[Asked, Image.Image, bool]]] = {}
     for name in QUESTIONS:
-        asked = questions(vocabulary, name, count)
+        asked = questions(vocabulary, name, count, held_out=held_out)
         pictures = draw_all(draw, [one.prompt for one in asked], report=report(name))
         answers[name] = [
             (one, picture, right(detector, name, one.scene, picture))
