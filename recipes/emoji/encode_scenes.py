@@ -53,7 +53,7 @@ STAGES = {
     },
 }  # fmt: skip
 # How often an entry counts.
-COPIES = {"white": 6, "coloured": 1, "pair": 1, "spoken": 1, "emoji": 2, "scene": 2}
+COPIES = {"white": 6, "coloured": 1, "pair": 1, "spoken": 2, "emoji": 6, "scene": 2}
 TEXT_PART = 8000
 SPOKEN = 3000
 """Scenes with a colour or a ground in another language."""
