@@ -62,12 +62,20 @@ class Launches(TorchDispatchMode):
         if any(x.dtype == torch.float64 for x in made):
             raise TypeError(f"{func} makes float64 on an accelerator")
         name = func.name().removeprefix("aten::")
+        if out is None:  # a `_foreach` in place
+            made = [x for x in tree_leaves(_written(func, args)) if on_accelerator(x)]
         if made and not there and given:
             self.uploads.append(name)
         elif made and not func.is_view and not any(word in name for word in NO_KERNEL):
             self.kernels[name] += 1
             self.bytes += sum(_nbytes(x) for x in (*there, *made))
         return out
+
+
+def _written(func: Any, args: Any) -> list[object]:
+    """The arguments that an operation writes to."""
+    pairs = zip(func._schema.arguments, args, strict=False)
+    return [value for known, value in pairs if known.is_write]
 
 
 def on_accelerator(x: Tensor) -> bool:

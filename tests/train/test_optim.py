@@ -54,6 +54,35 @@ def test_state_round_trips_to_the_bit(name):
         assert torch.equal(expected, got)
 
 
+@pytest.mark.parametrize("name", ["adamw", "came", "muon"])
+def test_a_step_that_is_not_finite_changes_no_parameter(name):
+    model = network()
+    optimizer = Optimizers(
+        dict(model.named_parameters()), OptimizerRecipe(name=name, weight_decay=0.1)
+    )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.nan)
+    for found_inf, moved in ((1.0, False), (None, True)):
+        optimizer.step(lr=1e-2, found_inf=None if found_inf is None else torch.tensor(found_inf))
+        for one, other in zip(before, model.parameters(), strict=True):
+            assert torch.equal(one, other) != moved
+
+
+@pytest.mark.parametrize("name", ["adamw", "came", "muon"])
+def test_a_flag_that_is_not_set_changes_no_number(name):
+    recipe, models = OptimizerRecipe(name=name, weight_decay=0.1), [network(), network()]
+    optimizers = [Optimizers(dict(model.named_parameters()), recipe) for model in models]
+    for step in range(3):
+        for model, optimizer, flag in zip(models, optimizers, (None, torch.zeros(())), strict=True):
+            draw = torch.Generator().manual_seed(step)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=draw)
+            optimizer.step(lr=1e-2, found_inf=flag)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
 def test_fused_adamw_agrees_with_the_plain_one_in_channels_last():
     fused, plain = network(), network()
     advance(fused, Optimizers(dict(fused.named_parameters()), OptimizerRecipe()), range(3))

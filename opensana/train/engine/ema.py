@@ -6,6 +6,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from opensana.train.engine import foreach
+from opensana.train.engine.shards import local
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -23,8 +26,9 @@ class Average(Generic[Module]):
     @torch.no_grad()
     def update(self, model: Module, step: int) -> None:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        for average, value in zip(self.module.parameters(), model.parameters(), strict=True):
-            if average is not value:
-                average.lerp_(value, weight)
+        pairs = zip(self.module.parameters(), model.parameters(), strict=True)
+        pairs = [(local(average), local(value)) for average, value in pairs if average is not value]
+        if pairs:
+            foreach.lerp_(*map(list, zip(*pairs, strict=True)), weight)
         for average, value in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -7,7 +7,7 @@ parameters; this one iterates in bfloat16 on GPUs alone and sees 1x1 convolution
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from opensana.device import has_bfloat16
 from opensana.errors import CheckpointError
+from opensana.train.engine import foreach
 from opensana.train.engine.shards import resharded
 from opensana.train.optim.came import Came
 from opensana.train.recipe import OptimizerRecipe, Recipe, ScheduleRecipe
@@ -68,7 +69,12 @@ def iterated_in(device: torch.device) -> torch.dtype:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with the update scaled to AdamW's usual root mean square, so that one rate fits both."""
+    """Muon with the update scaled to AdamW's usual root mean square, so that one rate fits both.
+
+    Where `found_inf` is 1, parameters stay as they are, whatever the gradients hold; None is 0.
+    """
+
+    found_inf: Tensor | None = None
 
     def __init__(
         self,
@@ -90,22 +96,28 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, alike: list[Tensor], group: dict[str, Any]) -> None:
         """One step of all matrices of one shape together: batched products keep all cores busy."""
-        momentum, rate = group["momentum"], group["lr"]
-        gradients = torch.stack([self._nesterov(p, momentum).flatten(1) for p in alike])
+        rate, decay = group["lr"], group["lr"] * group["weight_decay"]
+        gradients = torch.stack([g.flatten(1) for g in self._nesterov(alike, group["momentum"])])
         dtype = iterated_in(gradients.device)
         updates = orthogonalise(gradients, steps=group["steps"], dtype=dtype)
+        kept = 1 - decay
+        if self.found_inf is not None:
+            updates = updates.masked_fill(self.found_inf.bool(), 0)
+            kept = 1 - decay * (1 - self.found_inf)
         size = 0.2 * math.sqrt(max(gradients.shape[1:]))
-        for parameter, update in zip(alike, updates, strict=True):
-            parameter.mul_(1 - rate * group["weight_decay"])
-            parameter.add_(update.reshape(parameter.shape), alpha=-rate * size)
+        moves = [move.reshape(p.shape) for move, p in zip(updates, alike, strict=True)]
+        if decay:
+            foreach.mul_(alike, kept)
+        foreach.add_(alike, moves, alpha=-rate * size)
 
-    def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+    def _nesterov(self, alike: list[Tensor], momentum: float) -> Sequence[Tensor]:
+        for parameter in alike:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in alike]
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in alike]
+        foreach.lerp_(buffers, gradients, 1 - momentum)
+        return foreach.lerp(gradients, buffers, momentum)
 
 
 def by_shape(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -137,8 +149,10 @@ class Optimizers:
         elif rest:
             self.parts.append(_adamw(rest, recipe))
 
-    def step(self, *, lr: float) -> None:
+    def step(self, *, lr: float, found_inf: Tensor | None = None) -> None:
+        """One step at a rate; where `found_inf` [] is 1.0, no parameter changes."""
         for part in self.parts:
+            part.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue]
             for group in part.param_groups:
                 group["lr"] = lr if isinstance(part, Muon) else lr * self.rest
             part.step()
