@@ -133,6 +133,11 @@ def cpu_has_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in _NATIVE_BFLOAT16)
 
 
+def has_own_memory(device: torch.device) -> bool:
+    """Whether the device computes in another memory than the host's."""
+    return device.type not in ("cpu", "mps")
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device, as reported by the system.
 

@@ -22,7 +22,7 @@ from opensana.drawing.prompts import prompt_notes
 from opensana.drawing.solving import encode, job_noises, job_start, solve
 from opensana.flow.solvers import OnStep
 from opensana.models.open import OpenModel, few_step_model, open_model
-from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions, SchemeName
+from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions, OffloadName, SchemeName
 from opensana.pictures.input import ImageSource
 from opensana.request import Request, as_request
 from opensana.weights.lora import LoraSource
@@ -44,6 +44,7 @@ class Sana(OpenModel):
         *,
         device: str = "auto",
         text_device: str | None = None,
+        offload: OffloadName | None = None,
         dtype: DtypeName | None = None,
         revision: str | None = None,
         variant: str | None = None,
@@ -64,8 +65,8 @@ class Sana(OpenModel):
         options = LoadOptions(
             model=model, revision=revision, variant=variant, transformer=transformer, lora=lora,
             lora_scale=lora_scale, controlnet=controlnet, device=device,
-            text_device=text_device, dtype=dtype, memory=memory, compile=compile, kernels=kernels,
-            quantize=quantize,
+            text_device=text_device, offload=offload, dtype=dtype, memory=memory, compile=compile,
+            kernels=kernels, quantize=quantize,
         )  # fmt: skip
         return cls(**vars(open_model(options)))
 
@@ -126,9 +127,10 @@ class Sana(OpenModel):
         job = model.job(request, inputs, notice=notice)
         for note in prompt_notes(self.text, job):
             notice(note)
-        batches = batches_of(self, job, memory=self.memory or room_to_decode(self.device))
+        room = self.memory or room_to_decode(model.device, model.room_in_decoding)
+        batches = batches_of(self, job, memory=room)
         size = (len(batches[0]), *job.latent_size)
-        memory = band_memory(self.autoencoder, size, memory=self.memory, notice=notice)
+        memory = band_memory(self.autoencoder, size, memory=self.memory, notice=notice, room=room)
         for note in job.notes:
             notice(note)
         return model._pictures(job, batches, memory, on_step, stop or (lambda: False), notice)
@@ -148,18 +150,22 @@ class Sana(OpenModel):
         """
         if stop():
             return
-        with torch.inference_mode():
-            start = job_start(self, job, memory=memory)
-            texts = encode(self, job, memory=memory)
-        solved = solved_batches(
-            self, job, batches, texts, start, on_step=on_step, stop=stop, notice=notice
-        )
-        for seeds, latent in solved:
-            images = decode_images(
-                self.autoencoder, latent, memory=memory, size=job.cut_to, notice=notice
+        try:
+            with torch.inference_mode():
+                start = job_start(self, job, memory=memory)
+                texts = encode(self, job, memory=memory)
+            solved = solved_batches(
+                self, job, batches, texts, start, on_step=on_step, stop=stop, notice=notice
             )
-            for seed, drawn in zip(seeds, images, strict=True):
-                yield self.picture(job, seed, drawn)
+            for seeds, latent in solved:
+                self.begin(self.autoencoder)
+                images = decode_images(
+                    self.autoencoder, latent, memory=memory, size=job.cut_to, notice=notice
+                )
+                for seed, drawn in zip(seeds, images, strict=True):
+                    yield self.picture(job, seed, drawn)
+        finally:
+            self.end()
 
     def picture(self, job: Job, seed: int, drawn: Image.Image) -> Picture:
         """What was decoded for one seed of a job, with the request that draws it again."""
@@ -184,7 +190,10 @@ class Sana(OpenModel):
         model = self.for_request(request)
         job = model.job(request)
         own = job_noises(model, job) if noises is None else (x.to(self.device) for x in noises)
-        return solve(model, job, encode(model, job), own, on_step=on_step)
+        try:
+            return solve(model, job, encode(model, job), own, on_step=on_step)
+        finally:
+            model.end()
 
     def for_request(self, request: Request) -> "Sana":
         """The model that draws a request: with `few_step` for 1 to 4 steps or solver scm.

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import chain
 from json import loads
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from tyro.conf import Positional, arg
 
@@ -58,8 +58,6 @@ class Generate(LoadOptions, Inputs, Request, Command):
     """Draw one prompt a line of this file; - reads standard input."""
     from_png: Annotated[Path | None, arg(metavar="FILE")] = None
     """Draw a picture again from what its PNG records; flags given beside it change that."""
-    offload: Literal["text"] | None = None
-    """text: read all prompts first, then free the memory of the text encoder."""
     no_metadata: bool = False
     """Leave prompt and settings out of the PNG."""
     json: bool = False
@@ -79,9 +77,9 @@ class Generate(LoadOptions, Inputs, Request, Command):
         files = PictureFiles(self.output, overwrite=self.overwrite)
         files.check(requests)
         sana = self._load()
-        if self.offload == "text":
+        if self.offload is not None:
             prompts = [request.prompt for request in requests]
-            sana.text.drop_weights(prompts, [request.negative_prompt for request in requests])
+            sana.drop_text_encoder(prompts, [request.negative_prompt for request in requests])
         pictures = chain.from_iterable(_draw(sana, one, init_image, control) for one in requests)
         for index, picture in enumerate(pictures):
             path = files.path(seed=picture.request.seed, index=index)
@@ -96,7 +94,10 @@ class Generate(LoadOptions, Inputs, Request, Command):
         gc.disable()
         try:
             from opensana import Sana
+            from opensana.device import has_own_memory, resolve_device
 
+            if self.offload == "text" and not has_own_memory(resolve_device(self.device)):
+                options["offload"] = None  # nothing moves: the prompts are read, and it is freed
             say(f"loading {self.model}")
             return Sana.load(options.pop("model"), **options)
         finally:

@@ -82,7 +82,12 @@ class Serve(LoadOptions, Command):
     on each GPU, or one."""
 
     def check(self) -> None:
-        """ConfigError for a number that no server can work with."""
+        """ConfigError for what no server can work with."""
+        if self.offload is not None:
+            raise ConfigError(
+                f"--offload {self.offload} is for generate: in a server all parts are at work at "
+                "once; try --text-device cpu, or fewer bits with --quantize"
+            )
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if value is not None and not least <= value <= most:

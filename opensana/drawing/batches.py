@@ -53,6 +53,7 @@ def solved_batches(
 
     `notice` gets one line where a batch is halved; OutOfMemory where one picture is too much.
     """
+    model.begin(model.transformer, model.controlnet)  # fewer pictures make no room for weights
     done, left = 0, list(batches)
     while left and not stop():
         seeds = left.pop(0)

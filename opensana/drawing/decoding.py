@@ -27,18 +27,19 @@ def band_memory(
     *,
     memory: int | None,
     notice: Callable[[str], None],
+    room: int | None = None,
 ) -> int | None:
     """What decoding in bands may take, in bytes; None where latents of `size` fit at once.
 
-    `size` is B, h, w. Without `memory` it is what is free on the device, and single rows are tried
-    however little that is; RequestError where a given `memory` cannot hold them. `notice` gets one
-    line where there will be bands.
+    `size` is B, h, w. Without `memory` it is `room`, or what is free on the device, and single rows
+    are tried however little that is; RequestError where a given `memory` cannot hold them. `notice`
+    gets one line where there will be bands.
     """
     batch, height, width = size
     one = decoder_chain(autoencoder, 1, height, width)
     whole = decoder_chain(autoencoder, batch, height, width).one_band_memory
     if memory is None:
-        memory = max(room_to_decode(autoencoder.device), one.least_memory)
+        memory = max(room or room_to_decode(autoencoder.device), one.least_memory)
     if whole <= memory:
         return None
     rows = one.plan(memory).rows[-1]
@@ -50,10 +51,10 @@ def band_memory(
     return memory
 
 
-def room_to_decode(device: torch.device) -> int:
-    """Bytes of a device that decoding may take: most of what is free."""
+def room_to_decode(device: torch.device, then: Callable[[int], int] = int) -> int:
+    """Bytes of a device that decoding may take: most of what is free, or will be `then`."""
     try:
-        return int(FREE_SHARE * free_memory(device))
+        return int(FREE_SHARE * then(free_memory(device)))
     except ConfigError:  # where the system does not tell, nothing is limited
         return sys.maxsize
 

@@ -70,8 +70,12 @@ def encode(
     found: list[Prepared] = []
     latent, control = None, job.control_image
     if control is not None:
+        model.begin(model.autoencoder)
         latent = encode_image(model.autoencoder, control.image, memory=memory)
-    for text in read_prompts(model.text, job, prompts):
+    model.begin(model.text.model)
+    texts = read_prompts(model.text, job, prompts)
+    model.begin(model.transformer, model.controlnet)
+    for text in texts:
         states, mask = text.states.to(model.device), text.mask
         if model.controlnet is None or control is None or latent is None:
             found.append(model.transformer.fold(model.transformer.prepare_text(states, mask)))
@@ -93,6 +97,7 @@ def job_start(model: OpenModel, job: Job, *, memory: int | None = None) -> Start
         return None
     cells = job.init_image.cells(model.autoencoder.compression)
     redrawn = None if cells is None else torch.from_numpy(cells).to(model.device)
+    model.begin(model.autoencoder)
     x0 = encode_image(model.autoencoder, job.init_image.image, memory=memory)
     return Start(x0, job.strength, redrawn)
 
@@ -111,6 +116,7 @@ def solve(
     `texts` are the prompt and, for guidance, the negative prompt; of `noises` scm takes one a step,
     every other solver the first. Noise levels are shifted towards noise (section 4.2).
     """
+    model.begin(model.transformer, model.controlnet)
     network, shift = network_of(model), model.shift
     if model.device.type == "cpu":
         velocities = [velocity_of(network, text, job.guidance) for text in texts]

@@ -96,13 +96,18 @@ def _load(
 
 
 def load_text(
-    folder: Path, info: ModelInfo, *, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    info: ModelInfo,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    at: torch.device | None = None,
 ) -> TextEncoder:
-    """The text encoder in the folder, or the one that its defaults name."""
+    """The text encoder in the folder, or the one that its defaults name; `at` as for `placing`."""
     source = TEXT_ENCODERS[info.defaults.text_encoder]() if info.defaults.text_encoder else folder
     encoder = TextEncoder.load(
         source,
-        device=device,
+        device=at or device,
         dtype=dtype,
         instruction=info.defaults.instruction,
         max_tokens=info.defaults.max_tokens,
@@ -111,5 +116,5 @@ def load_text(
         if gguf_in(folder / "text_encoder") is None:
             text_headers(folder / "text_encoder")
         check_finite(encoder.model.state_dict(), where=folder / "text_encoder")
-    prepare_for_inference(encoder.model, device, dtype)
+    prepare_for_inference(encoder.model, device, dtype, at=at)
     return encoder

@@ -1,16 +1,17 @@
 """Opening a model: locate, load, LoRA, quantise, place, pack, compile, in this order."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.preview import Preview
-from opensana.device import resolve_device, resolve_dtype
+from opensana.device import has_own_memory, resolve_device, resolve_dtype
 from opensana.errors import ConfigError
 from opensana.files.user_cache import cache_folder
 from opensana.models.index import ModelInfo, read_info
@@ -28,6 +29,7 @@ from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.int8_decoder import decodes_in_8_bits, quantize_decoder
 from opensana.runtime.kernels import compile_convolutions
+from opensana.runtime.offload import Turns
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
 from opensana.runtime.quantize import (
     Quantization,
@@ -44,6 +46,8 @@ from opensana.transformer.controlnet import ControlNet
 from opensana.transformer.model import Transformer
 from opensana.weights.locate import locate
 from opensana.weights.lora import Lora, apply_loras, paired, read_lora
+
+HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,35 @@ class OpenModel:
     """A distilled transformer beside the model's own, which draws in 1 to 4 steps."""
     variant: str | None = None
     """Which weight files of the folder were read."""
+    turns: Turns | None = None
+    """With offload: which networks are on the device."""
 
     @property
     def device(self) -> torch.device:
-        return next(self.transformer.parameters()).device
+        """Where it draws."""
+        return self.turns.device if self.turns else next(self.transformer.parameters()).device
+
+    def begin(self, *networks: nn.Module | None) -> None:
+        """The turn of these networks on the device, if they have turns there (`Turns.begin`)."""
+        if self.turns is not None:
+            self.turns.begin(*networks)
+
+    def end(self) -> None:
+        """The end of a drawing: networks leave the device that do not stay."""
+        if self.turns is not None:
+            self.turns.end()
+
+    def room_in_decoding(self, free: int) -> int:
+        """Bytes that will be free when pictures are decoded, if `free` are now."""
+        if self.turns is None:
+            return free
+        return self.turns.room(free, self.autoencoder, self.transformer, self.controlnet)
+
+    def drop_text_encoder(self, prompts: Iterable[str], negative: Iterable[str] = ()) -> None:
+        """Read all prompts that will be drawn and free the text encoder: `drop_weights`."""
+        self.begin(self.text.model)
+        self.text.drop_weights(prompts, negative)
+        self.end()
 
     @property
     def shift(self) -> float:
@@ -124,6 +153,7 @@ def open_model(options: LoadOptions) -> OpenModel:
         for note in () if lora is source else lora.notes:  # whoever has read it has its notes
             warnings.warn(note, stacklevel=3)
     device = resolve_device(options.device)
+    _check_offload(options, device)
     text_device = resolve_device(options.text_device or str(device))
     dtype = resolve_dtype(device, options.dtype, stored_dtype(folder, variant))
     others = part_dtype(device, dtype)
@@ -167,19 +197,20 @@ def open_model(options: LoadOptions) -> OpenModel:
         for network in filter(None, (transformer, few_step)):
             quantize(network, again)
 
-    # Place, pack, compile.
+    # Place, pack, compile. With offload weights lie on the host until their turn.
+    turns, at = (None, None) if options.offload is None else (Turns(device), HOST)
     in_triton = options.kernels and device.type == "cuda"
     kernels = cache_folder() if options.kernels and not in_triton else None
     if in_triton and quantization is not None and quantization.scheme == "w8a8":
         raise ConfigError("kernels on CUDA have no form for w8a8: leave kernels out, or quantize")
     if quantization is not None and quantization.scheme == "w8a8":
         for network in filter(None, (transformer, few_step)):
-            join_products(place(network, device, dtype), kernels)
+            join_products(place(network, at or device, dtype), kernels, device=device)
     for network in filter(None, (transformer, controlnet, few_step)):
         if options.compile:
-            compile_blocks(place(network, device, dtype))
+            compile_blocks(place(network, at or device, dtype), device)
         else:
-            prepare_for_inference(network, device, dtype)
+            prepare_for_inference(network, device, dtype, at=at)
         if in_triton:
             use_triton(network, device)
     autoencoder = load_autoencoder(folder, variant=variant)
@@ -188,16 +219,39 @@ def open_model(options: LoadOptions) -> OpenModel:
         slower = quantize_decoder(autoencoder, kernels)
         if slower is not None:
             warnings.warn(slower, stacklevel=3)
-    prepare_for_inference(autoencoder, device, others)
+    prepare_for_inference(autoencoder, device, others, at=at)
     if kernels is not None:
         compile_convolutions(autoencoder, kernels)
     # The text encoder, the largest part, comes last: faults of the others show at once.
     alone = text_device.type != device.type
     text_dtype = resolve_dtype(text_device, None, torch.bfloat16) if alone else others
-    text = load_text(folder, info, device=text_device, dtype=text_dtype)
+    leaves = text_device == device
+    text = load_text(folder, info, device=text_device, dtype=text_dtype, at=at if leaves else None)
+    if turns is not None:
+        for network in filter(None, (transformer, controlnet, few_step, autoencoder)):
+            turns.add(network, stays=options.offload == "text")
+        if leaves:
+            turns.add(text.model, stays=False)
     return OpenModel(
-        text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant
-    )
+        text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant,
+        turns,
+    )  # fmt: skip
+
+
+def _check_offload(options: LoadOptions, device: torch.device) -> None:
+    """ConfigError where nothing could move, or must not."""
+    if options.offload is None:
+        return
+    if not has_own_memory(device):
+        raise ConfigError(
+            f"offload {options.offload} moves parts between the host and a GPU with a memory of "
+            f"its own, got {device}; leave it out (generate --offload text frees the encoder)"
+        )
+    if options.compile and options.offload == "all":
+        raise ConfigError(
+            "compiled blocks are bound to where their weights are: leave compile out, or offload "
+            "the text alone"
+        )
 
 
 def _few_step(folder: Path, variant: str | None) -> Transformer | None:

@@ -22,6 +22,7 @@ else:  # as flags, for whose help nothing heavy is imported
     Scales = UseAppendAction[tuple[float, ...]]
 
 DEFAULT_MODEL = "emoji-256"
+OffloadName = Literal["text", "all"]
 SchemeName = Literal["w8a8", "w8", "w4"]
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
@@ -65,6 +66,9 @@ class LoadOptions:
     device: Device = "auto"
     text_device: Annotated[str | None, arg(metavar="DEVICE")] = None
     """Where the text encoder runs, such as cpu beside a small GPU; left out, where all does."""
+    offload: OffloadName | None = None
+    """For `generate`. text: read all prompts first, then free the text encoder's memory. all: on a
+    GPU, besides, have each part there only in its turn, its weights on the host."""
     dtype: DtypeName | None = None
     """Number format of the transformer; left out, what suits device and weights."""
     memory: Annotated[str | int | None, arg(metavar="SIZE")] = None

@@ -5,17 +5,20 @@ import shutil
 import sys
 from importlib.util import find_spec
 
+import torch
+
 from opensana.errors import ConfigError
 from opensana.transformer.model import Stack
 
 
-def compile_blocks(transformer: Stack) -> None:
+def compile_blocks(transformer: Stack, device: torch.device | None = None) -> None:
     """Mark the blocks for compilation, in place; it happens on their first run.
 
-    That takes a minute or more on a CPU. ConfigError if what torch compiles with is missing, a C++
-    compiler or for a GPU Triton: torch itself would fail only after the text was encoded.
+    `device` is where that will be, if they are not there yet. On a CPU it takes a minute or more.
+    ConfigError if what torch compiles with is missing, a C++ compiler or for a GPU Triton: torch
+    itself would fail only after the text was encoded.
     """
-    kind = transformer.patch_embed.proj.weight.device.type
+    kind = (device or transformer.patch_embed.proj.weight.device).type
     if kind == "cuda" and find_spec("triton") is None:
         raise ConfigError(
             "compiling for a GPU needs Triton, which this torch came without: install it, or leave "

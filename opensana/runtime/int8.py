@@ -60,19 +60,19 @@ class Int8Linear(WeightOnlyLinear):
     twice = False
     """Whether its tokens are the sum of two 8-bit numbers."""
     packed: Tensor | None = None
-    """The weight as the processor's kernel reads it; `weight` is then empty."""
+    """The weight as a CPU's kernel reads it; `weight` is then empty."""
 
     def product(self, rows: Rows, dtype: torch.dtype = torch.float32) -> Tensor:
         """s_channel (q_token . q_channel), [..., O]: without the token's scale and the bias."""
-        packed = self._pack() if self.packed is None else self.packed
         values, scale = rows.values, self.weight_scale[:, 0]
         if values.device.type == "cpu":
+            packed = self._pack() if self.packed is None else self.packed
             made = torch.ops.onednn.qlinear_pointwise(
                 *(values, 1.0, ZERO, packed, scale, self.zeros),
                 *(None, 1.0, 0, dtype, "none", [], ""),
             )
         else:
-            whole = int_mm(values.flatten(0, -2), packed)
+            whole = int_mm(values.flatten(0, -2), self.weight.t())
             made = (whole * scale).view(*values.shape[:-1], -1)
         twice = values.ndim > rows.scale.ndim
         return made[0].add_(made[1], alpha=1 / FINER) if twice else made
@@ -87,12 +87,9 @@ class Int8Linear(WeightOnlyLinear):
         return (self._plain()[rows] * self.weight_scale[rows]).to(dtype)
 
     def _pack(self) -> Tensor:
-        """At the first product, where the layer will stay; the plain order is given up."""
-        if self.weight.device.type == "cpu":
-            self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
-            self.packed = cast(Tensor, torch.ops.onednn.qlinear_prepack(self.weight, None))
-        else:
-            self.packed = self.weight.t()
+        """At the first product on a CPU; the plain order is given up."""
+        self.zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        self.packed = cast(Tensor, torch.ops.onednn.qlinear_prepack(self.weight, None))
         self.weight = self.weight.new_empty(0)
         return self.packed
 

@@ -40,9 +40,14 @@ def unmap(module: nn.Module) -> None:
             setattr(part, name, tensor.detach().clone())
 
 
-def prepare_for_inference(module: Module, device: torch.device, dtype: torch.dtype) -> Module:
-    """The module placed; on a CPU with its layers packed, on a GPU with its blocks fused."""
-    place(module, device, dtype)
+def prepare_for_inference(
+    module: Module, device: torch.device, dtype: torch.dtype, *, at: torch.device | None = None
+) -> Module:
+    """The module placed; on a CPU with its layers packed, on a GPU with its blocks fused.
+
+    `at` is where its weights lie until its turn on the device comes (`offload.py`).
+    """
+    place(module, at or device, dtype)
     if can_pack(device, dtype):
         pack(module)
     elif device.type == "cuda" and isinstance(module, Stack):

@@ -163,15 +163,19 @@ def _quantised(network: nn.Module) -> Iterator[tuple[nn.Module, str, WeightOnlyL
 # ------------------------------------------------------------------ where it runs
 
 
-def join_products(network: Stack, kernels: Path | None = None) -> None:
+def join_products(
+    network: Stack, kernels: Path | None = None, *, device: torch.device | None = None
+) -> None:
     """Have the blocks of a w8a8 network quantise once for all products that read the same tokens.
 
-    With a folder for `kernels` in C++. ConfigError where the device cannot multiply 8-bit numbers.
+    With a folder for `kernels` in C++; `device` is where it will run, if it is not there yet.
+    ConfigError where that cannot multiply 8-bit numbers.
     """
     first = next(network.parameters())
-    check_device("w8a8", first.device)
+    where = device or first.device
+    check_device("w8a8", where)
     operations: Operations = PlainOperations()
-    if kernels is not None and (first.device.type, first.dtype) == ("cpu", torch.float32):
+    if kernels is not None and (where.type, first.dtype) == ("cpu", torch.float32):
         operations = CompiledOperations(kernels)
     for index, block in enumerate(network.blocks):
         network.transformer_blocks[index] = Int8Block(block, operations)

@@ -27,7 +27,6 @@ class PaintedSana:
 
     def __init__(self) -> None:
         self.loads, self.requests = [], []
-        self.text = self
         self.read: list[tuple[list[str], list[str]]] = []
         self.provenance: dict[str, str] = {}
         self.failure: BaseException | None = None
@@ -37,7 +36,7 @@ class PaintedSana:
         self.loads.append({"model": model} | options)
         return self
 
-    def drop_weights(self, prompts: list[str], plain: list[str]) -> None:
+    def drop_text_encoder(self, prompts: list[str], plain: list[str]) -> None:
         assert not self.requests
         self.read.append((prompts, plain))
 
