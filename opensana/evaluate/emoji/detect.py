@@ -62,8 +62,11 @@ class Detector:
         """
         canvas = torch.from_numpy(difference(_resized(picture, CANVAS), colour is not None))
         template = torch.from_numpy(difference(self._on_white(kind, colour), colour is not None))
-        places = [place for side in SIDES for place in _places(canvas, template, side)]
-        return [found for found in _apart(places) if self.shows(picture, found, kind, colour)]
+        return [
+            found
+            for found in _apart(_places(canvas, template))
+            if self.shows(picture, found, kind, colour)
+        ]
 
     def shows(
         self, picture: Image.Image, found: Found, kind: int, colour: str | None = None
@@ -132,15 +135,30 @@ def difference(picture: np.ndarray, by_lightness: bool) -> np.ndarray:
     return np.moveaxis(picture.astype(np.float32) / 255 - 1, -1, 0)
 
 
-def _places(canvas: torch.Tensor, template: torch.Tensor, side: float) -> list[Found]:
-    """The places [C, H, W] where a template of a size has a cosine of LEAST or more."""
+def _places(canvas: torch.Tensor, template: torch.Tensor) -> list[Found]:
+    """The places where a template [C, s, s] of some size has a cosine of LEAST or more."""
+    seen = canvas.double()
+    frequencies = torch.fft.rfft2(seen)
+    sums = functional.pad(seen.square().sum(0).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    return [place for side in SIDES for place in _of_size(frequencies, sums, template, side)]
+
+
+def _of_size(
+    frequencies: torch.Tensor, sums: torch.Tensor, template: torch.Tensor, side: float
+) -> list[Found]:
+    """... of one size, by the canvas' frequencies and the sums of its squares from its corner.
+
+    A template that fits into the canvas does not wrap round it, so circular products are right.
+    """
     pixels = round(side * CANVAS)
     size = (pixels, pixels)
-    scaled = functional.interpolate(template[None], size, mode="bilinear", antialias=True)
-    energy = canvas.square().sum(0)[None, None]
-    own = functional.avg_pool2d(energy, pixels, stride=1) * pixels**2
-    product = functional.conv2d(canvas[None], scaled)
-    score = (product / (own.sqrt() * scaled.norm()).clamp(min=1e-6))[0, 0]
+    scaled = functional.interpolate(template[None], size, mode="bilinear", antialias=True)[0]
+    own = torch.fft.rfft2(scaled.double(), s=(CANVAS, CANVAS))
+    product = torch.fft.irfft2((frequencies * own.conj()).sum(0), s=(CANVAS, CANVAS))
+    last = CANVAS - pixels + 1
+    energy = sums[pixels:, pixels:] - sums[:last, pixels:] - sums[pixels:, :last]
+    energy = (energy + sums[:last, :last]).clamp(min=0.0)
+    score = product[:last, :last] / (energy.sqrt() * scaled.norm()).clamp(min=1e-6)
     rows, columns = torch.nonzero(score >= LEAST, as_tuple=True)
     return [
         Found(column / CANVAS, row / CANVAS, pixels / CANVAS, value)
@@ -152,7 +170,8 @@ def _places(canvas: torch.Tensor, template: torch.Tensor, side: float) -> list[F
 
 def _apart(places: list[Found]) -> list[Found]:
     """The best places, without those that are mostly the same one as a better."""
-    left = sorted(places, key=lambda found: found.score, reverse=True)
+    # Equal up to rounding: the first in reading order.
+    left = sorted(places, key=lambda found: round(found.score, 6), reverse=True)
     kept: list[Found] = []
     while left:
         best, *left = left
