@@ -2,29 +2,34 @@
 
     python -m benchmarks.kernels [--steps 20] [--side 1024] [--tokens 32]
 
-Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. Blocks
-are counted plain and fused (`runtime/fused.py`), in bfloat16, the steps with the solver's own part.
-The last line is JSON.
+Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. All is
+counted plain and fused (`runtime/fused.py`, `runtime/fused_autoencoder.py`), in bfloat16: steps
+with the solver's own part, decoding and encoding with their operations. The last line is JSON.
 """
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from opensana.autoencoder.model import Autoencoder
 from opensana.drawing.solving import solve
-from opensana.models.presets import transformer_preset
+from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.fused import fuse
+from opensana.runtime.fused_autoencoder import fuse_autoencoder
 from opensana.transformer.model import Transformer
 from tests import tiny
 from tests.launches import Launches
 
 PRESET, NEGATIVE = "sana_600m_1024", 2
+AUTOENCODER = "dc_ae_f32c32_sana_1_1"
 
 
 def model(*, fused: bool) -> Sana:
@@ -63,6 +68,36 @@ def guided_steps(sana: Sana, latent: Tensor, tokens: int, steps: int) -> dict[st
     }
 
 
+def autoencoder(*, fused: bool, preset: str = AUTOENCODER) -> Autoencoder:
+    with torch.device("meta"):
+        network = Autoencoder(autoencoder_preset(preset)).bfloat16().eval().requires_grad_(False)
+        if fused:
+            fuse_autoencoder(network)
+    return network
+
+
+def decoding(network: Autoencoder, side: int) -> dict[str, Any]:
+    """One picture of `side` pixels decoded."""
+    shape = (1, network.latent_channels, side // network.compression, side // network.compression)
+    latent = torch.empty(shape, device="meta", dtype=network.dtype)
+    return passed(lambda: network.decode(latent))
+
+
+def encoding(network: Autoencoder, side: int) -> dict[str, Any]:
+    """One picture of `side` pixels encoded."""
+    pixels = torch.empty(1, 3, side, side, device="meta", dtype=network.dtype)
+    return passed(lambda: network.encode(pixels))
+
+
+def passed(run: Callable[[], object]) -> dict[str, Any]:
+    """What one pass through a network takes, with its operations in 10^12."""
+    with FlopCounterMode(display=False) as operations:
+        run()
+    with Launches() as seen:
+        run()
+    return figures(seen) | {"tera": round(operations.get_total_flops() / 1e12, 2)}
+
+
 def states(network: Transformer, tokens: int) -> Tensor:
     return torch.empty(1, tokens, network.config.caption_channels, device="meta")
 
@@ -90,6 +125,8 @@ def main() -> None:
         results[name] = {
             "velocity": velocity(sana, latent, arguments.tokens),
             "guided": guided_steps(sana, latent, arguments.tokens, arguments.steps),
+            "decode": decoding(autoencoder(fused=name == "fused"), arguments.side),
+            "encode": encoding(autoencoder(fused=name == "fused"), arguments.side),
         }
         print(name, results[name], flush=True)
     print(json.dumps(results))

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
-ATTENTION = aten.scaled_dot_product_attention.default
-"""One kernel on a GPU, whichever of its forms torch picks."""
+WHOLE = (aten.scaled_dot_product_attention.default, aten.rms_norm.default)
+"""One kernel on a GPU, whichever of its forms torch picks; a norm's in tokens."""
 NO_KERNEL = ("empty", "detach", "lift", "alias", "_unsafe_view")
 
 
@@ -44,7 +44,8 @@ class Launches(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> object:
         kwargs = kwargs or {}
-        if func is not ATTENTION and func.namespace == "aten":
+        whole = func in WHOLE and not _is_map(args[0])
+        if not whole and func.namespace == "aten":
             with self:  # in inference mode composite operations come whole
                 made = func.decompose(*args, **kwargs)
             if made is not NotImplemented:
@@ -80,6 +81,11 @@ def _written(func: Any, args: Any) -> list[object]:
 
 def on_accelerator(x: Tensor) -> bool:
     return x.device.type != "cpu"
+
+
+def _is_map(x: Tensor) -> bool:
+    """Whether torch takes a tensor for a map in channels last, which its norm has no kernel for."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _to_host(kwargs: Any) -> bool:

@@ -189,7 +189,7 @@ def _passes(first: Layer, blocks: Iterable[nn.Module], last: Layer) -> tuple[Pas
 
 def attention_layer(module: MultiscaleLinearAttention) -> Layer:
     """Working set: queries, keys and values of each scale, twice during cat, ReLU and division."""
-    channels = module.to_q.in_features
+    channels = module.to_out.out_features
     scales = module.to_qkv_multiscale
     kernels = [conv.kernel_size[0] for conv in scales.modules() if isinstance(conv, nn.Conv2d)]
     halo = max(kernels, default=1) // 2
@@ -198,7 +198,7 @@ def attention_layer(module: MultiscaleLinearAttention) -> Layer:
 
 def feed_forward_layer(block: EfficientViTBlock) -> Layer:
     """Working set: both halves before, after and reordered for the depthwise convolution."""
-    channels = block.attn.to_q.in_features
+    channels = block.attn.to_out.out_features
     return Layer(block.conv_out, channels, 1, (1 + 6 * FFN_RATIO) * channels)
 
 

@@ -95,10 +95,17 @@ def run(chain: Chain, x: Tensor, rows: Sequence[int]) -> Iterator[Tensor]:
         if high >= shape[2]:
             x = next(bands)
         else:
-            out = x.new_empty(shape) if step.attention is None else x
+            out = _empty(shape, x) if step.attention is None else x
             _fill(out, bands)
             x = out
     yield from _bands(*last, x)
+
+
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A map to be filled, in the order in which the device's convolutions read it."""
+    on_cuda = like.device.type == "cuda"
+    order = torch.channels_last if on_cuda else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 
 
 def _fill(out: Tensor, bands: Iterable[Tensor]) -> None:

@@ -48,9 +48,7 @@ def conv_of_doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     kernels need 4/9 of the multiplications.
     """
     out, (height, width) = len(weight), x.shape[2:]
-    # [O, C, 2, 2, 2, 2]: row parity, row, column parity, column
-    folded = _fold(_fold(weight, 2), 4)
-    kernels = folded.permute(2, 4, 0, 1, 3, 5).reshape(4 * out, -1, 2, 2)
+    kernels = kernels_of_doubled(weight)
     made = F.conv2d(F.pad(x, (1, 1, 1, 1)), kernels).unflatten(1, (2, 2, out))
     result = x.new_empty(len(x), out, height, 2, width, 2)
     for row in range(2):
@@ -59,6 +57,13 @@ def conv_of_doubled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             result[:, :, :, row, :, column] = part
     result = result.flatten(4).flatten(2, 3)
     return result if bias is None else result.add_(bias[:, None, None])
+
+
+def kernels_of_doubled(weight: Tensor) -> Tensor:
+    """The four kernels of `conv_of_doubled`, [4 O, C, 2, 2] of [O, C, 3, 3]; the row goes first."""
+    # [O, C, 2, 2, 2, 2]: row parity, row, column parity, column
+    folded = _fold(_fold(weight, 2), 4)
+    return folded.permute(2, 4, 0, 1, 3, 5).reshape(4 * len(weight), -1, 2, 2)
 
 
 def _fold(weight: Tensor, dim: int) -> Tensor:

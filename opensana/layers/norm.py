@@ -33,19 +33,23 @@ class RMSNorm2d(nn.Module):
         normal = _normalise(x, dim=1, eps=self.eps).to(x.dtype)
         return torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None])
 
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x + norm(branch), all [B, C, H, W]; on a CPU without gradients it overwrites `branch`.
+
+        It then works in bands of rows that fit the CPU cache, which no map of the decoder's last
+        stage does.
+        """
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return x + self(branch)
+        rows = max(1, BAND_BYTES * branch.shape[2] // (branch.nbytes + 1))
+        for part, shortcut in zip(branch.split(rows, dim=2), x.split(rows, dim=2), strict=True):
+            part.copy_(self(part)).add_(shortcut)
+        return branch
+
 
 def add_normed(x: Tensor, branch: Tensor, norm: nn.Module) -> Tensor:
-    """x + norm(branch), all [B, C, H, W]; without gradients it overwrites `branch`.
-
-    It then works in bands of rows that fit the CPU cache, which no map of the decoder's last stage
-    does.
-    """
-    if not isinstance(norm, RMSNorm2d) or torch.is_grad_enabled() or x.device.type != "cpu":
-        return x + norm(branch)
-    rows = max(1, BAND_BYTES * branch.shape[2] // (branch.nbytes + 1))
-    for part, shortcut in zip(branch.split(rows, dim=2), x.split(rows, dim=2), strict=True):
-        part.copy_(norm(part)).add_(shortcut)
-    return branch
+    """x + norm(branch), all [B, C, H, W]; without gradients it may overwrite `branch`."""
+    return norm.add(x, branch) if isinstance(norm, RMSNorm2d) else x + norm(branch)
 
 
 def _normalise(x: Tensor, *, dim: int, eps: float) -> Tensor:

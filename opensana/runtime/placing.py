@@ -1,12 +1,14 @@
-"""A loaded network where and as it runs: device, number format, alignment, packed layers."""
+"""A loaded network where and as it runs: device, number format, alignment, packed or fused."""
 
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_dtype
 from opensana.runtime.fused import fuse
+from opensana.runtime.fused_autoencoder import fuse_autoencoder
 from opensana.runtime.packed import can_pack, pack
 from opensana.transformer.model import Stack
 from opensana.weights.aligned import ALIGNMENT
@@ -43,7 +45,7 @@ def unmap(module: nn.Module) -> None:
 def prepare_for_inference(
     module: Module, device: torch.device, dtype: torch.dtype, *, at: torch.device | None = None
 ) -> Module:
-    """The module placed; on a CPU with its layers packed, on a GPU with its blocks fused.
+    """The module placed; on a CPU with its layers packed, on CUDA with its blocks fused.
 
     `at` is where its weights lie until its turn on the device comes (`offload.py`).
     """
@@ -52,6 +54,8 @@ def prepare_for_inference(
         pack(module)
     elif device.type == "cuda" and isinstance(module, Stack):
         fuse(module)
+    elif device.type == "cuda" and isinstance(module, Autoencoder):
+        fuse_autoencoder(module)
     return module
 
 
