@@ -128,7 +128,7 @@ def write_cache(known: Known, text: Path, to: Path, captions: int | None) -> Non
 def trained(recipe: TransformerRecipe) -> FlowTask:
     task = transformer_task(recipe)
     for step in range(recipe.steps):
-        task.train(step, task.prepare(step))
+        task.train(step, task.prepare(step))()
     return task
 
 

@@ -92,7 +92,7 @@ def train(recipe: TransformerRecipe) -> tuple[FlowTask, float]:
     """All steps of a recipe; the task and the seconds it took."""
     task, start = transformer_task(recipe), time.process_time()
     for step in range(recipe.steps):
-        task.train(step, task.prepare(step))
+        task.train(step, task.prepare(step))()
     return task, time.process_time() - start
 
 

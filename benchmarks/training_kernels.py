@@ -4,31 +4,46 @@
 
 Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. One
 operation of torch counts as one kernel; one over a list of tensors (`_foreach`) may take several.
-The last line is JSON.
+The host waits for copies that are not in flight. A whole step is of the trainer, with batches of
+features of random numbers, in float32: autocast knows no tensors without numbers. The last line is
+JSON.
 """
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.training import ALONE, RECIPE, write_random_features
+from opensana.models.flops import META
 from opensana.models.presets import transformer_preset
 from opensana.train.engine.ema import Average
+from opensana.train.engine.parallel import Processes
 from opensana.train.optim.optimizers import Optimizers, is_matrix
-from opensana.train.recipe import OptimizerRecipe
-from opensana.transformer.model import Transformer
+from opensana.train.recipe import OptimizerRecipe, TransformerRecipe, load_recipe
+from opensana.train.transformer import task as training
+from opensana.train.transformer.batches import Stream
+from opensana.train.transformer.drawing import drawn_texts
+from opensana.train.transformer.networks import PlainNetwork
+from opensana.train.transformer.task import FlowTask
+from opensana.transformer.model import Transformer, TransformerConfig
 from tests.launches import Launches
 
 PRESET = "sana_600m_1024"
 COUNTED: tuple[Literal["came", "muon"], ...] = ("came", "muon")
 """torch's fused AdamW takes no tensors without numbers: it is a few launches."""
+STEP = ("optimizer.name=came", "dtype=float32", "batch=8", "accumulate=2")
 
 
 def network() -> Transformer:
-    with torch.device("meta"):
+    with META:
         return Transformer(transformer_preset(PRESET))
 
 
@@ -53,17 +68,39 @@ def of_average(model: nn.Module) -> dict[str, Any]:
     return figures(seen)
 
 
+def of_step() -> dict[str, Any]:
+    """A step of the trainer, from a batch as the loader makes it."""
+    with TemporaryDirectory() as name:
+        cache = Path(name) / "cache"
+        own = [f"data.folder={cache}", f"run={Path(name) / 'run'}", *ALONE, *STEP]
+        recipe = load_recipe(RECIPE, own)
+        assert isinstance(recipe, TransformerRecipe)
+        with META:
+            model = Transformer(TransformerConfig.from_dict(recipe.model or {}))
+        write_random_features(cache, model.config)
+        processes, stream = Processes(device=META), Stream.open(recipe)
+        network = PlainNetwork(model, recipe, processes)
+        drawn = drawn_texts(recipe, stream.features, processes)
+        training.products = lambda *_: nullcontext()
+        task = FlowTask(recipe, network, [stream], drawn, processes)
+        with Launches() as seen:
+            task.train(0, task.prepare(0))
+    return figures(seen)
+
+
 def with_gradients(named: Mapping[str, Tensor]) -> None:
     for parameter in named.values():
         parameter.grad = torch.empty_like(parameter)
 
 
 def figures(seen: Launches) -> dict[str, Any]:
+    copies = Counter(seen.host_reads + seen.uploads)
+    flying = sum(count for name, count in copies.items() if name.endswith("in flight"))
     return {
         "kernels": seen.count,
         "gigabytes": round(seen.bytes / 1e9, 2),
-        "host_reads": len(seen.host_reads),
-        "uploads": len(seen.uploads),
+        "waits": copies.total() - flying,
+        "copies_in_flight": flying,
     }
 
 
@@ -72,6 +109,7 @@ def main() -> None:
     model = network()
     results = {name: of_optimizer(model, name) for name in COUNTED}
     results["average"] = of_average(model)
+    results["step"] = of_step()
     for name, found in results.items():
         print(name, found)
     print(json.dumps(results))

@@ -32,7 +32,7 @@ class Launches(TorchDispatchMode):
         self.kernels: Counter[str] = Counter()
         self.bytes = 0
         self.host_reads: list[str] = []
-        """Operations whose result the host waits for."""
+        """Operations whose result the host waits for, and copies in flight to it."""
         self.uploads: list[str] = []
         """Copies from the host."""
 
@@ -56,7 +56,7 @@ class Launches(TorchDispatchMode):
             self.host_reads.append("item")
             return there[0].dtype.is_floating_point or True
         if there and func is aten._to_copy.default and _to_host(kwargs):
-            self.host_reads.append("cpu")
+            self.host_reads.append(_copy("cpu", kwargs))
             return torch.ones(there[0].shape, dtype=kwargs.get("dtype") or there[0].dtype)
         out = func(*args, **kwargs)
         made = [x for x in tree_leaves(out) if isinstance(x, Tensor) and on_accelerator(x)]
@@ -66,7 +66,7 @@ class Launches(TorchDispatchMode):
         if out is None:  # a `_foreach` in place
             made = [x for x in tree_leaves(_written(func, args)) if on_accelerator(x)]
         if made and not there and given:
-            self.uploads.append(name)
+            self.uploads.append(_copy(name, kwargs))
         elif made and not func.is_view and not any(word in name for word in NO_KERNEL):
             self.kernels[name] += 1
             self.bytes += sum(_nbytes(x) for x in (*there, *made))
@@ -86,6 +86,11 @@ def on_accelerator(x: Tensor) -> bool:
 def _is_map(x: Tensor) -> bool:
     """Whether torch takes a tensor for a map in channels last, which its norm has no kernel for."""
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _copy(name: str, kwargs: Any) -> str:
+    """A copy that the host does not wait for is in flight."""
+    return f"{name} in flight" if kwargs.get("non_blocking") else name
 
 
 def _to_host(kwargs: Any) -> bool:

@@ -108,7 +108,7 @@ def measured(setting: Setting, recipe: TransformerRecipe, model: Transformer) ->
     batches = [task.prepare(step) for step in range(STEPS)]
     loading = (time.perf_counter() - begun) / STEPS
     for step in range(2):  # compiling, and the second text length
-        task.train(step, batches[step])
+        task.train(step, batches[step])()
     seconds = step_seconds(device, task, batches)
     speeds = task.work.speeds(seconds)
     found = {
@@ -125,8 +125,12 @@ def measured(setting: Setting, recipe: TransformerRecipe, model: Transformer) ->
 
 def step_seconds(device: torch.device, task: FlowTask, batches: list[list]) -> float:
     def steps() -> None:
+        before = None
         for step, batch in enumerate(batches, len(batches)):
-            task.train(step, batch)
+            figures = task.train(step, batch)
+            if before:  # as the trainer does
+                before()
+            before = figures
 
     begun = time.perf_counter()
     finished(device, steps)()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opensana.device import has_own_memory
+
 FREQUENCIES = 128
 LONGEST_PERIOD = 10000.0
 KEPT_GRIDS = 2
@@ -127,7 +129,9 @@ def drop_padding(text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | No
         text = text.gather(1, order.to(text.device)[:, :, None].expand(-1, -1, text.shape[-1]))
         mask = mask.gather(1, order)
     text, mask = text[:, :longest].contiguous(), mask[:, :longest]
-    return text, None if bool(mask.all()) else mask.to(text.device)
+    if bool(mask.all()):
+        return text, None
+    return text, mask.to(text.device, non_blocking=has_own_memory(text.device))
 
 
 def positions(

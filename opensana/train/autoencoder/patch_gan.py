@@ -31,28 +31,25 @@ class PatchGan:
         )
 
     def decoder_loss(
-        self, output: Tensor, reconstruction: Tensor, layer: Tensor, values: dict[str, float]
-    ) -> Tensor:
-        """The adversarial term, weighted (VQGAN, arXiv 2012.09841, equation 7).
+        self, output: Tensor, reconstruction: Tensor, layer: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The adversarial term [], weighted (VQGAN, arXiv 2012.09841, equation 7).
 
-        Its plain value and its weight are added to `values`.
+        With it, for the metrics, its plain value and its weight.
         """
         term = generator_loss(self.discriminator(output))
-        weight = torch.tensor(self.weight)
+        weight = torch.full_like(term.detach(), self.weight)
         if self.adaptive:
-            weight = weight * adaptive_weight(reconstruction, term, layer).cpu()
-            weight = self.processes.all_gather(weight[None]).mean()
-        values |= {"gan": float(term.detach()), "gan_weight": float(weight)}
-        return weight * term
+            weight = weight * adaptive_weight(reconstruction, term, layer)
+            weight = self.processes.average(weight)
+        return weight * term, {"gan": term, "gan_weight": weight}
 
     def loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss for pictures [B, 3, H, W] of the data and reconstructions."""
         return discriminator_loss(self.discriminator(real), self.discriminator(fake))
 
-    def step(self, loss: Tensor, *, lr: float) -> float:
-        """One step of the discriminator down its loss, which is returned."""
+    def backward(self, loss: Tensor) -> None:
+        """The gradients of the discriminator's loss, of all processes."""
         self.optimizer.zero_grad()
         loss.backward()
         self.processes.average_gradients(self.optimizer.parameters)
-        self.optimizer.step(lr=lr)
-        return float(loss.detach())

@@ -28,6 +28,7 @@ from opensana.train.autoencoder.phases import freeze_all_but, phase_prefixes
 from opensana.train.checkpoints.export import Export
 from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
+from opensana.train.engine.figures import Figures, Watch
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients, distributed, unsharded
 from opensana.train.engine.precision import products
@@ -84,6 +85,7 @@ class AutoencoderTask:
         head = self.model.decoder.conv_out.named_parameters()
         self.last_layer = [p for name, p in head if name.endswith("weight")][-1]
         self.gan = PatchGan(recipe, processes) if recipe.loss.gan else None
+        self.watch = Watch(processes.device)
         if self.gan:
             self.parts["discriminator"] = ModuleState(self.gan.discriminator)
             self.parts["discriminator_optimizer"] = self.gan.optimizer
@@ -100,7 +102,7 @@ class AutoencoderTask:
         ]
         return CropBatch(stacked(crops), [self.source.name(index) for _, index in chosen])
 
-    def train(self, step: int, batch: CropBatch) -> dict[str, float]:
+    def train(self, step: int, batch: CropBatch) -> Figures:
         """One step of a phase (DC-AE paper 3.3), then one of the discriminator if it has begun."""
         recipe, gan = self.recipe, self.gan if step >= self.recipe.loss.gan_start else None
 
@@ -114,33 +116,46 @@ class AutoencoderTask:
             # Loss
             terms = self.loss.terms(output, pixels)
             loss = self.loss.weighted(terms)
-            values = {name: float(value.detach()) for name, value in terms.items()}
             if gan:
-                loss = loss + gan.decoder_loss(output, loss, self.last_layer, values)
-        values = self.processes.mean({"loss": float(loss.detach()), **values})
-        require_finite(step, batch.names, loss=values["loss"])
+                adversarial, terms_of_gan = gan.decoder_loss(output, loss, self.last_layer)
+                loss, terms = loss + adversarial, terms | terms_of_gan
 
         # Backward and gradient clip
         self.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
-        require_finite(step, batch.names, gradient=norm)
-
-        # Update, then the EMA weights
-        rate = rate_at(recipe, step)
-        self.optimizer.step(lr=rate)
-        self.average.update(self.model, step)
-
-        # The discriminator's own step, at a rate that falls as the decoder's
-        if gan:
-            with products(recipe, pixels.device):
-                of_discriminator = gan.loss(pixels, output.detach())
-            lr = rate / base_rate(recipe) * recipe.discriminator.lr
-            values |= self.processes.mean({"judge": gan.step(of_discriminator, lr=lr)})
-            require_finite(step, batch.names, judge=values["judge"])
 
         # Metrics
-        return {**values, "lr": rate, "gradient": norm}
+        rate, processes = rate_at(recipe, step), self.processes
+
+        def told(found: dict[str, Tensor]) -> dict[str, float]:
+            *values, gradient = (float(value) for value in found.values())
+            means = processes.mean(dict(zip(found, values, strict=False)))
+            require_finite(step, batch.names, **means, gradient=gradient)
+            return {**means, "lr": rate, "gradient": gradient}
+
+        figures = self.watch.read({"loss": loss, **terms, "gradient": norm}, told)
+
+        # Update, then the EMA weights
+        self.optimizer.step(lr=rate, found_inf=self.watch.found_inf)
+        self.average.update(self.model, step)
+        if not gan:
+            return figures
+
+        # The discriminator's own step, at a rate that falls as the decoder's
+        with products(recipe, pixels.device):
+            of_discriminator = gan.loss(pixels, output.detach())
+        gan.backward(of_discriminator)
+
+        def judged(found: dict[str, Tensor]) -> dict[str, float]:
+            value = processes.mean({"judge": float(found["judge"])})
+            require_finite(step, batch.names, **value)
+            return value
+
+        judge = self.watch.read({"judge": of_discriminator}, judged)
+        lr = rate / base_rate(recipe) * recipe.discriminator.lr
+        gan.optimizer.step(lr=lr, found_inf=self.watch.found_inf)
+        return lambda: figures() | judge()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

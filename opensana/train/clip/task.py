@@ -23,6 +23,7 @@ from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
 from opensana.train.checkpoints.export import Export
 from opensana.train.engine.compilation import compiled
 from opensana.train.engine.ema import Average
+from opensana.train.engine.figures import Figures, Watch
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients
 from opensana.train.engine.precision import products
@@ -86,6 +87,7 @@ class ClipTask:
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizers(dict(self.model.named_parameters()), recipe.optimizer)
         self.engine = compiled(self.model) if recipe.compile else self.model
+        self.watch = Watch(self.device)
         self.parts: dict[str, Part] = {
             "model": ModuleState(self.model),
             "ema": ModuleState(self.average.module),
@@ -112,7 +114,7 @@ class ClipTask:
             [self.records[row].label for row in rows],
         )
 
-    def train(self, step: int, batch: ClipBatch) -> dict[str, float]:
+    def train(self, step: int, batch: ClipBatch) -> Figures:
         """One step of symmetric InfoNCE (CLIP, arXiv 2103.00020, figure 3)."""
         recipe, device = self.recipe, self.device
 
@@ -121,19 +123,26 @@ class ClipTask:
         with products(recipe, device):
             logits = self.engine(pixels, batch.states.to(device), batch.mask.to(device))
         loss = contrastive_loss(logits.float(), batch.positive.to(device))
-        require_finite(step, batch.names, loss=float(loss.detach()))
 
         # Backward and gradient clip
         self.optimizer.zero_grad()
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
-        require_finite(step, batch.names, gradient=norm)
+
+        # Metrics
+        rate = rate_at(recipe, step)
+
+        def told(found: dict[str, Tensor]) -> dict[str, float]:
+            values = {name: float(value) for name, value in found.items()}
+            require_finite(step, batch.names, **values)
+            return {"loss": values["loss"], "lr": rate, "gradient": values["gradient"]}
+
+        figures = self.watch.read({"loss": loss, "gradient": norm}, told)
 
         # Update, then the EMA weights
-        rate = rate_at(recipe, step)
-        self.optimizer.step(lr=rate)
+        self.optimizer.step(lr=rate, found_inf=self.watch.found_inf)
         self.average.update(self.model, step)
-        return {"loss": float(loss.detach()), "lr": rate, "gradient": norm}
+        return figures
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

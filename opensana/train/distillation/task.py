@@ -34,6 +34,7 @@ from opensana.train.distillation.discriminator import (
     tokens_behind,
 )
 from opensana.train.distillation.student import student_of
+from opensana.train.engine.figures import Figures, Watch
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, clip_gradients
 from opensana.train.engine.precision import products
@@ -108,6 +109,7 @@ class DistillationTask:
             "adversary": ModuleState(self.discriminator),
             "adversary_optimizer": self.discriminator_optimizer,
         }
+        self.watch = Watch(self.device)
         self.work = workload(recipe, self.student.config, processes)
         self.fixed = [batch.to(self.device) for batch in self.stream.fixed_batches()]
         self.ends = [self._teachers_end(batch) for batch in self.fixed]
@@ -132,7 +134,7 @@ class DistillationTask:
             flow, torch.tensor(guidance), torch.stack(noises), torch.cat(sigmas)
         )
 
-    def train(self, step: int, batch: DistillationBatch) -> dict[str, float]:
+    def train(self, step: int, batch: DistillationBatch) -> Figures:
         """One step of the student, then one of the discriminator (SANA-Sprint 3.2 and 3.3)."""
         recipe, student, warmup = self.recipe, self.student, self.recipe.consistency.warmup
         warmth = min(1.0, (step + 1) / warmup) if warmup else 1.0
@@ -172,22 +174,30 @@ class DistillationTask:
         losses = consistency_loss(v, frozen, change)
         adversarial = generator_loss(logits)
         loss = losses.mean() + recipe.adversary.weight * adversarial
-        values = {
-            "loss": float(loss.detach()),
-            "consistency": float(losses.detach().mean()),
-            "change": float(change.square().mean()),
-            "adversarial": float(adversarial.detach()),
+        numbers = {
+            "loss": loss,
+            "consistency": losses.mean(),
+            "change": change.square().mean(),
+            "adversarial": adversarial,
         }
-        require_finite(step, data.names, **values)
 
         # Backward and gradient clip
         loss.backward()
         norm = clip_gradients(self.optimizer.parameters, recipe.clip)
-        require_finite(step, data.names, gradient=norm)
+
+        # Metrics
+        rate = rate_at(recipe, step)
+
+        def told(found: dict[str, Tensor]) -> dict[str, float]:
+            values = {name: float(value) for name, value in found.items()}
+            require_finite(step, data.names, **values)
+            gradient = values.pop("gradient")
+            return {**values, "lr": rate, "gradient": gradient}
+
+        figures = self.watch.read({**numbers, "gradient": norm}, told)
 
         # Update, then the EMA weights
-        rate = rate_at(recipe, step)
-        self.optimizer.step(lr=rate)
+        self.optimizer.step(lr=rate, found_inf=self.watch.found_inf)
         self.network.average.update(student, step)
 
         # The discriminator's own step: hinge loss on data and on the same guesses
@@ -199,11 +209,15 @@ class DistillationTask:
             logits_of_fake = self.discriminator([part.detach() for part in fake], grid)
             of_discriminator = discriminator_loss(logits_of_real, logits_of_fake)
         of_discriminator.backward()
-        self.discriminator_optimizer.step(lr=recipe.adversary.lr)
 
-        # Metrics
-        adversary = float(of_discriminator.detach())
-        return {**values, "lr": rate, "gradient": norm, "adversary": adversary}
+        def judged(found: dict[str, Tensor]) -> dict[str, float]:
+            values = {"adversary": float(found["adversary"])}
+            require_finite(step, data.names, **values)
+            return values
+
+        judge = self.watch.read({"adversary": of_discriminator}, judged)
+        self.discriminator_optimizer.step(lr=recipe.adversary.lr, found_inf=self.watch.found_inf)
+        return lambda: figures() | judge()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

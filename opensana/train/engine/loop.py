@@ -22,6 +22,7 @@ from opensana.train.checkpoints import checkpoint
 from opensana.train.checkpoints.export import Export, Saver
 from opensana.train.checkpoints.resuming import newest, resume
 from opensana.train.engine.before import check_compiler, check_disk, check_writable
+from opensana.train.engine.figures import Figures, reads_late
 from opensana.train.engine.parallel import Processes, own, started
 from opensana.train.engine.precision import check_dtype, settled
 from opensana.train.engine.randomness import seed_of
@@ -110,6 +111,8 @@ class Session:
     saver: Saver
     stop: StopRequest
     draw_every: int | None
+    unread: list[tuple[int, Figures]] = field(default_factory=list[tuple[int, Figures]])
+    """Steps that are launched and not yet reported, by the count of steps then done."""
     undrawn: list[str] = field(default_factory=list[str])
     """Why samples could not be drawn, each time."""
 
@@ -130,16 +133,19 @@ class Session:
             metrics.say(f"{recipe.run} is finished at step {done}; raise `steps` to go on")
             return
         rank = () if self.processes.alone else (self.processes.rank,)
+        late = reads_late(self.processes.device)
         # One step ahead: a thread prepares the next batch while this one is trained on.
         steps = range(done, recipe.steps)
         batches = in_order(task.prepare, steps, workers=1, ahead=1)
         for step, batch in enumerate(batches, done):
             torch.manual_seed(seed_of(recipe.seed, step, "layers", *rank))
-            metrics.step(step + 1, task.train(step, batch))
+            self.unread.append((step + 1, task.train(step, batch)))
+            self._report(leave=1 if late else 0)
             done = step + 1
             stopped = self.processes.any(self.stop.wanted)
             saved = stopped or self._due(done, recipe.checkpoint.every)
             if saved:
+                self._report()
                 metrics.sync()
                 self._save(done)
             if stopped and done < recipe.steps:
@@ -157,10 +163,17 @@ class Session:
     def _due(self, done: int, every: int) -> bool:
         return done == self.recipe.steps or done % every == 0
 
+    def _report(self, *, leave: int = 0) -> None:
+        """Report the steps that are not yet, but for so many of the last; all before a save."""
+        while len(self.unread) > leave:
+            step, figures = self.unread.pop(0)
+            self.metrics.step(step, figures())
+
     def _measure(self, done: int, *, saved: bool) -> None:
         """Evaluate where it is due; the step is saved even if that fails."""
         if not self._due(done, self.recipe.evaluate.every):
             return
+        self._report()
         try:
             figures = self.task.evaluate()
         except Exception:
@@ -174,6 +187,7 @@ class Session:
         """Draw samples where they are due; a failure is said and counted, and ends nothing."""
         if self.draw_every is None or not self._due(done, self.draw_every):
             return
+        self._report()
         try:
             self.task.draw(done)
         except Exception as error:

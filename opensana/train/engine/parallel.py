@@ -115,14 +115,18 @@ class Processes:
                 raise problem
             raise SystemExit(1)
 
+    def average(self, values: Tensor) -> Tensor:
+        """The mean of the values of all processes, where they are; in place."""
+        if self.alone:
+            return values
+        dist.all_reduce(values)
+        return values.div_(self.count)
+
     def average_gradients(self, parameters: list[nn.Parameter]) -> None:
         """All-reduce; for a network small enough to need no overlap with the backward pass."""
-        if self.alone:
-            return
         for parameter in parameters:
             if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(self.count)
+                self.average(parameter.grad)
 
 
 ALONE = Processes()
@@ -230,13 +234,13 @@ def accumulating(engine: nn.Module, *, last: bool) -> AbstractContextManager[Non
     return nullcontext()
 
 
-def clip_gradients(parameters: list[nn.Parameter], limit: float) -> float:
-    """Scale gradients down to a global norm of at most `limit`; returns the norm before."""
+def clip_gradients(parameters: list[nn.Parameter], limit: float) -> Tensor:
+    """Scale gradients down to a global norm of at most `limit`; returns the norm [] before."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     norm = norm.full_tensor() if is_sharded(norm) else norm
     nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
+    return norm
 
 
 def sum_of_shards(values: Tensor) -> Tensor:

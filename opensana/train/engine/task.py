@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from opensana.errors import CheckpointError
 from opensana.train.checkpoints.export import Export
+from opensana.train.engine.figures import Figures
 from opensana.train.engine.shards import resharded
 from opensana.train.monitor.metrics import Workload
 
@@ -58,7 +59,7 @@ class Task(Protocol):
 
     def prepare(self, step: int) -> Any: ...
 
-    def train(self, step: int, batch: Any) -> dict[str, float]: ...
+    def train(self, step: int, batch: Any) -> Figures: ...
 
     def evaluate(self) -> dict[str, float]: ...
 

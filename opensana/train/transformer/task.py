@@ -8,8 +8,9 @@ ControlNet beside it.
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -23,6 +24,7 @@ from opensana.flow.loss import flow_matching_loss
 from opensana.flow.noise import noise_for
 from opensana.flow.solvers import SOLVERS
 from opensana.train.checkpoints.export import Export
+from opensana.train.engine.figures import Figures, Watch
 from opensana.train.engine.loop import drive, require_finite
 from opensana.train.engine.parallel import ALONE, Processes, accumulating, clip_gradients
 from opensana.train.engine.precision import products
@@ -87,6 +89,7 @@ class FlowTask:
         self.work = workload(recipe, config, processes, streams=len(streams))
         self.optimizer = Optimizers(trained_parameters(network.trained), recipe.optimizer)
         self.parts: dict[str, Part] = {**network.parts, "optimizer": self.optimizer}
+        self.watch = Watch(processes.device)
         self.fixed = streams[0].fixed_batches()
         if recipe.samples.autoencoder is not None and processes.first:
             sample_decoder(recipe.samples.autoencoder, self.features)
@@ -95,11 +98,12 @@ class FlowTask:
         """This process's micro-batches; those of the prior come last."""
         return [stream.batch(step, slots) for stream in self.streams for slots in self.slots]
 
-    def train(self, step: int, batch: list[FlowBatch]) -> dict[str, float]:
+    def train(self, step: int, batch: list[FlowBatch]) -> Figures:
         """One step of flow matching (paper 3.2; rectified flow, arXiv 2209.03003, equation 1)."""
         recipe, network, processes = self.recipe, self.network, self.processes
         self.optimizer.zero_grad()
         losses: list[Tensor] = []
+        sigmas: list[Tensor] = []
         for part in batch:  # gradient accumulation
             with accumulating(network.engine, last=part is batch[-1]):
                 # Data and noise level: x0, noise [B * R, C, h, w] and sigma [B * R] in [0, 1]
@@ -117,33 +121,41 @@ class FlowTask:
 
                 # Backward
                 (part.weight * loss.mean() / recipe.accumulate).backward()
-            losses.append(loss.detach().cpu())
+            losses.append(loss.detach())
+            sigmas.append(data.sigma)
 
-        # The losses of all processes, in the order of the global batch
-        own = slice(len(self.slots))
-        sigmas = torch.cat([part.sigma for part in batch[own]])
-        loss, sigma = processes.all_gather(torch.stack([torch.cat(losses[own]), sigmas]))
+        # Gradient clip
+        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+
+        # Metrics
+        rate, own = rate_at(recipe, step), len(self.slots)
+        numbers = {"losses": torch.cat(losses[:own]), "sigmas": torch.cat(sigmas[:own])}
+        if len(self.streams) > 1:
+            numbers["losses of the prior"] = torch.cat(losses[own:])
+        figures = self.watch.read({**numbers, "norm": norm}, partial(self._told, step, rate))
+
+        # Update
+        self.optimizer.step(lr=rate, found_inf=self.watch.found_inf)
+
+        # EMA weights
+        network.average.update(network.trained, step)
+        return figures
+
+    def _told(self, step: int, rate: float, found: Mapping[str, Tensor]) -> dict[str, float]:
+        """The figures of a step, of all processes; NumericsError if one is not finite."""
+        # Losses and noise levels in the order of the global batch
+        pairs = torch.stack([found["losses"], found["sigmas"]])
+        loss, sigma = self.processes.all_gather(pairs)
         values = {"loss": float(loss.mean()), **by_band(loss, sigma)}
         if not isfinite(values["loss"]):
             require_finite(step, self._names(step, ~loss.isfinite()), loss=values["loss"])
         if len(self.streams) > 1:
-            of_prior = processes.all_gather(torch.cat(losses[len(self.slots) :]))
+            of_prior = self.processes.all_gather(found["losses of the prior"])
             values["prior_loss"] = float(of_prior.mean())
             require_finite(step, ["those of the prior"], prior_loss=values["prior_loss"])
-
-        # Gradient clip
-        norm = clip_gradients(self.optimizer.parameters, recipe.clip)
+        norm = float(found["norm"])
         if not isfinite(norm):
             require_finite(step, self._names(step, loss == loss), gradient=norm)
-
-        # Update
-        rate = rate_at(recipe, step)
-        self.optimizer.step(lr=rate)
-
-        # EMA weights
-        network.average.update(network.trained, step)
-
-        # Metrics
         return {**values, "lr": rate, "gradient": norm}
 
     def _names(self, step: int, chosen: Tensor) -> list[str]:
