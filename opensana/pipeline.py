@@ -19,7 +19,7 @@ from opensana.drawing.inputs import NO_INPUTS, Inputs, read_inputs
 from opensana.drawing.job import Job, make_job
 from opensana.drawing.picture import Picture, read_request
 from opensana.drawing.prompts import prompt_notes
-from opensana.drawing.solving import encode, job_noises, job_start, solve
+from opensana.drawing.solving import encode, graph_note, job_noises, job_start, solve
 from opensana.flow.solvers import OnStep
 from opensana.models.open import OpenModel, few_step_model, open_model
 from opensana.models.options import DEFAULT_MODEL, DtypeName, LoadOptions, OffloadName, SchemeName
@@ -56,6 +56,7 @@ class Sana(OpenModel):
         controlnet: str | Path | None = None,
         kernels: bool = False,
         quantize: SchemeName | None = None,
+        graph: bool = False,
     ) -> "Sana":
         """Load a model that comes along, a folder or a hub id; see `LoadOptions` for the keywords.
 
@@ -66,7 +67,7 @@ class Sana(OpenModel):
             model=model, revision=revision, variant=variant, transformer=transformer, lora=lora,
             lora_scale=lora_scale, controlnet=controlnet, device=device,
             text_device=text_device, offload=offload, dtype=dtype, memory=memory, compile=compile,
-            kernels=kernels, quantize=quantize,
+            kernels=kernels, quantize=quantize, graph=graph,
         )  # fmt: skip
         return cls(**vars(open_model(options)))
 
@@ -131,7 +132,7 @@ class Sana(OpenModel):
         batches = batches_of(self, job, memory=room)
         size = (len(batches[0]), *job.latent_size)
         memory = band_memory(self.autoencoder, size, memory=self.memory, notice=notice, room=room)
-        for note in job.notes:
+        for note in filter(None, (*job.notes, graph_note(model, job, len(batches[0])))):
             notice(note)
         return model._pictures(job, batches, memory, on_step, stop or (lambda: False), notice)
 

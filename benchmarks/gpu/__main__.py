@@ -27,7 +27,8 @@ from opensana.files.writing import write_json
 DEADLINES = {
     "environment": 25,
     "parity": 70,
-    "latency": 130,
+    "latency": 115,
+    "graphs": 15,
     "throughput": 50,
     "kernels": 20,
     "flux": 65,

@@ -140,6 +140,8 @@ class Serve(LoadOptions, Command):
         """How many replicas; ConfigError for flags that do not go together."""
         from opensana.serve.replicas.ray_replicas import read_scale
 
+        if self.graph:
+            raise ConfigError("graph is not for a server, whose batches change: leave it out")
         if self.replicas is not None and self.ray is None:
             raise ConfigError("--replicas goes with --ray; try --ray local")
         if self.ray is not None and ":" in self.device:

@@ -64,6 +64,8 @@ def solved_batches(
         except Stopped:
             return
         if latent is None:
+            if model.graphs is not None:
+                model.graphs.forget()
             left = [*_halves(seeds, job.drawn_size, notice), *left]
             continue
         yield seeds, latent

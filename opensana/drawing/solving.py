@@ -3,7 +3,7 @@
 Shapes: B pictures, C channels of the latent, h w its size.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
 
@@ -20,6 +20,7 @@ from opensana.flow.noise import noises_for
 from opensana.flow.scm import scm_sigmas, scm_steps
 from opensana.flow.solvers import SOLVERS, OnStep, Steps, follow, require_finite
 from opensana.models.open import OpenModel
+from opensana.runtime.graphs import MOST_TOKENS, TEXT_LENGTHS, Drawing, Graphs
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import Controlled, ControlledText
 from opensana.transformer.model import PreparedText
@@ -45,6 +46,8 @@ class Network(Protocol[Text]):
 
     def moment(self, timestep: Tensor, guidance: Tensor | None = None) -> Any: ...
 
+    def fold(self, prepared: Text) -> Text: ...
+
     def together(self, texts: Sequence[Text], rows: Sequence[int]) -> Text: ...
 
 
@@ -67,7 +70,6 @@ def encode(
     All that needs no step is done here. With a ControlNet the latent of the control image, made
     with `memory` as in `decode_images`, is read beside each.
     """
-    found: list[Prepared] = []
     latent, control = None, job.control_image
     if control is not None:
         model.begin(model.autoencoder)
@@ -75,13 +77,17 @@ def encode(
     model.begin(model.text.model)
     texts = read_prompts(model.text, job, prompts)
     model.begin(model.transformer, model.controlnet)
+    found: list[Prepared] = []
     for text in texts:
         states, mask = text.states.to(model.device), text.mask
         if model.controlnet is None or control is None or latent is None:
-            found.append(model.transformer.fold(model.transformer.prepare_text(states, mask)))
+            prepared = model.transformer.prepare_text(states, mask)
         else:
             network = Controlled(model.transformer, model.controlnet)
-            found.append(network.fold(network.prepare(states, mask, latent, scale=control.scale)))
+            prepared = network.prepare(states, mask, latent, scale=control.scale)
+        if model.graphs is not None:
+            prepared = prepared.padded(TEXT_LENGTHS)
+        found.append(network_of(model).fold(prepared))
     return found
 
 
@@ -121,7 +127,7 @@ def solve(
     if model.device.type == "cpu":
         velocities = [velocity_of(network, text, job.guidance) for text in texts]
         return follow(*steps_of(job, velocities, noises, shift=shift, on_step=on_step, start=start))
-    velocity = accelerated(network, texts, job, timesteps(job, shift))
+    velocity = accelerated(network, texts, job, timesteps(job, shift), model.graphs)
     noises = list(islice(noises, job.steps if job.solver == "scm" else 1))
 
     def run(on_step: OnStep | None) -> Tensor:
@@ -154,33 +160,57 @@ def steps_of(
 
 
 def accelerated(
-    network: Network[Any], texts: Sequence[Prepared], job: Job, timesteps: Tensor
+    network: Network[Any],
+    texts: Sequence[Prepared],
+    job: Job,
+    timesteps: Tensor,
+    graphs: Graphs | None = None,
 ) -> Velocity:
     """The velocity of a job on an accelerator, `timesteps` [T] being all that it is asked at.
 
     What is known before the first step is on the device by then, and both halves of guidance are
-    one batch: an accelerator is faster with more rows, and waits for its host less.
+    one batch: an accelerator is faster with more rows, and waits for its host less. With `graphs`
+    a batch that is not too large for it is launched as one.
     """
     embedded = network.config.guidance_embeds
-    at = network.moment(timesteps, torch.tensor([job.guidance]) if embedded else None)
-    moments = {timestep: at.row(index) for index, timestep in enumerate(timesteps.tolist())}
+    moments = network.moment(timesteps, torch.tensor([job.guidance]) if embedded else None)
+    index = {timestep: place for place, timestep in enumerate(timesteps.tolist())}
+    made: dict[int, Callable[[Tensor, int], Tensor]] = {}
 
-    def velocity(x: Tensor, timestep: Tensor, text: Any) -> Tensor:
-        return network.velocity(x, moments[timestep.item()], text)
+    def for_rows(count: int) -> Callable[[Tensor, int], Tensor]:
+        """Of so many pictures: the velocities of all texts at one of the timesteps."""
+        text = texts[0] if len(texts) == 1 else network.together(texts, [count] * len(texts))
+        if graphs is not None and tokens(network.config, job, count) <= MOST_TOKENS:
+            return Drawing(graphs, network, moments, text)
+        rows = [moments.row(place) for place in range(len(timesteps))]
+        return lambda x, place: network.velocity(x, rows[place], text)
 
-    if len(texts) == 1 or any(text.mask is not None for text in texts):
-        halves = [lambda x, timestep, text=text: velocity(x, timestep, text) for text in texts]
-        return guided_velocity(halves, job.guidance)
-    joined: dict[int, Any] = {}
-
-    def guided(x: Tensor, timestep: Tensor) -> Tensor:
+    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
         count = len(x)
-        if count not in joined:
-            joined[count] = network.together(texts, [count, count])
-        given, without = velocity(torch.cat([x, x]), timestep, joined[count]).chunk(2)
-        return guide(given, without, job.guidance)
+        if count not in made:
+            made[count] = for_rows(count)
+        rows = torch.cat([x] * len(texts)) if len(texts) > 1 else x
+        found = made[count](rows, index[timestep.item()])
+        return found if len(texts) == 1 else guide(found[:count], found[count:], job.guidance)
 
-    return guided
+    return velocity
+
+
+def tokens(config: TransformerConfig, job: Job, pictures: int) -> int:
+    """Image tokens of a step of so many pictures, in both halves of guidance."""
+    height, width = job.latent_size
+    return (1 + job.guided) * pictures * height * width // config.patch_size**2
+
+
+def graph_note(model: OpenModel, job: Job, pictures: int) -> str | None:
+    """A line where a model is to launch steps as CUDA graphs, and does not for such a batch."""
+    found = tokens(model.transformer.config, job, pictures)
+    if model.graphs is None or found <= MOST_TOKENS:
+        return None
+    return (
+        f"steps of {found} tokens are not launched as CUDA graphs, which are for at most "
+        f"{MOST_TOKENS}: here kernels take longer than their launches"
+    )
 
 
 def levels(job: Job, shift: float) -> Sequence[float]:

@@ -27,6 +27,7 @@ from opensana.models.parts import SPRINT_PART, autoencoder_folder, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.graphs import Graphs
 from opensana.runtime.int8_decoder import decodes_in_8_bits, quantize_decoder
 from opensana.runtime.kernels import compile_convolutions
 from opensana.runtime.offload import Turns
@@ -70,6 +71,8 @@ class OpenModel:
     """Which weight files of the folder were read."""
     turns: Turns | None = None
     """With offload: which networks are on the device."""
+    graphs: Graphs | None = None
+    """The CUDA graphs of its steps, if it is to have any."""
 
     @property
     def device(self) -> torch.device:
@@ -154,6 +157,8 @@ def open_model(options: LoadOptions) -> OpenModel:
             warnings.warn(note, stacklevel=3)
     device = resolve_device(options.device)
     _check_offload(options, device)
+    if options.graph:
+        check_graph(options, device)
     text_device = resolve_device(options.text_device or str(device))
     dtype = resolve_dtype(device, options.dtype, stored_dtype(folder, variant))
     others = part_dtype(device, dtype)
@@ -167,6 +172,10 @@ def open_model(options: LoadOptions) -> OpenModel:
         transformer = load_other_transformer(options.transformer, folder)
         provenance["transformer"] = str(options.transformer)
     stored = quantization_of(transformer)
+    if stored is not None and options.graph:
+        raise ConfigError(
+            f"graph is for plain layers, and {options.model} is quantised: leave it out"
+        )
     if stored is not None and loras:  # a LoRA's change is added to plain weights
         dequantize(transformer)
     provenance |= apply_loras(transformer, loras)
@@ -234,7 +243,7 @@ def open_model(options: LoadOptions) -> OpenModel:
             turns.add(text.model, stays=False)
     return OpenModel(
         text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant,
-        turns,
+        turns, Graphs() if options.graph else None,
     )  # fmt: skip
 
 
@@ -251,6 +260,19 @@ def _check_offload(options: LoadOptions, device: torch.device) -> None:
         raise ConfigError(
             "compiled blocks are bound to where their weights are: leave compile out, or offload "
             "the text alone"
+        )
+
+
+def check_graph(options: LoadOptions, device: torch.device) -> None:
+    """ConfigError where steps cannot be CUDA graphs."""
+    if device.type != "cuda":
+        raise ConfigError(f"graph is for CUDA, and this runs on {device.type}; leave graph out")
+    if options.compile or options.quantize is not None:
+        other = "compile" if options.compile else "quantize"
+        raise ConfigError(f"graph is for plain layers: leave {other} out, or graph")
+    if options.offload == "all":
+        raise ConfigError(
+            "a graph is bound to where weights are: leave graph out, or offload the text alone"
         )
 
 

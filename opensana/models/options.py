@@ -81,6 +81,8 @@ class LoadOptions:
     quantize: SchemeName | None = None
     """Bring transformer and decoder to 8 bits for speed (w8a8), or the transformer to 8 or 4 for
     memory alone (w8, w4)."""
+    graph: bool = False
+    """On CUDA, launch the kernels of a step as one, a CUDA graph: for many pictures of one size."""
 
     @property
     def memory_bytes(self) -> int | None:

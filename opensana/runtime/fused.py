@@ -158,8 +158,9 @@ class FusedBlock(nn.Module):
     def _attend(self, tokens: Tensor, text: BlockText, mask: Tensor | None) -> None:
         """Add cross-attention to the tokens, in place."""
         if isinstance(text, SeveralTexts):
-            for part, one in zip(tokens.split(text.rows), text.texts, strict=True):
-                self._attend(part, one, None)
+            parts = zip(tokens.split(text.rows), text.texts, text.masks, strict=True)
+            for part, one, allowed in parts:
+                self._attend(part, one, allowed)
         elif isinstance(text, FoldedText):
             add_folded(tokens, text, mask, self.attn2.heads)
         else:

@@ -31,12 +31,19 @@ class FoldedText(NamedTuple):
     bias: Tensor  # [B, 1, heads * M]
     values: Tensor  # [B, heads * M, C]
 
+    def masked(self, mask: Tensor) -> "FoldedText":
+        """Attended to where `mask` [B, M] is true and nowhere else, without a mask beside it."""
+        bias = self.bias.unflatten(-1, (-1, mask.shape[1]))
+        bias = bias.masked_fill(~mask[:, None, None, :], -torch.inf)
+        return self._replace(bias=bias.flatten(2))
+
 
 class SeveralTexts(NamedTuple):
     """Texts of different lengths in one batch, each for the next rows of the images."""
 
     texts: tuple["KeysValues | FoldedText", ...]
     rows: tuple[int, ...]
+    masks: tuple[Tensor | None, ...]
 
 
 BlockText = Tensor | KeysValues | FoldedText | SeveralTexts
@@ -144,8 +151,8 @@ class CrossAttention(nn.Module):
         round otherwise than alone.
         """
         if isinstance(text, SeveralTexts):
-            parts = zip(tokens.split(text.rows), text.texts, strict=True)
-            return torch.cat([self(part, one, None) for part, one in parts])
+            parts = zip(tokens.split(text.rows), text.texts, text.masks, strict=True)
+            return torch.cat([self(part, one, allowed) for part, one, allowed in parts])
         if isinstance(text, FoldedText):
             scores = tokens.to(text.keys.dtype) @ text.keys + text.bias
             scores = scores.unflatten(-1, (self.heads, -1))

@@ -140,6 +140,10 @@ class ControlledText:
         """That of the text, for both networks."""
         return self.text.mask
 
+    def padded(self, lengths: Sequence[int]) -> "ControlledText":
+        """As `PreparedText.padded`."""
+        return replace(self, text=self.text.padded(lengths), control=self.control.padded(lengths))
+
 
 class ControlledMoment(NamedTuple):
     """Timesteps as both networks are conditioned on them."""

@@ -13,6 +13,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from opensana.errors import RequestError
 from opensana.layers.norm import RMSNorm
@@ -51,15 +52,31 @@ class PreparedText:
         assert not any(isinstance(block, SeveralTexts) for block in self.blocks)
         return cast("tuple[KeysValues | FoldedText, ...]", self.blocks)
 
+    def padded(self, lengths: Sequence[int]) -> "PreparedText":
+        """With keys and values up to the next of some ascending lengths, which a mask leaves out:
+        texts of one shape. Not for a folded one.
+        """
+        blocks = cast("tuple[KeysValues, ...]", self.separate)
+        keys = blocks[0].keys
+        count, mask = keys.shape[2], self.mask
+        if mask is None:
+            mask = torch.ones(len(keys), count, dtype=torch.bool, device=keys.device)
+        more = next((n for n in lengths if n >= count), count) - count
+        longer = (
+            KeysValues(*(F.pad(part, (0, 0, 0, more)).contiguous() for part in block))
+            for block in blocks
+        )
+        return PreparedText(tuple(longer), F.pad(mask, (0, more)))
+
 
 def together(texts: Sequence[PreparedText], rows: Sequence[int]) -> PreparedText:
-    """Single prompts as the texts of one batch, each for its number of rows.
+    """Texts of one batch, each for its number of rows: of one prompt, or of as many prompts.
 
     Every row is attended to as if it were alone.
     """
-    assert all(text.mask is None for text in texts), "padding of a single prompt is dropped"
+    masks = tuple(text.mask for text in texts)
     blocks = zip(*(text.blocks for text in texts), strict=True)
-    joined = (SeveralTexts(cast("tuple", block), tuple(rows)) for block in blocks)
+    joined = (SeveralTexts(cast("tuple", block), tuple(rows), masks) for block in blocks)
     return PreparedText(tuple(joined), None)
 
 
@@ -107,12 +124,21 @@ class Stack(nn.Module):
         return PreparedText(tuple(blocks), mask)
 
     def fold(self, prepared: PreparedText) -> PreparedText:
-        """Fold projections into a short text (`CrossAttention.fold`); for inference."""
-        folded = (
-            block.fold(text) if isinstance(text, KeysValues) else text
-            for block, text in zip(self.blocks, prepared.blocks, strict=True)
+        """Fold projections into a short text (`CrossAttention.fold`), and its mask; for inference.
+
+        A mask is folded in once, not at each step, where all blocks have taken the text so.
+        """
+        mask, folded = (
+            prepared.mask,
+            [
+                block.fold(text) if isinstance(text, KeysValues) else text
+                for block, text in zip(self.blocks, prepared.blocks, strict=True)
+            ],
         )
-        return PreparedText(tuple(folded), prepared.mask)
+        if mask is not None and all(isinstance(text, FoldedText) for text in folded):
+            folded = [cast(FoldedText, text).masked(mask) for text in folded]
+            mask = None
+        return PreparedText(tuple(folded), mask)
 
     def _captions(self, text: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         text, mask = drop_padding(text.to(self.dtype), mask)

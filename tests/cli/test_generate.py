@@ -43,7 +43,7 @@ def test_flags_reach_the_request_and_the_model(sana: PaintedSana) -> None:
         "model": "m", "device": "cpu", "dtype": "fp32", "revision": "r", "variant": "fp16",
         "compile": True, "kernels": True, "transformer": None, "controlnet": None,
         "lora": None, "lora_scale": 1.0, "quantize": "w8", "text_device": "cpu",
-        "offload": None,
+        "offload": None, "graph": False,
     }  # fmt: skip
 
 

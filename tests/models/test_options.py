@@ -47,7 +47,7 @@ def test_each_keyword_reaches_its_option(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_generate_has_all_of_them_as_flags() -> None:
     words = "generate x -m m --revision r --variant fp16 --transformer t --lora a --lora b"
     words += " --lora-scale 2 --lora-scale 3 --controlnet c --device cpu --dtype fp32"
-    words += " --text-device cpu --offload all"
+    words += " --text-device cpu --offload all --graph"
     command = parse([*words.split(), "--memory", "4", "--compile", "--kernels", "--quantize", "w4"])
     assert isinstance(command, Generate) and isinstance(command, LoadOptions)
     got = {field.name: str(getattr(command, field.name)) for field in fields(LoadOptions)}
@@ -56,7 +56,7 @@ def test_generate_has_all_of_them_as_flags() -> None:
         "lora": "('a', 'b')", "lora_scale": "(2.0, 3.0)", "controlnet": "c", "device": "cpu",
         "text_device": "cpu", "offload": "all",
         "dtype": "fp32", "memory": "4", "compile": "True", "kernels": "True",
-        "quantize": "w4",
+        "quantize": "w4", "graph": "True",
     }  # fmt: skip
 
 
