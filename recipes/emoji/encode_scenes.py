@@ -30,7 +30,7 @@ from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.generator import Vocabulary, training_scenes
 from opensana.datasets.emoji.prompts import BACKGROUNDS, PAIR_ROUNDS, Prompt, pair_scenes
-from opensana.datasets.emoji.scenes import Composition, Group
+from opensana.datasets.emoji.scenes import MOST, Composition, Group
 from opensana.datasets.emoji.spoken import spoken_prompts, spoken_scenes
 from opensana.errors import OpensanaError
 from opensana.features.encoders import LATENT_VERSION, encode_pixels, encoder_hash
@@ -53,7 +53,10 @@ STAGES = {
     },
 }  # fmt: skip
 # How often an entry counts.
-COPIES = {"white": 6, "coloured": 1, "pair": 1, "spoken": 2, "emoji": 6, "scene": 2}
+COPIES = {
+    "white": 6, "coloured": 1, "pair": 1, "spoken": 2, "emoji": 6, "scene": 2,
+    "attributed": 5, "five": 5,
+}  # fmt: skip
 TEXT_PART = 8000
 SPOKEN = 3000
 """Scenes with a colour or a ground in another language."""
@@ -111,7 +114,15 @@ def all_entries(vocabulary: Vocabulary, scenes: int, shares: dict[str, float]) -
         yield Entry(scene, [Prompt(text, 1.0)], 1)
     counts = {task: round(share * scenes) for task, share in shares.items()}
     for scene, text in training_scenes(vocabulary, counts, seed=SEED):
-        yield Entry(scene, [Prompt(text, 1.0)], COPIES["scene"])
+        yield Entry(scene, [Prompt(text, 1.0)], COPIES[weight_of(scene)])
+
+
+def weight_of(scene: Composition) -> str:
+    """Two kinds in two colours are learnt last, and five objects have a size of their own."""
+    if scene.total == MOST:
+        return "five"
+    several = len(scene.groups) > 1
+    return "attributed" if several and all(group.colour for group in scene.groups) else "scene"
 
 
 def encode_latents(
