@@ -1,48 +1,79 @@
-"""GenEval's questions, asked of the emoji model at one guidance or several, and a sheet of answers.
+"""GenEval's six questions, asked of the emoji model at one guidance or several, with a sheet.
 
     python -m benchmarks.six_questions [--model emoji-256] [--count 24] [--guidance 1 1.5 2]
         [--steps 4] [--held-out] [--sheet FILE.png]
 
 Settings are chosen by combinations that training may see; `--held-out` asks those that it never
 sees, as `opensana evaluate` does. One row a guidance; the last line is JSON. The sheet has a row of
-a question, with right and wrong pictures in proportion: each name ends in "right" or "wrong".
+a question, with right and wrong pictures in proportion: right ones have a green frame, wrong ones
+a red one.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from benchmarks.guidance_sweep import row, setting
 from benchmarks.timing import machine
+from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.generator import Vocabulary
+from opensana.evaluate import Counts
 from opensana.evaluate.emoji.figures import open_or_prepare
-from opensana.evaluate.emoji.nearest import drawer
-from opensana.evaluate.emoji.questions import QUESTIONS, Asked, ask_composed
+from opensana.evaluate.emoji.nearest import (
+    Draw,
+    References,
+    draw_all,
+    drawer,
+    label_questions,
+    references,
+    verdict,
+)
+from opensana.evaluate.emoji.questions import QUESTIONS, ask_composed
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
 
-COLUMNS, SIDE = 6, 160
+COLUMNS, SIDE, FRAME = 6, 176, 6
+GREEN, RED = (60, 160, 80), (210, 60, 50)
+SINGLE = "single_object"
 
-Judged = tuple[Asked, Image.Image, bool]
+Answer = tuple[str, Image.Image, bool]
+"""A prompt, its picture, and whether that is right."""
 
 
-def in_proportion(judged: Sequence[Judged], count: int = COLUMNS) -> list[Judged]:
+def single_object(
+    draw: Draw, data: EmojiData, everything: References, count: int, *, held_out: bool
+) -> list[Answer]:
+    """Labels: the nearest of all emoji is the one asked for; other ones to choose by."""
+    first = 0 if held_out else Counts.labels
+    asked = label_questions(data, first + count)[first:]
+    pictures = draw_all(draw, [one.prompt for one in asked])
+    return [
+        (one.prompt, picture, verdict(picture, one.record, everything).rank == 0)
+        for one, picture in zip(asked, pictures, strict=True)
+    ]
+
+
+def in_proportion(answers: Sequence[Answer], count: int = COLUMNS) -> list[Answer]:
     """So many of them, the first right and the first wrong ones, in the proportion of all."""
-    good = [one for one in judged if one[2]]
-    bad = [one for one in judged if not one[2]]
-    shown = round(count * len(good) / len(judged))
+    good = [one for one in answers if one[2]]
+    bad = [one for one in answers if not one[2]]
+    shown = round(count * len(good) / len(answers))
     return good[:shown] + bad[: count - shown]
 
 
-def save_sheet(path: Path, answers: dict[str, list[Judged]]) -> None:
-    shown = [one for name in QUESTIONS for one in in_proportion(answers[name])]
-    names = [f"{one.prompt}: {'right' if good else 'wrong'}" for one, _, good in shown]
-    sheet = contact_sheet([picture for _, picture, _ in shown], names, columns=COLUMNS, side=SIDE)
+def framed(picture: Image.Image, good: bool) -> Image.Image:
+    inner = SIDE - 2 * FRAME
+    return ImageOps.expand(picture.resize((inner, inner)), FRAME, GREEN if good else RED)
+
+
+def save_sheet(path: Path, answers: dict[str, list[Answer]]) -> None:
+    shown = [one for each in answers.values() for one in in_proportion(each)]
+    pictures = [framed(picture, good) for _, picture, good in shown]
+    sheet = contact_sheet(pictures, [name for name, *_ in shown], columns=COLUMNS, side=SIDE)
     sheet.save(path, format="PNG")
 
 
@@ -58,16 +89,19 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.count < COLUMNS:
         parser.error(f"--count is at least {COLUMNS}, one for each column of the sheet")
-    vocabulary = Vocabulary(open_or_prepare(arguments.data))
-    sana = Sana.load(arguments.model)
+    data, sana = open_or_prepare(arguments.data), Sana.load(arguments.model)
+    vocabulary, everything = Vocabulary(data), references(data, data.records)
     results: dict[str, dict[str, float]] = {}
-    print(row("guidance", *QUESTIONS, "mean") + "\n" + "|---" * (2 + len(QUESTIONS)) + "|")
+    names = (SINGLE, *QUESTIONS)
+    print(row("guidance", *names, "mean") + "\n" + "|---" * (2 + len(names)) + "|")
     for guidance in arguments.guidance:
         own = setting(sana, shift=sana.shift, guidance=guidance, steps=arguments.steps)
-        shares, answers = ask_composed(
-            drawer(own), vocabulary, arguments.count, held_out=arguments.held_out
-        )
-        figures = {name: asdict(shares)[name] for name in QUESTIONS}
+        count, held_out = arguments.count, arguments.held_out
+        answers = {SINGLE: single_object(drawer(own), data, everything, count, held_out=held_out)}
+        composed = ask_composed(drawer(own), vocabulary, count, held_out=held_out)[1]
+        for name, judged in composed.items():
+            answers[name] = [(asked.prompt, picture, good) for asked, picture, good in judged]
+        figures = {name: mean(good for *_, good in each) for name, each in answers.items()}
         results[f"guidance {guidance:g}"] = figures
         cells = [f"{value:.0%}" for value in (*figures.values(), mean(figures.values()))]
         print(row(f"{guidance:g}", *cells), flush=True)

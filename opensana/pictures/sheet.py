@@ -5,11 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+SIZES = (16, 14, 12, 11, 10, 9)
+TWO_LINES = 12
+"""The largest size of letters of which two lines fit below a picture."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
 
 def contact_sheet(
     pictures: Sequence[Image.Image], names: Sequence[str], *, columns: int = 5, side: int = 192
 ) -> Image.Image:
-    """Pictures in rows, each with its name centred below, as large as fits."""
+    """Pictures in rows, each with its name centred below in one line or two, as large as fits."""
     assert len(pictures) == len(names) > 0
     strip, margin = 28, 8
     right, down = side + margin, side + strip + margin
@@ -20,12 +26,31 @@ def contact_sheet(
         row, column = divmod(index, columns)
         left, top = margin + column * right, margin + row * down
         sheet.paste(picture.convert("RGB").resize((side, side)), (left, top))
-        for size in (16, 14, 12, 10, 8):
-            font = ImageFont.load_default(size)
-            if pen.textlength(name, font=font) <= side:
-                break
-        pen.text((left + side // 2, top + side + 4), name, fill="black", font=font, anchor="ma")
+        text, font = _fitting(pen, name, side)
+        place = (left + side // 2, top + side + (1 if "\n" in text else 4))
+        pen.multiline_text(
+            place, text, fill="black", font=font, anchor="ma", align="center", spacing=1
+        )
     return sheet
+
+
+def _fitting(pen: ImageDraw.ImageDraw, name: str, side: int) -> tuple[str, Font]:
+    """A name in one line or two, in the largest size that fits, else the smallest."""
+    for size in SIZES:
+        for text in (name, _halved(name)) if size <= TWO_LINES else (name,):
+            font = ImageFont.load_default(size)
+            if pen.multiline_textbbox((0, 0), text, font=font)[2] <= side:
+                return text, font
+    return _halved(name), ImageFont.load_default(SIZES[-1])
+
+
+def _halved(name: str) -> str:
+    """In two lines, about equally long."""
+    spaces = [index for index, letter in enumerate(name) if letter == " "]
+    if not spaces:
+        return name
+    middle = min(spaces, key=lambda index: abs(index - len(name) / 2))
+    return f"{name[:middle]}\n{name[middle + 1 :]}"
 
 
 def grid(pictures: np.ndarray, *, columns: int) -> Image.Image:
