@@ -154,6 +154,19 @@ def free_memory(device: torch.device) -> int:
     return min([_free_system_memory(), *_free_in_cgroup()])
 
 
+def to_host(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Tensors of one device on the CPU; from CUDA through pinned memory, with one wait for all."""
+    import torch
+
+    if tensors[0].device.type != "cuda":
+        return tuple(x.cpu() for x in tensors)
+    pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in tensors]
+    for copy, x in zip(pinned, tensors, strict=True):
+        copy.copy_(x, non_blocking=True)
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return tuple(pinned)
+
+
 def parse_bytes(text: str) -> int:
     """Parse a size such as 4GiB, 1.5 GB or 800MB; the unit is required."""
     match = re.fullmatch(r"(\d{1,12}(?:\.\d{1,12})?)\s*([A-Za-z]+)", text.strip())

@@ -13,7 +13,7 @@ from opensana.autoencoder.streaming import decode_bands, encode
 from opensana.device import format_bytes, free_memory
 from opensana.errors import ConfigError, OutOfMemory
 from opensana.models.resolution_bins import Size
-from opensana.pictures.pixels import to_image, to_images, to_levels, to_pixels
+from opensana.pictures.pixels import joined, to_images, to_pixels
 from opensana.pictures.resize import cover
 from opensana.runtime.int8_decoder import decodes_in_8_bits
 from opensana.runtime.shortage import attempt
@@ -115,8 +115,8 @@ def _in_bands(
     autoencoder: Autoencoder, latent: Tensor, memory: int, size: Size | None
 ) -> Image.Image:
     bands = decode_bands(autoencoder, latent, memory=memory)
-    if size is None:  # bytes take a quarter of what numbers would
-        return to_image(torch.cat([to_levels(band) for band in bands], dim=2)[0])
+    if size is None:
+        return joined(bands)[0]
     return to_images(cover(torch.cat(list(bands), dim=2), *size))[0]
 
 
