@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import chain
+from itertools import count
 from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
@@ -20,6 +20,7 @@ from tyro.conf import Positional, arg
 
 from opensana.cli.command import Command, emit, emit_json, say
 from opensana.cli.output import DEFAULT_NAME, PictureFiles
+from opensana.cli.saving import Saving
 from opensana.drawing.inputs import Inputs, read_inputs
 from opensana.drawing.recorded import (
     DIGEST,
@@ -80,11 +81,18 @@ class Generate(LoadOptions, Inputs, Request, Command):
         if self.offload is not None:
             prompts = [request.prompt for request in requests]
             sana.drop_text_encoder(prompts, [request.negative_prompt for request in requests])
-        pictures = chain.from_iterable(_draw(sana, one, init_image, control) for one in requests)
-        for index, picture in enumerate(pictures):
-            path = files.path(seed=picture.request.seed, index=index)
-            picture.save(path, metadata=not self.no_metadata)
-            self._report(path, picture)
+        from opensana.drawing.picture import write_png
+
+        numbers = count()
+
+        def write(picture: "Picture", png: bytes) -> None:
+            path = files.path(seed=picture.request.seed, index=next(numbers))
+            self._report(write_png(path, png), picture)
+
+        with Saving(write, metadata=not self.no_metadata) as saving:
+            for request in requests:
+                for picture in _draw(sana, request, init_image, control, saving):
+                    saving.add(picture)
 
     def _load(self) -> "Sana":
         """The model. Loading makes a million long-lived objects: the garbage collector is off."""
@@ -194,9 +202,14 @@ def _read_prompts(name: str) -> list[tuple[str, str]]:
 
 
 def _draw(
-    sana: "Sana", request: Request, init: "InitImage | None", control: "ControlImage | None"
+    sana: "Sana",
+    request: Request,
+    init: "InitImage | None",
+    control: "ControlImage | None",
+    saving: Saving,
 ) -> "Iterator[Picture]":
-    with _progress(request) as on_step:
+    """The pictures of a request; after each step, those before that are encoded are written."""
+    with _progress(request, saving) as on_step:
         yield from sana.draw(
             request,
             on_step=on_step,
@@ -209,7 +222,7 @@ def _draw(
 
 
 @contextmanager
-def _progress(request: Request) -> Iterator[Callable[[int, int, Any], None]]:
+def _progress(request: Request, saving: Saving) -> Iterator[Callable[[int, int, Any], None]]:
     """A bar on stderr, one tick a solver step; nothing when stderr is no terminal."""
     from tqdm import tqdm
 
@@ -220,6 +233,7 @@ def _progress(request: Request) -> Iterator[Callable[[int, int, Any], None]]:
         def on_step(_step: int, total: int, _latent: Any) -> None:
             bar.total = total
             bar.update()
+            saving.write_encoded()
 
         yield on_step
 

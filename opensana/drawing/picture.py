@@ -61,14 +61,16 @@ class Picture:
 
     def save(self, path: str | Path, *, metadata: bool = True) -> Path:
         """Write a PNG atomically: there is the whole file or none."""
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise RequestError(
-                f"pictures are written as PNG, got {path.name!r}; try a name in .png"
-            )
-        content = self.png(metadata=metadata)
-        write_atomic(path, lambda temporary: temporary.write_bytes(content))
-        return path
+        return write_png(path, self.png(metadata=metadata))
+
+
+def write_png(path: str | Path, content: bytes) -> Path:
+    """Write the bytes of a PNG atomically; RequestError for a name of another kind."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise RequestError(f"pictures are written as PNG, got {path.name!r}; try a name in .png")
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
+    return path
 
 
 def parameters(

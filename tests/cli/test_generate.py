@@ -184,22 +184,25 @@ def test_pictures_that_were_done_are_kept_and_told(
     assert files(tmp_path) == names
 
 
-def test_each_picture_is_saved_and_told_before_the_next_is_drawn(
+def test_pictures_are_written_and_told_in_their_order(
     sana: PaintedSana,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    seen: list[tuple[list[str], str]] = []
+    names, told = [f"{index}.png" for index in range(3)], ""
     paint = sana.paint
 
     def watched(request: Request, seed: int) -> Picture:
-        seen.append((files(tmp_path), capsys.readouterr().out))
+        nonlocal told
+        told += capsys.readouterr().out
+        there = files(tmp_path)
+        assert there == names[: len(there)] == told.split()
         return paint(request, seed)
 
     monkeypatch.setattr(sana, "paint", watched)
     assert main(["generate", "x", "-n", "3", "-o", "{index}.png"]) == 0
-    assert seen == [([], ""), (["0.png"], "0.png\n"), (["0.png", "1.png"], "1.png\n")]
+    assert files(tmp_path) == names == (told + capsys.readouterr().out).split()
 
 
 # ------------------------------------------------------------------ refused before loading
