@@ -12,23 +12,28 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from opensana import device as devices
 from opensana.drawing.job import make_job
 from opensana.drawing.solving import encode
-from opensana.errors import ConfigError
+from opensana.errors import ConfigError, WeightsError
 from opensana.features import blocks
 from opensana.features.blocks import EncodeOptions, Settings, settings_on
 from opensana.layers.mix_ffn import gated
 from opensana.metrics.small_clip import shrunk
+from opensana.models import load as loading
 from opensana.models import open as opening
+from opensana.models.load import Onto, load_autoencoder, load_transformer
 from opensana.models.memory import memory_needed
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime import compiled
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.placing import place
 from opensana.train.optim import optimizers
 from opensana.train.optim.optimizers import iterated_in, orthogonalise
 from opensana.train.transformer.task import plain_attention
 from opensana.transformer.model import PreparedText
+from opensana.weights.safetensors import read_safetensors, write_safetensors
 from tests import tiny
 from tests.launches import Launches, faked
 
@@ -126,6 +131,63 @@ def test_the_text_encoder_may_run_elsewhere(
     [text] = encode(sana, job)
     assert isinstance(text, PreparedText)
     assert all(part.device.type == "meta" for block in text.separate for part in block)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "straight"),
+    [
+        (CUDA, {}, torch.bfloat16),
+        (CUDA, {"dtype": "float16"}, torch.float16),
+        (CUDA, {"quantize": "w8"}, None),
+        (CUDA, {"offload": "text"}, None),
+        (CPU, {}, None),
+    ],
+)
+def test_cuda_gets_weights_from_the_files_unless_they_change(
+    device: torch.device,
+    options: dict[str, Any],
+    straight: torch.dtype | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    found: list[Onto | None] = []
+
+    def load(*_: object, onto: Onto | None, **more: object) -> None:
+        found.append(onto)
+        raise InterruptedError
+
+    monkeypatch.setattr(opening, "resolve_device", lambda _: device)
+    monkeypatch.setattr(opening, "settle_float32", lambda *_, **more: {})
+    monkeypatch.setattr(devices, "has_bfloat16", lambda _: True)
+    monkeypatch.setattr(opening, "load_transformer", load)
+    with pytest.raises(InterruptedError):
+        Sana.load(folder, **options)
+    assert found == [straight and Onto(device, straight)]
+
+
+def test_weights_read_onto_a_device_are_those_that_were_placed(tmp_path: Path) -> None:
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    for load in (load_transformer, load_autoencoder):
+        placed = place(load(folder), CPU, torch.bfloat16)
+        straight = load(folder, onto=Onto(CPU, torch.bfloat16))
+        expected, state = placed.state_dict(), straight.state_dict()
+        assert expected.keys() == state.keys()
+        assert all(torch.equal(state[name], weight) for name, weight in expected.items())
+        assert not any(x.requires_grad for x in straight.parameters())
+
+
+def test_wrong_weights_are_refused_before_they_are_on_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    part = folder / "transformer"
+    state = read_safetensors(part)
+    state["proj_out.weigth"] = state.pop("proj_out.weight")
+    write_safetensors(state, part)
+    monkeypatch.setattr(loading, "read_onto", lambda *_, **more: pytest.fail("it was read"))
+    with pytest.raises(WeightsError, match=r"did you mean 'proj_out\.weigth'"):
+        load_transformer(folder, onto=Onto(CPU, torch.bfloat16))
 
 
 def test_a_gpu_holds_both_halves_of_guidance() -> None:

@@ -1,6 +1,7 @@
 """The networks of a model folder as modules, ready to draw."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,22 +30,42 @@ from opensana.text.gguf import gguf_in
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.controlnet import ControlNet, check_pair
 from opensana.transformer.model import Stack, Transformer
-from opensana.weights.safetensors import check_finite, load_into, read_safetensors
+from opensana.weights.safetensors import (
+    check_finite,
+    check_fit,
+    load_into,
+    read_headers,
+    read_onto,
+    read_safetensors,
+)
+
+
+@dataclass(frozen=True)
+class Onto:
+    """Where weights are read to, and the number format that they have there."""
+
+    device: torch.device
+    dtype: torch.dtype
+
 
 TEXT_ENCODERS = {"gemma3-270m": gemma3_270m_folder}
 Config = TypeVar("Config")
 
 
-def load_transformer(folder: Path, *, variant: str | None = None) -> Transformer:
+def load_transformer(
+    folder: Path, *, variant: str | None = None, onto: Onto | None = None
+) -> Transformer:
     """The transformer of a model folder or of a folder that is one itself, for inference.
 
-    It is on the CPU, in the stored dtype.
+    It is on the CPU, in the stored dtype; with `onto` there, but for one that is quantised.
     """
     part = transformer_folder(folder)
-    return _load(Transformer, transformer_config(part), part, variant)
+    return _load(Transformer, transformer_config(part), part, variant, onto)
 
 
-def load_other_transformer(own: str | Path, model: Path) -> Transformer:
+def load_other_transformer(
+    own: str | Path, model: Path, *, onto: Onto | None = None
+) -> Transformer:
     """The transformer that `own` means, to stand in for that of the model folder.
 
     WeightsError where it reads or writes other things than the model's own.
@@ -58,17 +79,23 @@ def load_other_transformer(own: str | Path, model: Path) -> Transformer:
                 f"{own} has {name} {got}, and the other parts of this model need {wanted}; "
                 "name the model whose features it was trained on"
             )
-    return load_transformer(part)
+    return load_transformer(part, onto=onto)
 
 
-def load_autoencoder(folder: Path, *, variant: str | None = None) -> Autoencoder:
+def load_autoencoder(
+    folder: Path, *, variant: str | None = None, onto: Onto | None = None
+) -> Autoencoder:
     """The autoencoder of a model folder or of a folder that is one itself, for inference."""
     part = autoencoder_folder(folder)
-    return _load(Autoencoder, autoencoder_config(part), part, variant)
+    return _load(Autoencoder, autoencoder_config(part), part, variant, onto)
 
 
 def load_controlnet(
-    source: str | Path, transformer: TransformerConfig, *, variant: str | None = None
+    source: str | Path,
+    transformer: TransformerConfig,
+    *,
+    variant: str | None = None,
+    onto: Onto | None = None,
 ) -> ControlNet:
     """The ControlNet in a folder, in its folder `controlnet`, or of a hub id, for inference.
 
@@ -77,11 +104,15 @@ def load_controlnet(
     part = controlnet_folder(source)
     config = controlnet_config(part)
     check_pair(transformer, config)
-    return _load(ControlNet, config, part, variant)
+    return _load(ControlNet, config, part, variant, onto)
 
 
 def _load(
-    network: Callable[[Config], Module], config: Config, part: Path, variant: str | None
+    network: Callable[[Config], Module],
+    config: Config,
+    part: Path,
+    variant: str | None,
+    onto: Onto | None,
 ) -> Module:
     """The network of a configuration with the weights of a part."""
     with torch.device("meta"):
@@ -89,7 +120,13 @@ def _load(
         if (found := quantization(part)) is not None:
             assert isinstance(module, Stack)
             quantize(module, found)
-    load_into(module, read_safetensors(part, variant=part_variant(part, variant)), where=part)
+    chosen = part_variant(part, variant)
+    if onto is None or found is not None:
+        load_into(module, read_safetensors(part, variant=chosen), where=part)
+    else:
+        check_fit(module, read_headers(part, variant=chosen), where=part)
+        state = read_onto(onto.device, onto.dtype, part, variant=chosen)
+        load_into(module, state, where=part, finite=False)
     if found is not None and found.scheme == "w8a8":  # most of it is packed, which copies it
         unmap(module)
     return module.eval().requires_grad_(False)

@@ -16,6 +16,7 @@ from opensana.errors import ConfigError
 from opensana.files.user_cache import cache_folder
 from opensana.models.index import ModelInfo, read_info
 from opensana.models.load import (
+    Onto,
     load_autoencoder,
     load_controlnet,
     load_other_transformer,
@@ -165,11 +166,13 @@ def open_model(options: LoadOptions) -> OpenModel:
     full = options.dtype is not None and dtype == torch.float32
     provenance: dict[str, Any] = {**settle_float32(device, full=full)}
 
-    # Load, and merge the LoRAs.
+    # Load, and merge the LoRAs. CUDA gets weights from the files, what is to be changed the CPU.
+    straight = device.type == "cuda" and options.offload is None
+    onto = Onto(device, dtype) if straight and not (loras or options.quantize) else None
     if options.transformer is None:
-        transformer = load_transformer(folder, variant=variant)
+        transformer = load_transformer(folder, variant=variant, onto=onto)
     else:
-        transformer = load_other_transformer(options.transformer, folder)
+        transformer = load_other_transformer(options.transformer, folder, onto=onto)
         provenance["transformer"] = str(options.transformer)
     stored = quantization_of(transformer)
     if stored is not None and options.graph:
@@ -181,11 +184,13 @@ def open_model(options: LoadOptions) -> OpenModel:
     provenance |= apply_loras(transformer, loras)
     controlnet = None
     if options.controlnet is not None:
-        controlnet = load_controlnet(options.controlnet, transformer.config, variant=variant)
+        controlnet = load_controlnet(
+            options.controlnet, transformer.config, variant=variant, onto=onto
+        )
     if transformer.config.guidance_embeds:
         info = info.sprint
     changed = bool(loras or options.transformer or options.controlnet)
-    few_step = None if changed else _few_step(folder, variant)
+    few_step = None if changed else _few_step(folder, variant, onto)
 
     # Quantise.
     asked = None if options.quantize is None else Quantization.named(options.quantize)
@@ -222,7 +227,8 @@ def open_model(options: LoadOptions) -> OpenModel:
             prepare_for_inference(network, device, dtype, at=at)
         if in_triton:
             use_triton(network, device)
-    autoencoder = load_autoencoder(folder, variant=variant)
+    onto = Onto(device, others) if straight else None
+    autoencoder = load_autoencoder(folder, variant=variant, onto=onto)
     in_float32 = (device.type, others) == ("cpu", torch.float32)
     if in_float32 and quantization is not None and quantization.scheme == "w8a8":
         slower = quantize_decoder(autoencoder, kernels)
@@ -276,10 +282,10 @@ def check_graph(options: LoadOptions, device: torch.device) -> None:
         )
 
 
-def _few_step(folder: Path, variant: str | None) -> Transformer | None:
+def _few_step(folder: Path, variant: str | None, onto: Onto | None) -> Transformer | None:
     """The distilled transformer that a model folder may bring."""
     part = folder / SPRINT_PART
-    return load_transformer(part, variant=variant) if part.is_dir() else None
+    return load_transformer(part, variant=variant, onto=onto) if part.is_dir() else None
 
 
 def few_step_model(model: Model, request: Request) -> Model | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ BASE_NAMES = ("diffusion_pytorch_model", "model")
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 KEYS_SHOWN = 3
 Read = TypeVar("Read")
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,34 @@ def read_safetensors(
     return _gather(folder_or_file, variant, lambda handle, key: widened(handle.get_tensor(key)))
 
 
+def read_onto(
+    device: torch.device,
+    dtype: torch.dtype,
+    folder_or_file: str | Path,
+    *,
+    variant: str | None = None,
+) -> dict[str, Tensor]:
+    """As `read_safetensors`, but straight onto a device, with all but whole numbers in `dtype`.
+
+    There each tensor is looked at as it is stored, and the host waits once, for all: WeightsError
+    for NaN and infinite values. No more is on the device than the result and one stored tensor.
+    """
+    check_headers(read_headers(folder_or_file, variant=variant), where=folder_or_file)
+    largest: dict[str, Tensor] = {}
+
+    def pick(handle: Any, key: str) -> Tensor:
+        stored = widened(handle.get_tensor(key))
+        if not stored.is_floating_point():
+            return stored
+        if stored.numel():
+            largest[key] = _largest(stored)
+        return stored.to(dtype)
+
+    state = _gather(folder_or_file, variant, pick, device=device)
+    _check_largest(largest, folder_or_file)
+    return state
+
+
 def read_headers(
     folder_or_file: str | Path, *, variant: str | None = None
 ) -> dict[str, TensorInfo]:
@@ -161,11 +190,15 @@ def read_metadata(file: Path) -> dict[str, str]:
 
 
 def _gather(
-    folder_or_file: str | Path, variant: str | None, pick: Callable[..., Read]
+    folder_or_file: str | Path,
+    variant: str | None,
+    pick: Callable[..., Read],
+    *,
+    device: torch.device = CPU,
 ) -> dict[str, Read]:
     state: dict[str, Read] = {}
     for file in weight_files(folder_or_file, variant=variant):
-        for key, value in _read_one(file, pick):
+        for key, value in _read_one(file, pick, device):
             if key in state:
                 raise WeightsError(f"{file}: the tensor {key!r} is also in another shard")
             state[key] = value
@@ -173,9 +206,11 @@ def _gather(
     return state
 
 
-def _read_one(file: Path, pick: Callable[..., Read]) -> Iterator[tuple[str, Read]]:
+def _read_one(
+    file: Path, pick: Callable[..., Read], device: torch.device
+) -> Iterator[tuple[str, Read]]:
     try:
-        with safe_open(file, framework="pt", device="cpu") as handle:
+        with safe_open(file, framework="pt", device=str(device)) as handle:
             for key in handle.keys():  # noqa: SIM118 (the handle is no mapping)
                 yield key, pick(handle, key)
     except (SafetensorError, OSError, ValueError) as error:
@@ -264,12 +299,31 @@ def _whole(key: str, found: TensorInfo, where: str | Path) -> WeightsError:
 
 
 def check_finite(state: Mapping[str, Tensor], *, where: str | Path) -> None:
-    """Raise WeightsError for a tensor with a NaN or an infinity."""
+    """Raise WeightsError for a tensor with a NaN or an infinity; a GPU is waited for once."""
+    largest: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if not is_finite(tensor):
-            raise WeightsError(
-                f"{where}: {key!r} holds NaN or infinite values: the file is damaged"
-            )
+        if tensor.device.type == "cuda" and tensor.is_floating_point() and tensor.numel():
+            largest[key] = _largest(widened(tensor))
+        elif not is_finite(tensor):
+            raise _not_finite(key, where)
+    _check_largest(largest, where)
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """The largest number without its sign, as float32; NaN if there is one. Nothing waits."""
+    return torch.linalg.vector_norm(tensor, torch.inf).float()
+
+
+def _check_largest(largest: Mapping[str, Tensor], where: str | Path) -> None:
+    if largest:
+        finite = torch.stack(list(largest.values())).isfinite().tolist()
+        for key, good in zip(largest, finite, strict=True):
+            if not good:
+                raise _not_finite(key, where)
+
+
+def _not_finite(key: str, where: str | Path) -> WeightsError:
+    return WeightsError(f"{where}: {key!r} holds NaN or infinite values: the file is damaged")
 
 
 def is_finite(tensor: Tensor) -> bool:

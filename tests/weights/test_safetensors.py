@@ -10,17 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from opensana.errors import OpensanaError, WeightsError
 from opensana.files.writing import read_json, write_atomic
+from opensana.weights import safetensors as weights
 from opensana.weights.safetensors import (
     available_variants,
+    check_finite,
     load_into,
     read_headers,
+    read_onto,
     read_safetensors,
     write_safetensors,
 )
+from tests.launches import Launches
 
 STATE = {
     "b.weight": torch.arange(6.0).reshape(2, 3),
@@ -53,6 +58,82 @@ def test_shards_go_round(tmp_path: Path, variant: str | None) -> None:
     ]
     assert same(read_safetensors(tmp_path, variant=variant), STATE)
     assert read_json(files[-1])["metadata"]["total_size"] == 24 + 8 + 8
+
+
+def test_straight_onto_a_device_in_its_format(tmp_path: Path) -> None:
+    wide = STATE | {"c.weight": torch.tensor([[0.1, 1e38]]), "d": torch.zeros(0)}
+    write_safetensors(wide, tmp_path, max_shard_bytes=24)
+    found = read_onto(torch.device("cpu"), torch.bfloat16, tmp_path)
+    assert same(found, {k: v.bfloat16() if v.is_floating_point() else v for k, v in wide.items()})
+    half = read_onto(torch.device("cpu"), torch.float16, tmp_path)
+    assert half["c.weight"].isinf().any(), "what is stored is looked at, as when it is read at once"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
+def test_straight_onto_a_device_damage_is_named(tmp_path: Path, bad: float) -> None:
+    write_safetensors(STATE | {"c": torch.tensor([1.0, bad]).half()}, tmp_path)
+    with pytest.raises(WeightsError, match="'c' holds NaN or infinite values"):
+        read_onto(torch.device("cpu"), torch.float32, tmp_path)
+
+
+class Opened:
+    """Opens a file on the CPU, remembers where it should have been, and gives shapes alone."""
+
+    asked: list[str]
+
+    def __init__(self, file: Path, *, framework: str, device: str) -> None:
+        Opened.asked.append(device)
+        self.handle = safe_open(file, framework=framework, device="cpu")
+
+    def __enter__(self) -> "Opened":
+        self.handle.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.handle.__exit__(*error)
+
+    def keys(self) -> list[str]:
+        return list(self.handle.keys())
+
+    def get_slice(self, key: str) -> object:
+        return self.handle.get_slice(key)
+
+    def get_tensor(self, key: str) -> Tensor:
+        return self.handle.get_tensor(key).to("meta")
+
+
+def test_cuda_is_read_to_and_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_safetensors(STATE | {f"{n}.weight": torch.ones(2, 2) for n in range(9)}, tmp_path)
+    Opened.asked = []
+    monkeypatch.setattr(weights, "safe_open", Opened)
+    with Launches() as seen:
+        state = read_onto(torch.device("cuda:1"), torch.bfloat16, tmp_path)
+    assert Opened.asked == ["cpu", "cuda:1"], "the header first"
+    assert len(seen.host_reads) == 1 and len(state) == 12
+    assert state["0.weight"].dtype == torch.bfloat16 and state["a.count"].dtype == torch.int64
+
+
+def test_what_is_on_a_gpu_is_looked_at_with_one_wait() -> None:
+    class OnGpu(Tensor):
+        """Has numbers, and says that they are on a GPU."""
+
+        @property
+        def device(self) -> torch.device:  # pyright: ignore[reportIncompatibleVariableOverride]
+            return torch.device("cuda")
+
+        def tolist(self) -> list[bool]:
+            reads.append(len(self))
+            return super().tolist()
+
+    reads: list[int] = []
+    state = {str(n): torch.ones(3).as_subclass(OnGpu) for n in range(5)}
+    check_finite(state | {"whole": torch.tensor(3)}, where="here")
+    assert reads == [5]
+    state["3"] = torch.tensor([float("nan")]).half().as_subclass(OnGpu)
+    with pytest.raises(WeightsError, match="'3' holds NaN"):
+        check_finite(state, where="here")
 
 
 def test_diffusers_reads_our_shards(tmp_path: Path) -> None:
