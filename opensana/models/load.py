@@ -93,9 +93,9 @@ def load_autoencoder(
 def load_controlnet(
     source: str | Path,
     transformer: TransformerConfig,
+    onto: Onto | None = None,
     *,
     variant: str | None = None,
-    onto: Onto | None = None,
 ) -> ControlNet:
     """The ControlNet in a folder, in its folder `controlnet`, or of a hub id, for inference.
 

@@ -184,9 +184,7 @@ def open_model(options: LoadOptions) -> OpenModel:
     provenance |= apply_loras(transformer, loras)
     controlnet = None
     if options.controlnet is not None:
-        controlnet = load_controlnet(
-            options.controlnet, transformer.config, variant=variant, onto=onto
-        )
+        controlnet = load_controlnet(options.controlnet, transformer.config, onto, variant=variant)
     if transformer.config.guidance_embeds:
         info = info.sprint
     changed = bool(loras or options.transformer or options.controlnet)

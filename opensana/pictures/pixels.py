@@ -33,8 +33,10 @@ def joined(bands: Iterable[Tensor]) -> list[Image.Image]:
     all are done.
     """
     largest, levels = zip(*map(to_levels, bands), strict=True)
-    whole = levels[0] if len(levels) == 1 else torch.cat(levels, dim=1)
-    largest, whole = to_host(torch.stack(largest), whole)
+    if len(levels) == 1:
+        largest, whole = to_host(largest[0], levels[0])
+    else:
+        largest, whole = to_host(torch.stack(largest), torch.cat(levels, dim=1))
     if not torch.isfinite(largest).all():
         raise NumericsError(
             "the decoded picture holds NaN or infinite values; try --dtype float32 "
