@@ -54,8 +54,8 @@ STAGES = {
 }  # fmt: skip
 # How often an entry counts.
 COPIES = {
-    "white": 6, "coloured": 1, "pair": 1, "spoken": 2, "emoji": 6, "scene": 2,
-    "attributed": 5, "five": 5,
+    "white": 6, "coloured": 1, "pair": 1, "spoken": 4, "emoji": 20,
+    "scene": 2, "sized": 4, "attributed": 5, "five": 5,
 }  # fmt: skip
 TEXT_PART = 8000
 SPOKEN = 3000
@@ -118,9 +118,11 @@ def all_entries(vocabulary: Vocabulary, scenes: int, shares: dict[str, float]) -
 
 
 def weight_of(scene: Composition) -> str:
-    """Two kinds in two colours are learnt last, and five objects have a size of their own."""
+    """What is learnt last counts more: two kinds in two colours, and sizes that few scenes have."""
     if scene.total == MOST:
         return "five"
+    if any(group.size in ("tiny", "small") for group in scene.groups):
+        return "sized"
     several = len(scene.groups) > 1
     return "attributed" if several and all(group.colour for group in scene.groups) else "scene"
 
