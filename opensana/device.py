@@ -138,6 +138,13 @@ def has_own_memory(device: torch.device) -> bool:
     return device.type not in ("cpu", "mps")
 
 
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values on a device, in their own format; from the CPU to CUDA while the host goes on."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=has_own_memory(device))
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on the device, as reported by the system.
 

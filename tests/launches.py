@@ -35,6 +35,8 @@ class Launches(TorchDispatchMode):
         """Operations whose result the host waits for, and copies in flight to it."""
         self.uploads: list[str] = []
         """Copies from the host."""
+        self.uploaded = 0
+        """Their bytes."""
 
     @property
     def count(self) -> int:
@@ -67,6 +69,7 @@ class Launches(TorchDispatchMode):
             made = [x for x in tree_leaves(_written(func, args)) if on_accelerator(x)]
         if made and not there and given:
             self.uploads.append(_copy(name, kwargs))
+            self.uploaded += sum(_nbytes(x) for x in given)
         elif made and not func.is_view and not any(word in name for word in NO_KERNEL):
             self.kernels[name] += 1
             self.bytes += sum(_nbytes(x) for x in (*there, *made))

@@ -5,8 +5,10 @@ Also tests `models/memory.py`.
 
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,17 +20,21 @@ from opensana.drawing.solving import encode
 from opensana.errors import ConfigError, WeightsError
 from opensana.features import blocks
 from opensana.features.blocks import EncodeOptions, Settings, settings_on
+from opensana.features.encoders import valid_states
 from opensana.layers.mix_ffn import gated
 from opensana.metrics.small_clip import shrunk
 from opensana.models import load as loading
 from opensana.models import open as opening
 from opensana.models.load import Onto, load_autoencoder, load_transformer
 from opensana.models.memory import memory_needed
+from opensana.pictures.pixels import from_levels
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime import compiled
 from opensana.runtime.compiled import compile_blocks
 from opensana.runtime.placing import place
+from opensana.text.encoder import TextStates
+from opensana.train.autoencoder.task import layout_on
 from opensana.train.optim import optimizers
 from opensana.train.optim.optimizers import iterated_in, orthogonalise
 from opensana.train.transformer.task import plain_attention
@@ -102,6 +108,30 @@ def test_encoding_fills_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_on(CUDA, options) == Settings(batch=32, memory=40 << 30, threads=16)
     own = EncodeOptions(size=1024, batch=3, memory=99, threads=1)
     assert settings_on(CUDA, own) == settings_on(CPU, own) == Settings(3, 99, 1)
+
+
+def test_an_autoencoder_trains_in_channels_last_on_cuda() -> None:
+    for device, said, last in ((CPU, False, False), (CPU, True, True), (CUDA, False, True)):
+        recipe: Any = SimpleNamespace(channels_last=said)
+        assert (layout_on(device, recipe) == torch.channels_last) == last
+
+
+def test_pictures_travel_as_bytes_to_a_gpu() -> None:
+    with Launches() as seen:
+        pixels = from_levels(np.zeros((2, 5, 7, 3), np.uint8), torch.device("meta"))
+    assert pixels.dtype == torch.float32 and pixels.device.type == "meta"
+    assert seen.uploads == ["_to_copy in flight"] and seen.uploaded == 2 * 5 * 7 * 3
+
+
+def test_the_states_of_a_batch_are_one_copy_to_the_host() -> None:
+    """Not one and a selection for each caption."""
+    states = torch.empty(4, 6, 3, dtype=torch.bfloat16, device="meta")
+    mask = torch.arange(6) < torch.tensor([1, 6, 3, 2])[:, None]
+    with Launches() as seen:
+        found = valid_states(TextStates(states, mask))
+    assert seen.host_reads == ["cpu"] and seen.count == 0
+    assert [rows.shape for rows in found] == [(1, 3), (6, 3), (3, 3), (2, 3)]
+    assert all(rows.dtype == np.float32 for rows in found)
 
 
 def test_compiling_for_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:

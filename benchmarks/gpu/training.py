@@ -100,7 +100,7 @@ def measured(setting: Setting, recipe: TransformerRecipe, model: Transformer) ->
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    processes, stream = Processes(device=device), Stream.open(recipe)
+    processes, stream = Processes(device=device), Stream.open(recipe, device=device)
     network = PlainNetwork(copy.deepcopy(model).train(), recipe, processes)
     drawn = drawn_texts(recipe, stream.features, processes)
     task = FlowTask(recipe, network, [stream], drawn, processes)

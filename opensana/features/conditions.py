@@ -64,6 +64,7 @@ class Conditions:
         return cls(features, of)
 
     def batch(self, samples: Sequence[int]) -> Tensor:
-        """The conditions [B, C, h, w] of samples of one bucket, float32."""
-        latents = [self.features.latent(self.of[sample]) for sample in samples]
-        return torch.from_numpy(np.stack(latents).astype(np.float32))
+        """The conditions [B, C, h, w] of samples of one bucket, float16 as they are stored."""
+        return torch.from_numpy(
+            np.stack([self.features.latent(self.of[sample]) for sample in samples])
+        )

@@ -14,7 +14,7 @@ import torch
 from opensana.autoencoder import streaming
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.plan import encoder_chain
-from opensana.device import faithful_dtype, resolve_device
+from opensana.device import faithful_dtype, resolve_device, to_host
 from opensana.features.manifest import tensor_hash
 from opensana.layers.weight_only import PlainState
 from opensana.models.index import read_info
@@ -117,16 +117,16 @@ def encode_pixels(
     model: Autoencoder, pixels: np.ndarray, *, memory: int | None = None
 ) -> np.ndarray:
     """Scaled latents [B, C, h, w], float32, of uint8 pictures [B, H, W, 3]."""
-    values = from_levels(pixels).permute(0, 3, 1, 2)
-    values = values.to(model.device, model.dtype)
+    values = from_levels(pixels, model.device).permute(0, 3, 1, 2).to(model.dtype)
     if memory is None:
         latents = model.encode(values)
     else:
         latents = streaming.encode(model, values, memory=memory)
-    return latents.float().cpu().numpy()
+    (latents,) = to_host(latents.float())
+    return latents.numpy()
 
 
 def valid_states(states: TextStates) -> list[np.ndarray]:
-    """The hidden states [N, D] of each prompt, float32, without padding."""
-    pairs = zip(states.states, states.mask, strict=True)
-    return [rows[valid].float().cpu().numpy() for rows, valid in pairs]
+    """The hidden states [N, D] of each prompt, float32, without padding: one copy for all."""
+    (fetched,) = to_host(states.states)
+    return [rows[valid].float().numpy() for rows, valid in zip(fetched, states.mask, strict=True)]

@@ -127,18 +127,22 @@ class Features:
         return "" if caption == NULL else self.texts.captions[caption]
 
     def batch(
-        self, samples: Sequence[int], captions: Sequence[int]
+        self,
+        samples: Sequence[int],
+        captions: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents [B, C, h, w], prompt embeddings [B, N, D], both float32, and the mask [B, N].
+        """Latents [B, C, h, w], prompt embeddings [B, N, D], both in `dtype`, and the mask [B, N].
 
-        The samples must be in one bucket.
+        The samples must be in one bucket. float16 is exact: they are stored so.
         """
         assert len(samples) == len(captions)
         buckets, rows = self.index[np.asarray(samples)].T
         if (buckets != buckets[0]).any():
             raise DataError(f"samples of several buckets make no batch: {sorted(set(buckets))}")
-        latents = torch.from_numpy(self.latents[buckets[0]][rows].astype(np.float32))
-        return latents, *self.texts.batch(captions)
+        latents = torch.from_numpy(self.latents[buckets[0]][rows]).to(dtype)
+        return latents, *self.texts.batch(captions, dtype=dtype)
 
 
 class FeatureWriter:

@@ -83,18 +83,27 @@ class Texts:
         deviation, mean = torch.std_mean(torch.from_numpy(self.states[chosen]).float(), dim=0)
         return mean, deviation
 
-    def batch(self, captions: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """States [B, N, D] float32, zero at padding, and the mask [B, N]."""
-        return padded([self.of(caption) for caption in captions])
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest caption, be it the null caption."""
+        return int(np.diff(self.offsets).max(initial=len(self.null)))
+
+    def batch(
+        self, captions: Sequence[int], *, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """States [B, N, D], zero at padding, and the mask [B, N]. float16 is exact."""
+        return padded([self.of(caption) for caption in captions], dtype=dtype)
 
 
-def padded(rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Pad states [n, D] of each caption to [B, N, D] float32, with the mask [B, N]."""
+def padded(
+    rows: Sequence[np.ndarray], *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Pad states [n, D] of each caption to [B, N, D], with the mask [B, N]."""
     longest = max(len(row) for row in rows)
-    states = torch.zeros(len(rows), longest, rows[0].shape[-1])
+    states = torch.zeros(len(rows), longest, rows[0].shape[-1], dtype=dtype)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
     for index, row in enumerate(rows):
-        states[index, : len(row)] = torch.from_numpy(row.astype(np.float32))
+        states[index, : len(row)] = torch.from_numpy(np.array(row))
         mask[index, : len(row)] = True
     return states, mask
 

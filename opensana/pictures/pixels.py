@@ -7,13 +7,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from opensana.device import to_host
+from opensana.device import sent, to_host
 from opensana.errors import NumericsError
 
+CPU = torch.device("cpu")
 
-def from_levels(levels: np.ndarray) -> Tensor:
-    """Bytes 0..255 as float32 pixels in -1..1, of the same shape."""
-    return torch.from_numpy(levels).float().div_(127.5).sub_(1)
+
+def from_levels(levels: np.ndarray, device: torch.device = CPU) -> Tensor:
+    """Bytes 0..255 as float32 pixels in -1..1, of the same shape, on a device: bytes travel."""
+    return sent(torch.from_numpy(levels), device).float().div_(127.5).sub_(1)
 
 
 def to_pixels(image: Image.Image) -> Tensor:

@@ -18,7 +18,6 @@ from opensana.models.flops import (
     autoencoder_cost,
     controlnet_cost,
     image_tokens,
-    measured_peak,
     transformer_cost,
 )
 from opensana.train.autoencoder.phases import freeze_all_but, phase_prefixes
@@ -41,7 +40,7 @@ from opensana.train.recipe import (
 from opensana.train.transformer.controlnet import choose_trained
 from opensana.train.transformer.initial import check_trainable
 from opensana.train.transformer.lora import add_adapters, trained_parameters
-from opensana.train.workload import known_peak
+from opensana.train.workload import peak_of
 from opensana.transformer.controlnet import Controlled, ControlNet, control_config
 from opensana.transformer.model import Transformer, TransformerConfig
 
@@ -198,7 +197,7 @@ def plan(recipe: AnyRecipe, *, processes: int) -> Plan:
         memory=_memory(recipe, shapes, group, dtype),
         tokens=tokens,
         flops=shapes.cost.flops * processes * recipe.accumulate * passes,
-        peak=known_peak(recipe.parallel, device, products) or measured_peak(device, products),
+        peak=peak_of(recipe.parallel, device, products),
         checkpoint=2 * FLOAT * shapes.saved + saved,
     )
 

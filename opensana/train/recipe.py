@@ -110,6 +110,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.999
     channels_last: bool = False
+    """The layout in memory that convolutions prefer; on CUDA an autoencoder always has it."""
     compile: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """That of products; weights and sums stay float32. auto: the best that the device has."""

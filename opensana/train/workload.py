@@ -1,37 +1,32 @@
-"""What a training step costs, found without weights: operations, and what the backward pass keeps.
-
-The model is built on torch's `meta` device, where layers have shapes but no numbers. Blocks of the
-Linear DiT are alike: one and two of them are measured, the rest is counted.
-"""
-
-import re
+"""How much a training step computes, and what its devices can do."""
 
 import torch
 
-from opensana.models.flops import PEAKS, image_tokens, transformer_cost
+from opensana.models.flops import image_tokens, measured_peak, transformer_cost
 from opensana.train.engine.parallel import Processes
 from opensana.train.monitor.metrics import Workload
 from opensana.train.recipe import CachedRecipe, ParallelRecipe
 from opensana.transformer.model import TransformerConfig
 
-# What may follow in a name without another peak; a laptop's, a slice's (MIG) and others have one.
-SAME_PEAK = r"([- ](SXM\d?|\d+GB|HBM\w+))*"
+MEASURED = ("cuda", "mps")
+"""Devices whose peak a run measures when it starts: a CPU has better things to do."""
 
 
-def known_peak(
+def peak_of(
     recipe: ParallelRecipe, device: torch.device, dtype: torch.dtype = torch.bfloat16
 ) -> float:
-    """Operations a second of one device in `dtype`: as the recipe says, or of a known GPU; else 0.
+    """Operations a second of one device in `dtype`: as the recipe says, else of its own products.
 
-    A name counts only as a whole: a 4090 Laptop GPU has half of a 4090's.
+    That is the best of a few large products of matrices, in a fraction of a second. Cards of one
+    name differ by clock, power and share (MIG), and none reaches its data sheet.
     """
     if recipe.peak_tflops is not None:
         return recipe.peak_tflops * 1e12
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    for label, peaks in PEAKS.items():
-        if re.fullmatch(re.escape(label) + SAME_PEAK, name.removeprefix("NVIDIA ")):
-            return peaks.get(dtype, 0.0) * 1e12
-    return 0.0
+    found = measured_peak(device, dtype)
+    if device.type == "cuda":  # a run's own memory is what it reports
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return found
 
 
 def workload(
@@ -42,8 +37,10 @@ def workload(
     `streams`: one's own samples, and as many of a prior if there is one.
     """
     samples = recipe.batch * recipe.data.repeat * streams
+    device = processes.device
     dtype = torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
-    peak = known_peak(recipe.parallel, processes.device, dtype) * processes.count
+    known = recipe.parallel.peak_tflops is not None or device.type in MEASURED
+    peak = peak_of(recipe.parallel, device, dtype) * processes.count if known else 0.0
     flops = transformer_cost(config, samples=1, dtype=torch.float32).flops if peak else 0.0
     tokens = samples * image_tokens(config)
-    return Workload(samples, tokens, samples * flops, peak, processes.device)
+    return Workload(samples, tokens, samples * flops, peak, device)

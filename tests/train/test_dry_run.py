@@ -23,7 +23,7 @@ from opensana.train.monitor.metrics import Workload
 from opensana.train.optim.optimizers import Optimizers
 from opensana.train.recipe import ParallelRecipe, TransformerRecipe, load_recipe
 from opensana.train.transformer.initial import initial_transformer
-from opensana.train.workload import known_peak
+from opensana.train.workload import peak_of
 from opensana.transformer.model import Transformer, TransformerConfig
 from tests.train.conftest import AUTOENCODER, TRANSFORMER
 
@@ -171,7 +171,7 @@ def test_speeds():
     assert found["samples_per_second"] == 2 and found["tokens_per_second"] == 20
     assert found["mfu"] == 0.5 and found["peak_memory"] > 1e6
     assert "mfu" not in Workload(8).speeds(1.0)
-    assert known_peak(ParallelRecipe(peak_tflops=2.0), torch.device("cpu")) == 2e12
+    assert peak_of(ParallelRecipe(peak_tflops=2.0), torch.device("cpu")) == 2e12
 
 
 def test_a_stage_goes_on_with_positions(transformer_recipe, tmp_path: Path):

@@ -20,8 +20,6 @@ from opensana.train.transformer.task import train_transformer
 from tests.train.conftest import BY_WEIGHT
 from tests.train.reading import bits
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def data(features: Path) -> dict[str, Any]:
@@ -30,7 +28,7 @@ def data(features: Path) -> dict[str, Any]:
 
 def both(recipe: Any) -> tuple[Stream, ResidentStream]:
     stream = Stream.open(recipe)
-    return stream, ResidentStream.of(stream, CPU)
+    return stream, ResidentStream.of(stream)
 
 
 def test_the_same_samples_with_their_own_captions(transformer_recipe, data):

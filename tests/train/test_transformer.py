@@ -20,7 +20,8 @@ from opensana.files.writing import read_json
 from opensana.train.autoencoder.task import train_autoencoder
 from opensana.train.caption_rule import CaptionRule
 from opensana.train.transformer import task as training
-from opensana.train.transformer.batches import Stream, choose_caption, draw_noise, drops
+from opensana.train.transformer.batches import Stream, choose_caption, drops
+from opensana.train.transformer.draws import draw_noise
 from opensana.train.transformer.initial import standardise_inputs
 from opensana.train.transformer.networks import repeated
 from opensana.train.transformer.task import by_band, train_transformer, transformer_task

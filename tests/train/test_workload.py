@@ -1,4 +1,7 @@
-"""What a device can do: known by its whole name and the number format, else measured."""
+"""What a device can do: as a recipe says, else measured.
+
+Also tests `train/workload.py`.
+"""
 
 import pytest
 import torch
@@ -6,45 +9,42 @@ from torch import Tensor
 
 from opensana.models import flops
 from opensana.models.flops import measured_peak
-from opensana.train.recipe import ParallelRecipe
-from opensana.train.workload import known_peak
+from opensana.train import workload as train
+from opensana.train.engine.parallel import Processes
+from opensana.train.monitor import metrics
+from opensana.train.workload import workload
+from opensana.transformer.model import TransformerConfig
+from tests.train.conftest import TRANSFORMER
 
-CARD = torch.device("cuda", 0)
+CARD, APPLE, CPU = (torch.device(name) for name in ("cuda:0", "mps", "cpu"))
 
 
-@pytest.mark.parametrize(
-    ("name", "half", "single"),
-    [
-        ("NVIDIA A100-SXM4-40GB", 312, 19.5),
-        ("NVIDIA A100-SXM4-80GB", 312, 19.5),
-        ("NVIDIA A100-PCIE-40GB", 312, 19.5),
-        ("NVIDIA A100 80GB PCIe", 312, 19.5),
-        ("NVIDIA H100 80GB HBM3", 989, 67),
-        ("NVIDIA H200", 989, 67),
-        ("NVIDIA L40S", 362, 91.6),
-        ("NVIDIA B200", 2250, 75),
-        ("NVIDIA GeForce RTX 4090", 165, 82.6),
-        # Others with the same number in their names
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", 0, 0),
-        ("NVIDIA GeForce RTX 4090 D", 0, 0),
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 0, 0),
-        ("NVIDIA H100 PCIe", 0, 0),
-        ("NVIDIA H100 NVL", 0, 0),
-        ("NVIDIA A100X", 0, 0),
-        ("GRID A100-40C", 0, 0),
-        ("Tesla T4", 0, 0),
-        ("", 0, 0),
-    ],
-)
-def test_a_device_is_known_by_its_whole_name(
-    monkeypatch: pytest.MonkeyPatch, name: str, half: float, single: float
+def test_a_gpu_is_measured_in_the_format_of_the_run(
+    transformer_recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert known_peak(ParallelRecipe(), CARD) == half * 1e12
-    assert known_peak(ParallelRecipe(), CARD, torch.float32) == single * 1e12
-    assert known_peak(ParallelRecipe(), CARD, torch.float16) == 0
-    assert known_peak(ParallelRecipe(peak_tflops=2.0), CARD, torch.float32) == 2e12
-    assert known_peak(ParallelRecipe(), torch.device("cpu")) == 0
+    """Once, unless the recipe says what it can do; a CPU is not."""
+    asked: list[tuple[torch.device, torch.dtype]] = []
+    monkeypatch.setattr(train, "measured_peak", lambda *given: asked.append(given) or 5e12)
+    config = TransformerConfig.from_dict(TRANSFORMER)
+
+    def peak(device: torch.device, dtype: str, **parallel: float) -> float:
+        recipe = transformer_recipe(dtype=dtype, parallel=parallel)
+        work = workload(recipe, config, Processes(count=2, device=device))
+        assert (work.flops > 0) == (work.peak > 0)
+        if work.peak:
+            speeds = work.speeds(2.0)
+            assert speeds["mfu"] == work.flops / 2 / work.peak
+            assert speeds["peak_flops"] == work.peak
+        return work.peak
+
+    freed: list[torch.device | None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(None))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", freed.append)
+    monkeypatch.setattr(metrics, "peak_memory", lambda device: 0)
+    assert peak(CARD, "bfloat16") == peak(APPLE, "float32") == 10e12
+    assert asked == [(CARD, torch.bfloat16), (APPLE, torch.float32)] and freed == [None, CARD]
+    assert peak(CARD, "bfloat16", peak_tflops=2.0) == peak(CPU, "float32", peak_tflops=2.0) == 4e12
+    assert peak(CPU, "float32") == 0 and len(asked) == 2
 
 
 def test_products_grow_until_they_outlast_their_launch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from opensana.config import build
 from opensana.datasets.emoji.dataset import EmojiData, Record
+from opensana.device import sent
 from opensana.errors import DataError
 from opensana.features.texts import Texts
 from opensana.metrics.small_clip import Clip, ClipConfig, contrastive_loss
@@ -106,23 +107,23 @@ class ClipTask:
         ]
         pictures = self.pictures[torch.tensor(rows)]
         states, mask = self.texts.batch(captions)
-        return ClipBatch(
-            varied(pictures, data, torch_generator(recipe.seed, step, "varied")),
-            states,
-            mask,
-            belonging(rows, captions, known),
-            [self.records[row].label for row in rows],
+        pixels = varied(pictures, data, torch_generator(recipe.seed, step, "varied"))
+        positive = belonging(rows, captions, known)
+        pixels, states, mask, positive = (
+            sent(part, self.device) for part in (pixels, states, mask, positive)
         )
+        names = [self.records[row].label for row in rows]
+        return ClipBatch(pixels, states, mask, positive, names)
 
     def train(self, step: int, batch: ClipBatch) -> Figures:
         """One step of symmetric InfoNCE (CLIP, arXiv 2103.00020, figure 3)."""
         recipe, device = self.recipe, self.device
 
         # Data and loss
-        pixels = batch.pixels.to(device, memory_format=torch.channels_last)
+        pixels = batch.pixels.to(memory_format=torch.channels_last)
         with products(recipe, device):
-            logits = self.engine(pixels, batch.states.to(device), batch.mask.to(device))
-        loss = contrastive_loss(logits.float(), batch.positive.to(device))
+            logits = self.engine(pixels, batch.states, batch.mask)
+        loss = contrastive_loss(logits.float(), batch.positive)
 
         # Backward and gradient clip
         self.optimizer.zero_grad()

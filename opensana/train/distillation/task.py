@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from opensana.device import sent
 from opensana.drawing.solving import velocity_of
 from opensana.errors import ConfigError
 from opensana.features.latents import NULL
@@ -76,7 +77,7 @@ class DistillationTask:
             raise ConfigError("a distillation runs in one process; start it without torchrun")
         self.recipe, self.device = recipe, processes.device
         self.slots = range(recipe.batch)
-        self.stream = Stream.open(recipe)
+        self.stream = Stream.open(recipe, device=self.device)
         self.features = self.stream.features
         self.null = self.features.texts.batch([NULL])
 
@@ -129,10 +130,9 @@ class DistillationTask:
             generator = torch_generator(seed, step, slot, "judged")
             noises.append(torch.randn(flow.noise.shape[1:], generator=generator))
             sigmas.append(logit_normal(1, generator, options.mean, options.std))
-        flow = replace(flow, sigma=flow.sigma.masked_fill(torch.tensor(pure), 1.0))
-        return DistillationBatch(
-            flow, torch.tensor(guidance), torch.stack(noises), torch.cat(sigmas)
-        )
+        drawn = torch.tensor(pure), torch.tensor(guidance), torch.stack(noises), torch.cat(sigmas)
+        pure, *rest = (sent(part, self.device) for part in drawn)
+        return DistillationBatch(replace(flow, sigma=flow.sigma.masked_fill(pure, 1.0)), *rest)
 
     def train(self, step: int, batch: DistillationBatch) -> Figures:
         """One step of the student, then one of the discriminator (SANA-Sprint 3.2 and 3.3)."""

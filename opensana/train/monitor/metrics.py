@@ -39,14 +39,14 @@ class Workload:
     def speeds(self, seconds: float) -> dict[str, float]:
         """Figures of a step that took so long, and the memory of this process, in bytes.
 
-        `mfu` is the share of the peak that the model's own operations use; what is computed twice
-        (`checkpoint_activations`) counts once.
+        `mfu` is the share of `peak_flops` that the model's own operations use; what is computed
+        twice (`checkpoint_activations`) counts once.
         """
         found = {"seconds": seconds, "samples_per_second": self.samples / seconds}
         if self.tokens:
             found["tokens_per_second"] = self.tokens / seconds
         if self.flops and self.peak:
-            found["mfu"] = self.flops / seconds / self.peak
+            found |= {"mfu": self.flops / seconds / self.peak, "peak_flops": self.peak}
         return {**found, "peak_memory": peak_memory(self.device)}
 
 

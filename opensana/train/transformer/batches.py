@@ -1,6 +1,7 @@
 """What a step of flow matching sees: samples, captions, noises and levels from cached features.
 
-Everything in a slot of a step's batch is a function of the seed, the step and the slot.
+Everything in a slot of a step's batch is a function of the seed, the step and the slot, on a device
+of the same kind.
 
 B samples, R timesteps drawn for each, C channels, h w latent size, N text tokens, D text channels.
 """
@@ -11,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opensana.device import sent
 from opensana.errors import DataError
 from opensana.features.conditions import Conditions
 from opensana.features.latents import NULL, Features
 from opensana.flow.noise import noise_for
-from opensana.flow.timesteps import logit_normal, shift_sigma, uniform
+from opensana.flow.timesteps import shift_sigma
 from opensana.train.caption_rule import CaptionRule, pick
-from opensana.train.engine.randomness import numpy_generator, seed_of, torch_generator
-from opensana.train.recipe import CachedRecipe, FlowRecipe, TransformerRecipe
+from opensana.train.engine.randomness import numpy_generator, seed_of
+from opensana.train.recipe import CachedRecipe, TransformerRecipe
+from opensana.train.transformer.draws import BlockDraws, draw_noise, text_noise
 from opensana.train.transformer.order import BucketOrder
 
+CPU = torch.device("cpu")
 SHOWN = 8
 """Samples that a run draws when its recipe names no prompts; also the columns of its grids."""
 
@@ -54,24 +58,30 @@ class FlowBatch:
 
 @dataclass(frozen=True)
 class Stream:
-    """Cached features and the order in which the steps of a recipe see them."""
+    """Cached features and the order in which the steps of a recipe see them.
+
+    Batches are on the device: features travel as they are stored, in half precision.
+    """
 
     recipe: CachedRecipe
     features: Features
     order: BucketOrder
     weight: float = 1.0
     conditions: Conditions | None = None
+    device: torch.device = CPU
 
     @classmethod
-    def open(cls, recipe: CachedRecipe, *, weight: float = 1.0) -> "Stream":
+    def open(
+        cls, recipe: CachedRecipe, *, weight: float = 1.0, device: torch.device = CPU
+    ) -> "Stream":
         features = Features.open(recipe.data.folder, expect=recipe.data.expect)
         if not len(features):
             raise DataError(f"{recipe.data.folder} has no samples; encode it again")
         order = BucketOrder(features.buckets, batch=recipe.batch, seed=recipe.seed)
-        return cls(recipe, features, order, weight)
+        return cls(recipe, features, order, weight, device=device)
 
     @classmethod
-    def of_prior(cls, recipe: TransformerRecipe) -> "Stream | None":
+    def of_prior(cls, recipe: TransformerRecipe, device: torch.device = CPU) -> "Stream | None":
         """The class samples of DreamBooth's prior preservation (arXiv 2208.12242, 3.2), if any.
 
         They keep what the model knew of a class while it learns one subject of it, and are drawn
@@ -81,7 +91,8 @@ class Stream:
             return None
         data = replace(recipe.data, folder=recipe.prior.folder)
         seed = seed_of(recipe.seed, "prior")
-        return cls.open(replace(recipe, data=data, seed=seed), weight=recipe.prior.weight)
+        own = replace(recipe, data=data, seed=seed)
+        return cls.open(own, weight=recipe.prior.weight, device=device)
 
     def batch(self, step: int, slots: range) -> FlowBatch:
         """The samples in these slots of the global batch: a function of seed, step and slot."""
@@ -94,16 +105,28 @@ class Stream:
             else choose_caption(features, rule, recipe.seed, *visit)
             for slot, visit in zip(slots, chosen, strict=True)
         ]
-        latents, states, mask = features.batch(samples, captions)
-        if recipe.data.text_noise:
-            states = states + text_noise(recipe, features, step, slots, mask)
-        noise, sigma = draw_noise(recipe, step, features.shape_of(samples[0]), slots)
+        latents, states, mask = features.batch(samples, captions, dtype=torch.float16)
+        latents, states = (sent(part, self.device).float() for part in (latents, states))
+        noise, sigma, of_texts = self._drawn(step, samples[0], slots, mask)
+        if of_texts is not None:
+            states = states + of_texts
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
         return FlowBatch(
             *(latents, states, mask, noise, sigma, names, samples),
             weight=self.weight,
-            condition=self._condition(samples),
+            condition=self._condition(samples, self.device),
         )
+
+    def _drawn(
+        self, step: int, sample: int, slots: range, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Noises, noise levels and noise on the texts, for latents of this sample's shape."""
+        recipe, texts, shape = self.recipe, self.features.texts, self.features.shape_of(sample)
+        if self.device.type != "cpu":
+            return BlockDraws(recipe, texts, self.device)(step, shape, slots, mask)
+        noise, sigma = draw_noise(recipe, step, shape, slots)
+        of_texts = text_noise(recipe, texts, step, slots, mask) if recipe.data.text_noise else None
+        return noise, sigma, of_texts
 
     def fixed_batches(self) -> list[FlowBatch]:
         """Evenly spaced samples with their likeliest captions, at evenly spaced noise levels."""
@@ -123,8 +146,10 @@ class Stream:
             batches.append(FlowBatch(*known, [], samples, condition=self._condition(samples)))
         return batches
 
-    def _condition(self, samples: list[int]) -> Tensor | None:
-        return None if self.conditions is None else self.conditions.batch(samples)
+    def _condition(self, samples: list[int], device: torch.device = CPU) -> Tensor | None:
+        if self.conditions is None:
+            return None
+        return sent(self.conditions.batch(samples), device).float()
 
 
 def choose_caption(
@@ -139,40 +164,6 @@ def choose_caption(
 def drops(recipe: CachedRecipe, step: int, slot: int) -> bool:
     """Whether the null caption stands in for the one of this slot."""
     return numpy_generator(recipe.seed, step, slot, "dropout").random() < recipe.data.dropout
-
-
-def text_noise(
-    recipe: CachedRecipe, features: Features, step: int, slots: range, mask: Tensor
-) -> Tensor:
-    """Noise [B, N, D] for the text states in some slots of a step, zero where mask [B, N] is."""
-    _, deviation = features.texts.moments
-    noise = torch.zeros(*mask.shape, len(deviation))
-    for row, real, slot in zip(noise, mask, slots, strict=True):
-        generator = torch_generator(recipe.seed, step, slot, "text noise")
-        amount = recipe.data.text_noise * uniform(1, generator)
-        drawn = torch.randn(int(real.sum()), len(deviation), generator=generator)
-        row[real] = amount * deviation * drawn
-    return noise
-
-
-def draw_noise(
-    recipe: CachedRecipe, step: int, shape: tuple[int, int, int], slots: range
-) -> tuple[Tensor, Tensor]:
-    """Noises [B * R, C, h, w] and noise levels [B * R] of some slots of a step."""
-    repeat, noises, sigmas = recipe.data.repeat, [], []
-    for slot in slots:
-        noise = torch_generator(recipe.seed, step, slot, "noise")
-        noises.append(torch.randn(repeat, *shape, generator=noise))
-        level = torch_generator(recipe.seed, step, slot, "timestep")
-        sigmas.append(draw_sigma(repeat, level, recipe.flow))
-    return torch.cat(noises), torch.cat(sigmas)
-
-
-def draw_sigma(count: int, generator: torch.Generator, flow: FlowRecipe) -> Tensor:
-    """Shifted noise levels [count] of the recipe's density."""
-    if flow.density == "uniform":
-        return shift_sigma(uniform(count, generator), flow.shift)
-    return shift_sigma(logit_normal(count, generator, flow.mean, flow.std), flow.shift)
 
 
 def likeliest(features: Features, rule: CaptionRule, sample: int) -> int:

@@ -35,7 +35,7 @@ def train_controlnet(recipe: ControlNetRecipe) -> None:
 
 def controlnet_task(recipe: ControlNetRecipe, processes: Processes = ALONE) -> FlowTask:
     """Flow matching of a ControlNet; what is drawn follows conditions of the cache."""
-    stream = Stream.open(recipe)
+    stream = Stream.open(recipe, device=processes.device)
     base = trainable(load_transformer(find_transformer(recipe.initial))).requires_grad_(False)
     check_fit(base.config, stream.features, recipe.data.folder)
     if recipe.control is None:
@@ -100,5 +100,5 @@ def drawn_samples(recipe: ControlNetRecipe, stream: Stream, conditions: Conditio
     chosen = np.linspace(0, len(alike) - 1, min(SHOWN, len(alike))).astype(int)
     samples = [int(sample) for sample in alike[chosen]]
     captions = [likeliest(features, recipe.data.rule, sample) for sample in samples]
-    condition = conditions.batch(samples)
+    condition = conditions.batch(samples).float()
     return Drawn.captions(captions, features.texts, seed=recipe.samples.seed, condition=condition)

@@ -1,8 +1,9 @@
 """Cached features in a device's memory, where batches are put together and noise is drawn.
 
 A loader takes a fifth of a millisecond a sample, and a small network on a GPU less: it would be
-waited for. Draws are functions of the seed and the step alone, made for the whole batch, so that
-slots of several processes or micro-batches are its parts; they are not the loader's draws.
+waited for. Captions are drawn for the whole batch, as functions of the seed and the step alone, so
+that slots of several processes or micro-batches are its parts; noise as `draws.py` says of devices.
+These are not the draws of the loader on a CPU.
 
 B samples, N text tokens, D text channels, C channels, h w latent size, S samples of the cache.
 """
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opensana.device import format_bytes, free_memory
+from opensana.device import format_bytes, free_memory, sent
 from opensana.errors import ConfigError
 from opensana.features.latents import NULL
-from opensana.train.engine.randomness import numpy_generator, seed_of, torch_generator
-from opensana.train.transformer.batches import FlowBatch, Stream, draw_sigma
+from opensana.train.engine.randomness import numpy_generator
+from opensana.train.transformer.batches import FlowBatch, Stream
+from opensana.train.transformer.draws import BlockDraws
 
 FREE_SHARE = 0.5
 """Of the free memory, at most; training needs the rest."""
@@ -61,9 +63,9 @@ class ResidentStream(Stream):
     captions: Captions | None = None
 
     @classmethod
-    def of(cls, stream: Stream, device: torch.device) -> "ResidentStream":
-        """The features of a stream, moved; ConfigError if they fill the device."""
-        features = stream.features
+    def of(cls, stream: Stream) -> "ResidentStream":
+        """The features of a stream, moved to its device; ConfigError if they fill it."""
+        features, device = stream.features, stream.device
         arrays = (*features.latents, features.texts.states)
         size = sum(array.nbytes for array in arrays)
         free = free_memory(device)
@@ -85,7 +87,7 @@ class ResidentStream(Stream):
         """The samples in these slots of the global batch: a function of seed, step and slot."""
         recipe, texts = self.recipe, self.features.texts
         assert self.states is not None and self.captions is not None
-        device, own = self.states.device, slice(slots.start, slots.stop)
+        device, own = self.device, slice(slots.start, slots.stop)
         samples = np.array([sample for _, sample in self.order(step)])
         draw = numpy_generator(recipe.seed, step, "resident")
         captions = self.captions.drawn(samples, draw.random(len(samples)))
@@ -99,33 +101,16 @@ class ResidentStream(Stream):
         span = np.arange(lengths.max())
         mask = torch.from_numpy(span < lengths[:, None])
         rows = torch.from_numpy((starts[:, None] + span).clip(max=len(self.states) - 1))
-        states = self.states[rows.to(device)].float() * mask.to(device)[..., None]
+        states = self.states[sent(rows, device)].float() * sent(mask, device)[..., None]
 
         bucket, place = self.features.index[samples].T
-        latents = self.latents[bucket[0]][torch.from_numpy(place).to(device)].float()
-        generator = torch.Generator(device).manual_seed(seed_of(recipe.seed, step, "resident"))
-        repeat, count = recipe.data.repeat, recipe.batch
-        shape = (count, repeat, *latents.shape[1:])
-        noise = torch.randn(shape, device=device, generator=generator)[own].flatten(0, 1)
-        level = torch_generator(recipe.seed, step, "resident timestep")
-        sigma = draw_sigma(count * repeat, level, recipe.flow).view(count, repeat)[own].flatten()
-        if recipe.data.text_noise:
-            states = states + self._text_noise(generator, own, mask)
+        latents = self.latents[bucket[0]][sent(torch.from_numpy(place), device)].float()
+        draws = BlockDraws(recipe, texts, device)
+        noise, sigma, of_texts = draws(step, tuple(latents.shape[1:]), slots, mask)
+        if of_texts is not None:
+            states = states + of_texts
         names = [f"{s} (caption {c})" for s, c in zip(samples, captions, strict=True)]
         return FlowBatch(
-            *(latents, states, mask, noise, sigma.to(device), names, samples.tolist()),
+            *(latents, states, mask, noise, sigma, names, samples.tolist()),
             weight=self.weight,
         )
-
-    def _text_noise(self, generator: torch.Generator, own: slice, mask: Tensor) -> Tensor:
-        """Noise [B, N, D] of up to so many deviations, zero where there is no token."""
-        count, device = self.recipe.batch, generator.device
-        _, deviation = self.features.texts.moments
-        longest = int(
-            np.diff(self.features.texts.offsets).max(initial=len(self.features.texts.null))
-        )
-        amount = torch.rand(count, 1, 1, device=device, generator=generator)[own]
-        shape = (count, longest, len(deviation))
-        drawn = torch.randn(shape, device=device, generator=generator)[own, : mask.shape[1]]
-        scale = self.recipe.data.text_noise * amount * deviation.to(device)
-        return scale * drawn * mask.to(device)[..., None]

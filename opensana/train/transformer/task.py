@@ -49,10 +49,11 @@ def train_transformer(recipe: TransformerRecipe) -> None:
 
 def transformer_task(recipe: TransformerRecipe, processes: Processes = ALONE) -> "FlowTask":
     """Flow matching of the transformer or of adapters on it, with a prior if the recipe has one."""
-    own, prior = Stream.open(recipe), Stream.of_prior(recipe)
+    device = processes.device
+    own, prior = Stream.open(recipe, device=device), Stream.of_prior(recipe, device)
     streams = [own] if prior is None else [own, prior]
     if recipe.resident:
-        streams = [ResidentStream.of(stream, processes.device) for stream in streams]
+        streams = [ResidentStream.of(stream) for stream in streams]
     model = initial_transformer(recipe)
     for stream in streams:
         check_fit(model.config, stream.features, stream.recipe.data.folder)
