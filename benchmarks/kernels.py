@@ -1,10 +1,11 @@
-"""Kernels, bytes and waits of a drawing of the published 0.6B shape on an accelerator, counted.
+"""Kernels, bytes and waits of a drawing of the published shapes on an accelerator, counted.
 
     python -m benchmarks.kernels [--steps 20] [--side 1024] [--tokens 32]
 
 Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. All is
-counted plain and fused (`runtime/fused.py`, `runtime/fused_autoencoder.py`), in bfloat16: steps
-with the solver's own part, decoding and encoding with their operations. The last line is JSON.
+counted plain and fused (`runtime/fused.py`, `runtime/fused_autoencoder.py`), in bfloat16: steps of
+0.6B with the solver's own part, a velocity of the models whose queries and keys are normed, and
+decoding and encoding with their operations. The last line is JSON.
 """
 
 import argparse
@@ -29,12 +30,13 @@ from tests import tiny
 from tests.launches import Launches
 
 PRESET, NEGATIVE = "sana_600m_1024", 2
+NORMED = ("sana_1_5_1600m", "sprint_600m")
 AUTOENCODER = "dc_ae_f32c32_sana_1_1"
 
 
-def model(*, fused: bool) -> Sana:
+def model(*, fused: bool, preset: str = PRESET) -> Sana:
     with torch.device("meta"):
-        transformer = Transformer(transformer_preset(PRESET)).bfloat16().requires_grad_(False)
+        transformer = Transformer(transformer_preset(preset)).bfloat16().requires_grad_(False)
     if fused:
         fuse(transformer)
     return replace(tiny.sana(instruction="none"), transformer=transformer)
@@ -44,7 +46,8 @@ def velocity(sana: Sana, latent: Tensor, tokens: int) -> dict[str, Any]:
     """One velocity of one picture, its timestep prepared as before a drawing."""
     network = sana.transformer
     text = network.fold(network.prepare_text(states(network, tokens)))
-    moment = network.moment(torch.tensor([500.0]))
+    guidance = torch.tensor([4.5]) if network.config.guidance_embeds else None
+    moment = network.moment(torch.tensor([500.0]), guidance)
     with Launches() as seen:
         network.velocity(latent, moment, text)
     return figures(seen)
@@ -127,6 +130,12 @@ def main() -> None:
             "guided": guided_steps(sana, latent, arguments.tokens, arguments.steps),
             "decode": decoding(autoencoder(fused=name == "fused"), arguments.side),
             "encode": encoding(autoencoder(fused=name == "fused"), arguments.side),
+            **{
+                preset: velocity(
+                    model(fused=name == "fused", preset=preset), latent, arguments.tokens
+                )
+                for preset in NORMED
+            },
         }
         print(name, results[name], flush=True)
     print(json.dumps(results))

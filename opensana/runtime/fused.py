@@ -3,8 +3,9 @@
 Each operation of torch is one launch there, and what it writes is read again by the next. Here the
 shift and scale of adaLN are the weights of the norm, one product makes queries, keys and values,
 one pass makes them float32 by head, S and z are one product, 1x1 convolutions are products of
-tokens, and cross-attention adds to its input in place. All numbers are the plain block's up to
-rounding. `fuse` is applied from outside; the state-dict keys do not change.
+tokens, cross-attention adds to its input in place, and a norm of queries or keys is one kernel. All
+numbers are the plain block's up to rounding. `fuse` is applied from outside; the state-dict keys do
+not change.
 
 Shapes: B batch, N image tokens, M text tokens, C channels, D channels a head, T timesteps.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from opensana.layers.norm import RMSNorm
 from opensana.transformer.attention import (
     FLOAT16_LIMIT,
     BlockText,
@@ -35,7 +37,7 @@ PADDING = 4
 
 
 def fuse(stack: Stack) -> None:
-    """Replace the blocks, in place; those with QK normalisation or quantised layers stay."""
+    """Replace the blocks, in place; those with quantised layers stay."""
     for index, block in enumerate(stack.blocks):
         if can_fuse(block):
             stack.transformer_blocks[index] = FusedBlock(block)
@@ -47,20 +49,29 @@ def is_fused(stack: Stack) -> bool:
 
 
 def can_fuse(block: Block) -> bool:
-    """Whether all its products are of plain weights, and queries and keys go without a norm."""
+    """Whether all its products are of plain weights."""
     one, two = block.attn1, block.attn2
     layers = (one.to_q, one.to_k, one.to_v, one.to_out[0], two.to_q, two.to_out[0])
     convolutions = (block.ff.conv_inverted, block.ff.conv_point)
-    return (
-        all(type(layer) is nn.Linear for layer in layers)
-        and all(type(layer) is nn.Conv2d for layer in convolutions)
-        and isinstance(one.norm_q, nn.Identity)
-        and isinstance(two.norm_q, nn.Identity)
+    return all(type(layer) is nn.Linear for layer in layers) and all(
+        type(layer) is nn.Conv2d for layer in convolutions
     )
 
 
+class RowNorm(RMSNorm):
+    """As `RMSNorm`, in one kernel: tokens [B, N, C] in and out."""
+
+    def __init__(self, plain: RMSNorm) -> None:
+        nn.Module.__init__(self)
+        self.weight, self.eps = plain.weight, plain.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.rms_norm(x.flatten(0, 1), self.weight.shape, self.weight, self.eps)
+        return rows.view(x.shape)
+
+
 class FusedSelfAttention(nn.Module):
-    """ReLU linear attention of tokens [B, N, C], as `SelfAttention` without QK normalisation."""
+    """ReLU linear attention of tokens [B, N, C], as `SelfAttention`."""
 
     qkv_weight: Tensor
     """[3 * heads * (D + padding), C]; the rows of the padding are 0."""
@@ -69,6 +80,8 @@ class FusedSelfAttention(nn.Module):
     """Of queries, keys and values [B, heads, N, D], in place of the plain form here."""
     least: Tensor
     """[3, 1, 1, 1, D + padding]: ReLU for queries and keys, and the ones that sum the keys."""
+    norms: Tensor | None
+    """[2, 1, heads, 1, D + padding]: weights of the norms of queries and keys, float32."""
 
     def __init__(self, plain: SelfAttention) -> None:
         super().__init__()
@@ -85,23 +98,65 @@ class FusedSelfAttention(nn.Module):
         least[2, ..., : self.width] = -torch.inf
         least[2, ..., self.width] = 1
         self.register_buffer("least", least, persistent=False)
+        self.norm_q, self.norm_k = plain.norm_q, plain.norm_k
+        norms = None
+        if isinstance(plain.norm_q, RMSNorm) and isinstance(plain.norm_k, RMSNorm):
+            both = torch.stack([plain.norm_q.weight, plain.norm_k.weight]).detach().float()
+            norms = least.new_zeros(2, 1, self.heads, 1, self.width + PADDING)
+            # The padding counts in the mean of squares, which `_normed` takes.
+            share = self.width / (self.width + PADDING)
+            norms[..., :-PADDING] = share**0.5 * both.view(2, 1, self.heads, 1, self.width)
+            self.eps = share * plain.norm_q.eps
+        self.register_buffer("norms", norms, persistent=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        qkv = F.linear(tokens, self.qkv_weight, self.qkv_bias if self.bias else None)
-        by_head = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         core = self.core
-        out = self._attend(by_head) if core is None else core(*by_head[..., : self.width])
+        if core is None:
+            out = self._attend(self._wide(tokens), tokens.dtype)
+        elif self.norms is None:
+            out = core(*self._product(tokens)[..., : self.width])
+        else:
+            both, values = self._normed(tokens)
+            heads = *(both * self.norms).to(values.dtype), *values
+            out = core(*(part[..., : self.width] for part in heads))
         out = self.to_out[0](join_heads(out))
         return out.clamp_(-FLOAT16_LIMIT, FLOAT16_LIMIT) if out.dtype == torch.float16 else out
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _wide(self, tokens: Tensor) -> Tensor:
+        """Queries and keys after ReLU, and values, float32, [3, B, heads, N, D + padding]."""
+        if self.norms is None:
+            qkv = self._product(tokens)
+            wide = qkv.new_empty(qkv.shape, dtype=torch.float32)
+            return torch.maximum(qkv, self.least, out=wide)
+        both, values = self._normed(tokens)
+        wide = both.new_empty((3, *both.shape[1:]), dtype=torch.float32)
+        torch.mul(both, self.norms, out=wide[:2]).relu_()
+        torch.maximum(values, self.least[2:], out=wide[2:])
+        return wide
+
+    def _product(self, tokens: Tensor, parts: slice = slice(0, 3)) -> Tensor:
+        """Some of queries, keys and values, [1 to 3, B, heads, N, D + padding]."""
+        rows = len(self.qkv_weight) // 3
+        chosen = slice(parts.start * rows, parts.stop * rows)
+        bias = self.qkv_bias[chosen] if self.bias else None
+        made = F.linear(tokens, self.qkv_weight[chosen], bias)
+        return made.unflatten(-1, (-1, self.heads, self.width + PADDING)).permute(2, 0, 3, 1, 4)
+
+    def _normed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, each divided by its root mean square, without weight; and values."""
+        both = self._product(tokens, slice(0, 2)).permute(1, 3, 0, 2, 4)
+        rows = both.flatten(3).flatten(0, 2)
+        rows = F.rms_norm(rows, rows.shape[1:], eps=self.eps)
+        both = rows.view(both.shape).permute(2, 0, 3, 1, 4)
+        return both, self._product(tokens, slice(2, 3))
+
+    def _attend(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
         """Attend by queries, keys and values [3, B, heads, N, D + padding]: [B, heads, N, D]."""
-        wide = qkv.new_empty(qkv.shape, dtype=torch.float32)
-        query, key, value = torch.maximum(qkv, self.least, out=wide)
+        query, key, value = wide
         both = query @ (key.mT @ value)
         weights = both[..., self.width : self.width + 1].add_(EPS)
         batch, heads, count, _ = both.shape
-        out = qkv.new_empty(batch, count, heads, self.width).transpose(1, 2)
+        out = wide.new_empty(batch, count, heads, self.width, dtype=dtype).transpose(1, 2)
         return torch.div(both[..., : self.width], weights, out=out)
 
     def _save_to_state_dict(
@@ -122,6 +177,8 @@ class FusedBlock(nn.Module):
         self.norm1, self.norm2 = plain.norm1, plain.norm2
         self.attn1 = FusedSelfAttention(plain.attn1)
         self.attn2: CrossAttention = plain.attn2
+        if isinstance(self.attn2.norm_q, RMSNorm):
+            self.attn2.norm_q = RowNorm(self.attn2.norm_q)
         self.ff = plain.ff
         self.scale_shift_table = plain.scale_shift_table
 

