@@ -30,7 +30,7 @@ DEADLINES = {
     "latency": 115,
     "graphs": 15,
     "throughput": 50,
-    "kernels": 20,
+    "kernels": 30,
     "flux": 65,
     "eight_bits": 55,
     "memory": 35,
