@@ -6,10 +6,9 @@ opensana preview emoji-256 data/scenes --size 256 --limit 1500
 
 import argparse
 import sys
-from itertools import count
 from pathlib import Path
 
-from encode_scenes import SEED, STAGES
+from encode_scenes import SEED, counts
 from PIL import Image
 
 from opensana.datasets.emoji.dataset import EmojiData
@@ -29,10 +28,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     arguments.to.mkdir(parents=True, exist_ok=True)
-    counts = {task: round(share * arguments.scenes) for task, share in STAGES["all"].items()}
-    for index, (scene, text) in zip(
-        count(), training_scenes(vocabulary, counts, seed=SEED), strict=False
-    ):
+    scenes = training_scenes(vocabulary, counts(arguments.scenes), seed=SEED)
+    for index, (scene, text) in enumerate(scenes):
         file = arguments.to / f"{index:05}.png"
         Image.fromarray(vocabulary.painter.draw(scene)).save(file)
         file.with_suffix(".txt").write_text(text + "\n", "utf-8")

@@ -1,7 +1,7 @@
 """Pack a cache of latents and text states into one small file, to train elsewhere; and unpack it.
 
-    python recipes/emoji/pack.py data/emoji-scenes-1 --to data/emoji-scenes-1.npz --most 60MiB
-    python recipes/emoji/pack.py --unpack data/emoji-scenes-1.npz --to data/emoji-packed
+    python recipes/emoji/pack.py data/emoji-scenes --to data/emoji-scenes.npz --most 60MiB
+    python recipes/emoji/pack.py --unpack data/emoji-scenes.npz --to data/emoji-packed
 
 Numbers are kept in 8 bits: of a latent with one scale a channel, of a token's state, its channels
 standardised, with one scale a token. Equal latents and equal tokens are kept once: captions that

@@ -1,6 +1,6 @@
 """Train the emoji transformer on a GPU within given minutes, from packed features to small files.
 
-    python recipes/emoji/train_in.py data/emoji-scenes-1.npz --minutes 8 --to weights
+    python recipes/emoji/train_in.py data/emoji-scenes.npz --minutes 8 --to weights
 
 It runs `opensana train` with the recipe, with all features in the device's memory and a large
 batch. A few steps tell its speed; the steps that fit into the time follow, with a falling rate. The
