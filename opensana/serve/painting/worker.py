@@ -9,6 +9,7 @@ import time
 from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
+from opensana.drawing.picture import Picture
 from opensana.errors import OutOfMemory
 from opensana.serve.jobs.board import Board, Live
 from opensana.serve.jobs.events import preview_event
@@ -18,8 +19,11 @@ from opensana.serve.jobs.relay import Relay
 from opensana.serve.logs import log, log_failure
 from opensana.serve.painter import Canvas, Painter
 from opensana.serve.painting.warm_up import draw_first
+from opensana.workers.threads import in_order
 
 Chosen = tuple[Live, int]
+ENCODERS = 4
+"""Threads that encode the pictures of a batch."""
 State = Literal["warming_up", "ready", "failed"]
 """failed: the warm-up could not be drawn, and nothing since."""
 
@@ -189,8 +193,9 @@ class Worker:
     def _finish(self, done: Sequence[Chosen]) -> None:
         def finish(some: Sequence[Chosen]) -> None:
             pictures = self._painter.finish([live.canvases[index] for live, index in some])
-            for (live, index), picture in zip(some, pictures, strict=True):
-                self._ledger.drawn(live, index, picture.png())
+            encoded = in_order(Picture.png, pictures, workers=min(ENCODERS, len(pictures)))
+            for (live, index), png in zip(some, encoded, strict=True):
+                self._ledger.drawn(live, index, png)
                 if self.state != "ready":
                     self.state = "ready"
                     log("ready")

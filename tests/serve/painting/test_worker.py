@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from opensana.drawing.picture import Picture
 from opensana.errors import NumericsError, OutOfMemory
 from opensana.serve.gate.keys import Keys
 from opensana.serve.jobs.pace import MOST_LANES, Pace
+from opensana.serve.painting.worker import ENCODERS
 from tests.serve.gradient import Gradient, Sheet, serving
 
 
@@ -46,6 +48,21 @@ def test_no_batch_is_larger_than_it_may_be(tmp_path: Path) -> None:
     with serving(tmp_path, batch=3) as server:
         server.wait(server.submit(images=8)["id"])
     assert max(map(len, server.painter.batches)) == 3
+
+
+def test_pictures_that_end_together_are_encoded_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, all_at_it = Picture.png, threading.Barrier(ENCODERS)
+
+    def patient(self: Picture) -> bytes:
+        all_at_it.wait(20)
+        return plain(self)
+
+    monkeypatch.setattr(Picture, "png", patient)
+    with serving(tmp_path, batch=ENCODERS) as server:
+        job = server.wait(server.submit(images=ENCODERS, seed=5)["id"])
+    assert [image["seed"] for image in job["images"]] == list(range(5, 5 + ENCODERS))
 
 
 def test_a_running_job_is_cancelled_within_a_step(tmp_path: Path) -> None:
