@@ -18,7 +18,7 @@ from opensana import device as devices
 from opensana.drawing.job import make_job
 from opensana.drawing.solving import encode
 from opensana.errors import ConfigError, WeightsError
-from opensana.features import blocks
+from opensana.features import blocks, encoders
 from opensana.features.blocks import EncodeOptions, Settings, settings_on
 from opensana.features.encoders import valid_states
 from opensana.layers.mix_ffn import gated
@@ -32,6 +32,7 @@ from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime import compiled
 from opensana.runtime.compiled import compile_blocks
+from opensana.runtime.fused_autoencoder import is_fused
 from opensana.runtime.placing import place
 from opensana.text.encoder import TextStates
 from opensana.train.autoencoder.task import layout_on
@@ -132,6 +133,22 @@ def test_the_states_of_a_batch_are_one_copy_to_the_host() -> None:
     assert seen.host_reads == ["cpu"] and seen.count == 0
     assert [rows.shape for rows in found] == [(1, 3), (6, 3), (3, 3), (2, 3)]
     assert all(rows.dtype == np.float32 for rows in found)
+
+
+def test_cuda_encodes_by_a_fused_autoencoder_under_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    monkeypatch.setattr(encoders, "load_text", lambda *_, **more: SimpleNamespace(model=None))
+    monkeypatch.setattr(encoders, "settle_float32", lambda *_, **more: {})
+    monkeypatch.setattr(encoders, "place", lambda module, device, dtype: module)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda _: True)
+    made = []
+    for device in (CPU, CUDA):
+        monkeypatch.setattr(encoders, "resolve_device", lambda _, device=device: device)
+        made.append(encoders.load_encoders(folder))
+    assert [is_fused(one.autoencoder) for one in made] == [False, True]
+    assert made[0].latent_keys() == made[1].latent_keys()
 
 
 def test_compiling_for_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from opensana.models.index import read_info
 from opensana.models.load import load_autoencoder, load_text
 from opensana.models.parts import autoencoder_config, stored_dtype, transformer_config
 from opensana.pictures.pixels import from_levels
+from opensana.runtime.fused_autoencoder import fuse_autoencoder
 from opensana.runtime.placing import part_dtype, place
 from opensana.runtime.tf32 import settle_float32
 from opensana.text.encoder import TextEncoder, TextStates
@@ -89,8 +90,11 @@ def load_encoders(model: str | Path, *, device: str = "auto") -> Encoders:
     dtype = part_dtype(chosen, faithful_dtype(chosen, None, stored_dtype(folder)))
     settle_float32(chosen, full=False)
     text = load_text(folder, info, device=chosen, dtype=dtype)
+    autoencoder = place(load_autoencoder(folder), chosen, dtype)
+    if chosen.type == "cuda":
+        fuse_autoencoder(autoencoder)
     return Encoders(
-        autoencoder=place(load_autoencoder(folder), chosen, dtype),
+        autoencoder=autoencoder,
         text=text,
         name=info.defaults.text_encoder or type(text.model).__name__,
         instruction=info.defaults.instruction,
