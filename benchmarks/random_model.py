@@ -20,6 +20,7 @@ from opensana.models.index import ModelDefaults, ModelInfo
 from opensana.models.presets import autoencoder_preset, transformer_preset
 from opensana.models.scheduler import DPM, SCM
 from opensana.pipeline import Sana
+from opensana.runtime.fused_text import fuse_norms
 from opensana.runtime.placing import part_dtype, prepare_for_inference
 from opensana.runtime.tf32 import settle_float32
 from opensana.runtime.triton_blocks import use_triton
@@ -132,7 +133,10 @@ def random_text(device: torch.device, dtype: torch.dtype, *, tiny: bool = False)
         values |= {**TINY_TEXT, "layer_types": None}
     with device, made_in(dtype):  # in float32 it would take twice the memory that it keeps
         model: Any = Gemma2Model._from_config(Gemma2Config(**values), attn_implementation="eager")
-    return TextEncoder(model.to(dtype), words)
+    model.to(dtype)
+    if device.type == "cuda":
+        fuse_norms(model)
+    return TextEncoder(model, words)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -172,7 +176,8 @@ def random_sana(
 def diffusers_pipeline(sana: Sana) -> Any:
     """diffusers' eager pipeline with the very weights of a model in bfloat16 or float32.
 
-    The weights of the transformer and the autoencoder are shared where they lie as published.
+    The weights of the transformer and the autoencoder are shared where they lie as published; the
+    text encoder is, as it runs here.
     """
     from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
     from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel

@@ -9,6 +9,7 @@ from opensana.autoencoder.model import Autoencoder
 from opensana.device import resolve_dtype
 from opensana.runtime.fused import fuse
 from opensana.runtime.fused_autoencoder import fuse_autoencoder
+from opensana.runtime.fused_text import fuse_norms
 from opensana.runtime.packed import can_pack, pack
 from opensana.transformer.model import Stack
 from opensana.weights.aligned import ALIGNMENT
@@ -45,7 +46,7 @@ def unmap(module: nn.Module) -> None:
 def prepare_for_inference(
     module: Module, device: torch.device, dtype: torch.dtype, *, at: torch.device | None = None
 ) -> Module:
-    """The module placed; on a CPU with its layers packed, on CUDA with its blocks fused.
+    """The module placed; on a CPU with its layers packed, on CUDA with its blocks or norms fused.
 
     `at` is where its weights lie until its turn on the device comes (`offload.py`).
     """
@@ -56,6 +57,8 @@ def prepare_for_inference(
         fuse(module)
     elif device.type == "cuda" and isinstance(module, Autoencoder):
         fuse_autoencoder(module)
+    elif device.type == "cuda":
+        fuse_norms(module)
     return module
 
 
