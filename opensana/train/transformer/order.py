@@ -31,10 +31,19 @@ class BucketOrder:
 
     def __call__(self, step: int) -> list[tuple[int, int]]:
         """(epoch, sample) of every slot of a step; no pair ever comes twice."""
+        epochs, samples = self.visits(step)
+        return list(zip(epochs.tolist(), samples.tolist(), strict=True))
+
+    def visits(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same as two arrays [B]: epochs, which ascend, and samples."""
         epoch = self.epoch(step)
-        bucket, index = self._schedule(epoch)[step - self._before(epoch)]
-        first = int(index) * self.batch
-        return [self._visit(int(bucket), index) for index in range(first, first + self.batch)]
+        bucket, number = map(int, self._schedule(epoch)[step - self._before(epoch)])
+        places = number * self.batch + np.arange(self.batch)
+        epochs, places = np.divmod(places, self.counts[bucket])
+        of_epochs = [
+            self._order(bucket, int(each))[places[epochs == each]] for each in np.unique(epochs)
+        ]
+        return epochs, self._members[bucket][np.concatenate(of_epochs)]
 
     def epoch(self, step: int) -> int:
         """The epoch whose samples complete the batch of a step."""
@@ -57,11 +66,6 @@ class BucketOrder:
         ]
         order = numpy_generator(self.seed, epoch, "batches").permutation(len(pairs))
         return np.array(pairs, dtype=np.int64).reshape(-1, 2)[order]
-
-    def _visit(self, bucket: int, index: int) -> tuple[int, int]:
-        """(epoch, sample) at an index of a bucket's stream."""
-        epoch, index = divmod(index, int(self.counts[bucket]))
-        return epoch, int(self._members[bucket][self._order(bucket, epoch)[index]])
 
     def _order(self, bucket: int, epoch: int) -> np.ndarray:
         known, order = self._orders.get(bucket, (-1, np.empty(0)))

@@ -88,7 +88,7 @@ class ResidentStream(Stream):
         recipe, texts = self.recipe, self.features.texts
         assert self.states is not None and self.captions is not None
         device, own = self.device, slice(slots.start, slots.stop)
-        samples = np.array([sample for _, sample in self.order(step)])
+        _, samples = self.order.visits(step)
         draw = numpy_generator(recipe.seed, step, "resident")
         captions = self.captions.drawn(samples, draw.random(len(samples)))
         captions[draw.random(len(samples)) < recipe.data.dropout] = NULL
