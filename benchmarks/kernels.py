@@ -4,8 +4,8 @@
 
 Nothing is computed and no GPU is needed: tensors on torch's `meta` device have shapes alone. All is
 counted plain and fused (`runtime/fused.py`, `runtime/fused_autoencoder.py`), in bfloat16: steps of
-0.6B with the solver's own part, a velocity of the models whose queries and keys are normed, and
-decoding and encoding with their operations. The last line is JSON.
+0.6B with the solver's own part, also in 8 bits, a velocity of the models whose queries and keys are
+normed, and decoding and encoding with their operations. The last line is JSON.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime.fused import fuse
 from opensana.runtime.fused_autoencoder import fuse_autoencoder
+from opensana.runtime.quantize import Quantization, SchemeName, quantize
 from opensana.transformer.model import Transformer
 from tests import tiny
 from tests.launches import Launches
@@ -34,9 +35,20 @@ NORMED = ("sana_1_5_1600m", "sprint_600m")
 AUTOENCODER = "dc_ae_f32c32_sana_1_1"
 
 
-def model(*, fused: bool, preset: str = PRESET) -> Sana:
+WAYS: dict[str, tuple[bool, SchemeName | None]] = {
+    "plain": (False, None),
+    "fused": (True, None),
+    "w8a8": (True, "w8a8"),
+    "fp8": (True, "fp8"),
+}
+
+
+def model(*, fused: bool, preset: str = PRESET, scheme: SchemeName | None = None) -> Sana:
     with torch.device("meta"):
-        transformer = Transformer(transformer_preset(preset)).bfloat16().requires_grad_(False)
+        transformer = Transformer(transformer_preset(preset)).requires_grad_(False)
+        if scheme is not None:
+            quantize(transformer, Quantization.named(scheme))
+    transformer = transformer.bfloat16()
     if fused:
         fuse(transformer)
     return replace(tiny.sana(instruction="none"), transformer=transformer)
@@ -123,20 +135,22 @@ def main() -> None:
     arguments = parser.parse_args()
     latent = torch.empty(1, 32, arguments.side // 32, arguments.side // 32, device="meta")
     results = {}
-    for name in ("plain", "fused"):
-        sana = model(fused=name == "fused")
+    for name, (fused, scheme) in WAYS.items():
+        sana = model(fused=fused, scheme=scheme)
         results[name] = {
             "velocity": velocity(sana, latent, arguments.tokens),
             "guided": guided_steps(sana, latent, arguments.tokens, arguments.steps),
-            "decode": decoding(autoencoder(fused=name == "fused"), arguments.side),
-            "encode": encoding(autoencoder(fused=name == "fused"), arguments.side),
             **{
                 preset: velocity(
-                    model(fused=name == "fused", preset=preset), latent, arguments.tokens
+                    model(fused=fused, preset=preset, scheme=scheme), latent, arguments.tokens
                 )
                 for preset in NORMED
             },
         }
+        if scheme is None:
+            network = autoencoder(fused=fused)
+            results[name]["decode"] = decoding(network, arguments.side)
+            results[name]["encode"] = encoding(network, arguments.side)
         print(name, results[name], flush=True)
     print(json.dumps(results))
 

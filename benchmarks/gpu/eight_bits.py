@@ -1,4 +1,4 @@
-"""Products in 8 bits beside bfloat16, in the six shapes of a block; and whole steps in W8A8."""
+"""Products in 8 bits beside bfloat16, in the six shapes of a block; and whole steps in 8 bits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,14 +9,14 @@ from benchmarks.gpu.measuring import attempt, milliseconds, relative, short
 from benchmarks.gpu.parts import Note, Setting
 from benchmarks.random_model import random_transformer, transformer_config
 from opensana.flow.guidance import guided_velocity
-from opensana.runtime.int8 import int_mm, quantised
-from opensana.runtime.placing import place
-from opensana.runtime.quantize import Quantization, join_products, quantize
+from opensana.runtime import float8, int8
+from opensana.runtime.placing import place, prepare_for_inference
+from opensana.runtime.quantize import Quantization, SchemeName, join_products, quantize
 from opensana.transformer.config import TransformerConfig
 from opensana.transformer.model import Transformer
 
 TOKENS = (1024, 2048, 16384)
-FLOAT8_MOST = 448.0
+SCHEMES: tuple[SchemeName, ...] = ("w8a8", "fp8")
 
 
 def run(setting: Setting, note: Note) -> None:
@@ -24,7 +24,7 @@ def run(setting: Setting, note: Note) -> None:
     for tokens in (64,) if setting.tiny else TOKENS:
         for name, (inner, outer) in shapes(config).items():
             note(f"{name}_{tokens}", product(setting, tokens, inner, outer))
-    note("guided_step", attempt(setting, lambda: step(setting, config)))
+    steps(setting, config, note)
 
 
 def shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
@@ -41,60 +41,47 @@ def shapes(config: TransformerConfig) -> dict[str, tuple[int, int]]:
 
 @torch.inference_mode()
 def product(setting: Setting, tokens: int, inner: int, outer: int) -> dict[str, Any]:
-    """Milliseconds of one product in each format, quantisation of the tokens included."""
+    """Milliseconds of one product in each format, quantisation of the tokens included and alone."""
     device, dtype = setting.device, setting.dtype
     generator = torch.Generator(device).manual_seed(0)
     x = torch.randn(tokens, inner, device=device, generator=generator).to(dtype)
     weight = torch.randn(outer, inner, device=device, generator=generator).to(dtype) / inner**0.5
-    rows = quantised(weight)
-
-    def in_int8() -> object:
-        if device.type == "cpu":
-            raise NotImplementedError("a CPU has int8 products of its own")
-        found = quantised(x)
-        whole = int_mm(found.values, rows.values.t())
-        return (whole * rows.scale.t() * found.scale).to(dtype)
-
-    weight8, weight_scale = in_float8(weight)
-
-    def float8() -> object:
-        if device.type == "cpu":
-            raise NotImplementedError("a CPU has no float8 products")
-        tokens8, scale = in_float8(x)
-        return torch._scaled_mm(  # pyright: ignore
-            tokens8, weight8.t(), scale, weight_scale.t(), out_dtype=torch.bfloat16
-        )
+    rows, (values, scale) = int8.signed(weight), float8.quantised(weight)
+    eighth = values.view(torch.uint8)
 
     def timed(call: Callable[[], object]) -> float:
         return milliseconds(setting, {"call": call}, times=10)["call"]
 
     return {
         "plain": timed(lambda: x @ weight.t()),
-        "int8": attempt(setting, lambda: timed(in_int8)),
-        "float8": attempt(setting, lambda: timed(float8)),
+        "int8": attempt(setting, lambda: timed(lambda: int8.multiply(x, *rows))),
+        "int8_rows": attempt(setting, lambda: timed(lambda: int8.signed(x))),
+        "float8": attempt(setting, lambda: timed(lambda: float8.multiply(x, eighth, scale))),
+        "float8_rows": attempt(setting, lambda: timed(lambda: float8.quantised(x))),
     }
 
 
-def in_float8(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows in float8 with a scale each, [..., C] and [..., 1]."""
-    scale = x.abs().amax(-1, keepdim=True).float().clamp_min(1e-12) / FLOAT8_MOST
-    return (x.float() / scale).to(torch.float8_e4m3fn), scale
-
-
 @torch.inference_mode()
-def step(setting: Setting, config: TransformerConfig) -> dict[str, Any]:
-    """A guided step of 0.6B at its native size, plain and in W8A8, and how far they differ."""
+def steps(setting: Setting, config: TransformerConfig, note: Note) -> None:
+    """Guided steps of 0.6B at its native size, plain and in 8 bits, and how far they differ."""
     device, dtype = setting.device, setting.dtype
     plain = random_transformer(config, device, dtype)
-    with device:  # a loaded network's blocks are packed or fused, and plain ones are quantised
-        bare = Transformer(config).eval().requires_grad_(False)
-    bare.load_state_dict(plain.state_dict())
-    quantize(bare, Quantization("w8a8"))
-    place(bare, device, dtype)
-    join_products(bare, None)
-    calls = {name: guided_step(net) for name, net in (("plain", plain), ("w8a8", bare))}
-    error = relative(calls["w8a8"](), calls["plain"]())
-    return {**milliseconds(setting, calls), "relative_error": short(error)}
+    state = plain.state_dict()
+
+    def beside(scheme: SchemeName) -> dict[str, Any]:
+        with device:  # a loaded network's blocks are packed or fused, and plain ones are quantised
+            bare = Transformer(config).eval().requires_grad_(False)
+        bare.load_state_dict(state)
+        quantize(bare, Quantization(scheme))
+        if scheme == "w8a8":
+            join_products(place(bare, device, dtype))
+        prepare_for_inference(bare, device, dtype)
+        calls = {name: guided_step(net) for name, net in (("plain", plain), (scheme, bare))}
+        error = relative(calls[scheme](), calls["plain"]())
+        return {**milliseconds(setting, calls), "relative_error": short(error)}
+
+    for scheme in SCHEMES:
+        note(f"guided_step_{scheme}", attempt(setting, lambda scheme=scheme: beside(scheme)))
 
 
 def guided_step(network: Transformer) -> Callable[[], torch.Tensor]:

@@ -23,7 +23,8 @@ class Quantize(Command):
     to: Annotated[Path, arg(metavar="FOLDER")]
     """The model folder to write."""
     scheme: SchemeName
-    """w8a8 multiplies in 8 bits, for speed and memory; w8 and w4 are for memory alone."""
+    """w8a8 multiplies in 8 bits, for speed and memory, fp8 in 8-bit floats on newer NVIDIA cards;
+    w8 and w4 are for memory alone."""
     parts: Annotated[str, arg(metavar="PARTS")] = "transformer"
     """What to quantise: transformer, text (always weights in 8 bits), or both with a comma."""
     rank: Annotated[int, arg(metavar="N")] = 32

@@ -92,8 +92,11 @@ class WeightOnlyLinear(WeightOnly):
         return cls(*quantised_rows(plain.weight.detach().flatten(1), group), None, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
-            raise RuntimeError("a quantised layer has no gradient; train the plain model")
+        return self.of_tokens(x)
+
+    def of_tokens(self, x: Tensor) -> Tensor:
+        """Tokens [..., C] to [..., O], also for a layer of maps."""
+        check_no_gradient(x)
         tokens = x.reshape(-1, self.in_features)
         out = x.new_empty(len(tokens), self.out_features)
         many = max(1, WIDENED_NUMBERS // self.in_features)
@@ -109,7 +112,13 @@ class WeightOnlyPointwise(WeightOnlyLinear):
     """A 1x1 convolution [B, C, H, W] to [B, O, H, W]; no copy where channels lie last."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.of_tokens(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def check_no_gradient(x: Tensor) -> None:
+    """RuntimeError where a gradient is wanted."""
+    if x.requires_grad:
+        raise RuntimeError("a quantised layer has no gradient; train the plain model")
 
 
 class WeightOnlyEmbedding(WeightOnly):

@@ -11,7 +11,7 @@ from torch import nn
 
 from opensana.autoencoder.model import Autoencoder
 from opensana.autoencoder.preview import Preview
-from opensana.device import has_own_memory, resolve_device, resolve_dtype
+from opensana.device import resolve_device, resolve_dtype
 from opensana.errors import ConfigError
 from opensana.files.user_cache import cache_folder
 from opensana.models.index import ModelInfo, read_info
@@ -23,7 +23,7 @@ from opensana.models.load import (
     load_text,
     load_transformer,
 )
-from opensana.models.options import LoadOptions
+from opensana.models.options import LoadOptions, check_graph, check_offload
 from opensana.models.parts import SPRINT_PART, autoencoder_folder, stored_dtype
 from opensana.models.save import write_model
 from opensana.request import MOST_SPRINT_STEPS, Request
@@ -35,6 +35,7 @@ from opensana.runtime.offload import Turns
 from opensana.runtime.placing import part_dtype, place, prepare_for_inference
 from opensana.runtime.quantize import (
     Quantization,
+    check_shapes,
     dequantize,
     join_products,
     quantization_of,
@@ -157,7 +158,7 @@ def open_model(options: LoadOptions) -> OpenModel:
         for note in () if lora is source else lora.notes:  # whoever has read it has its notes
             warnings.warn(note, stacklevel=3)
     device = resolve_device(options.device)
-    _check_offload(options, device)
+    check_offload(options, device)
     if options.graph:
         check_graph(options, device)
     text_device = resolve_device(options.text_device or str(device))
@@ -208,13 +209,18 @@ def open_model(options: LoadOptions) -> OpenModel:
     if again is not None:
         for network in filter(None, (transformer, few_step)):
             quantize(network, again)
+    for network in filter(None, (transformer, few_step)):
+        check_shapes(network, device)
 
     # Place, pack, compile. With offload weights lie on the host until their turn.
     turns, at = (None, None) if options.offload is None else (Turns(device), HOST)
     in_triton = options.kernels and device.type == "cuda"
     kernels = cache_folder() if options.kernels and not in_triton else None
-    if in_triton and quantization is not None and quantization.scheme == "w8a8":
-        raise ConfigError("kernels on CUDA have no form for w8a8: leave kernels out, or quantize")
+    if in_triton and quantization is not None and quantization.scheme in ("w8a8", "fp8"):
+        raise ConfigError(
+            f"kernels on CUDA have no form for {quantization.scheme}: leave kernels out, or "
+            "quantize"
+        )
     if quantization is not None and quantization.scheme == "w8a8":
         for network in filter(None, (transformer, few_step)):
             join_products(place(network, at or device, dtype), kernels, device=device)
@@ -249,35 +255,6 @@ def open_model(options: LoadOptions) -> OpenModel:
         text, transformer, autoencoder, info, memory, provenance, controlnet, few_step, variant,
         turns, Graphs() if options.graph else None,
     )  # fmt: skip
-
-
-def _check_offload(options: LoadOptions, device: torch.device) -> None:
-    """ConfigError where nothing could move, or must not."""
-    if options.offload is None:
-        return
-    if not has_own_memory(device):
-        raise ConfigError(
-            f"offload {options.offload} moves parts between the host and a GPU with a memory of "
-            f"its own, got {device}; leave it out (generate --offload text frees the encoder)"
-        )
-    if options.compile and options.offload == "all":
-        raise ConfigError(
-            "compiled blocks are bound to where their weights are: leave compile out, or offload "
-            "the text alone"
-        )
-
-
-def check_graph(options: LoadOptions, device: torch.device) -> None:
-    """ConfigError where steps cannot be CUDA graphs."""
-    if device.type != "cuda":
-        raise ConfigError(f"graph is for CUDA, and this runs on {device.type}; leave graph out")
-    if options.compile or options.quantize is not None:
-        other = "compile" if options.compile else "quantize"
-        raise ConfigError(f"graph is for plain layers: leave {other} out, or graph")
-    if options.offload == "all":
-        raise ConfigError(
-            "a graph is bound to where weights are: leave graph out, or offload the text alone"
-        )
 
 
 def _few_step(folder: Path, variant: str | None, onto: Onto | None) -> Transformer | None:

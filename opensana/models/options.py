@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import UseAppendAction, arg
 
-from opensana.device import parse_bytes
+from opensana.device import has_own_memory, parse_bytes
+from opensana.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch
+
     from opensana.weights.lora import LoraSource
 
     Loras = LoraSource | Sequence[LoraSource] | None
@@ -23,7 +26,7 @@ else:  # as flags, for whose help nothing heavy is imported
 
 DEFAULT_MODEL = "emoji-256"
 OffloadName = Literal["text", "all"]
-SchemeName = Literal["w8a8", "w8", "w4"]
+SchemeName = Literal["w8a8", "fp8", "w8", "w4"]
 DtypeName = Literal["float32", "bfloat16", "float16", "fp32", "bf16", "fp16"]
 
 Model = Annotated[
@@ -79,8 +82,8 @@ class LoadOptions:
     """Compiled kernels. On a CPU in float32: the decoder's convolutions in C++, compiled in seconds
     and kept. On CUDA: linear attention and Mix-FFN in Triton."""
     quantize: SchemeName | None = None
-    """Bring transformer and decoder to 8 bits for speed (w8a8), or the transformer to 8 or 4 for
-    memory alone (w8, w4)."""
+    """Bring transformer and decoder to 8 bits for speed (w8a8; fp8 on newer NVIDIA cards), or the
+    transformer to 8 or 4 for memory alone (w8, w4)."""
     graph: bool = False
     """On CUDA, launch the kernels of a step as one, a CUDA graph: for many pictures of one size."""
 
@@ -88,3 +91,32 @@ class LoadOptions:
     def memory_bytes(self) -> int | None:
         """`memory` in bytes."""
         return parse_bytes(self.memory) if isinstance(self.memory, str) else self.memory
+
+
+def check_offload(options: LoadOptions, device: "torch.device") -> None:
+    """ConfigError where nothing could move, or must not."""
+    if options.offload is None:
+        return
+    if not has_own_memory(device):
+        raise ConfigError(
+            f"offload {options.offload} moves parts between the host and a GPU with a memory of "
+            f"its own, got {device}; leave it out (generate --offload text frees the encoder)"
+        )
+    if options.compile and options.offload == "all":
+        raise ConfigError(
+            "compiled blocks are bound to where their weights are: leave compile out, or offload "
+            "the text alone"
+        )
+
+
+def check_graph(options: LoadOptions, device: "torch.device") -> None:
+    """ConfigError where steps cannot be CUDA graphs."""
+    if device.type != "cuda":
+        raise ConfigError(f"graph is for CUDA, and this runs on {device.type}; leave graph out")
+    if options.compile or options.quantize is not None:
+        other = "compile" if options.compile else "quantize"
+        raise ConfigError(f"graph is for plain layers: leave {other} out, or graph")
+    if options.offload == "all":
+        raise ConfigError(
+            "a graph is bound to where weights are: leave graph out, or offload the text alone"
+        )

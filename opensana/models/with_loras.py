@@ -26,8 +26,10 @@ from opensana.runtime.placing import place, prepare_for_inference
 from opensana.runtime.quantize import (
     Quantization,
     dequantised_layer,
+    dequantize,
     quantised_layer,
     quantization_of,
+    quantize,
 )
 from opensana.transformer.model import Transformer
 from opensana.weights.locate import locate
@@ -125,17 +127,23 @@ class WithLoras(Generic[Model]):
         quantization = quantization_of(network)
         all = [*self._first, *loras]
         if is_fused(network):
-            return self._fused(network, all)
+            return self._fused(network, all, quantization)
         layers = {
             name: self._remade(name, all, network.get_submodule(name), quantization)
             for name in self._changed(loras)
         }
         return _grafted(network, layers)
 
-    def _fused(self, old: Transformer, loras: Merged) -> Transformer:
+    def _fused(
+        self, old: Transformer, loras: Merged, quantization: Quantization | None
+    ) -> Transformer:
         """All of it with LoRAs, where and as the old one runs: fused blocks join several layers."""
         made = copy.deepcopy(self._stored)
+        if quantization_of(made) is not None:
+            dequantize(made)
         apply_loras(made, loras)
+        if quantization is not None:
+            quantize(made, quantization)
         fuse(place(made, next(old.parameters()).device, old.dtype))
         for new, block in zip(made.transformer_blocks, old.transformer_blocks, strict=True):
             if isinstance(new, FusedBlock) and isinstance(block, FusedBlock):

@@ -4,20 +4,24 @@ Each operation of torch is one launch there, and what it writes is read again by
 shift and scale of adaLN are the weights of the norm, one product makes queries, keys and values,
 one pass makes them float32 by head, S and z are one product, 1x1 convolutions are products of
 tokens, cross-attention adds to its input in place, and a norm of queries or keys is one kernel. All
-numbers are the plain block's up to rounding. `fuse` is applied from outside; the state-dict keys do
-not change.
+numbers are the plain block's up to rounding; products may be those of 8-bit numbers. `fuse` is
+applied from outside; the state-dict keys do not change.
 
 Shapes: B batch, N image tokens, M text tokens, C channels, D channels a head, T timesteps.
 """
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opensana.layers.norm import RMSNorm
+from opensana.layers.weight_only import WeightOnlyLinear
+from opensana.runtime import float8, int8
+from opensana.runtime.float8 import Float8Linear, Float8Pointwise
+from opensana.runtime.int8 import Int8Linear, Int8Pointwise
 from opensana.transformer.attention import (
     FLOAT16_LIMIT,
     BlockText,
@@ -34,10 +38,15 @@ from opensana.transformer.model import Stack
 EPS = 1e-15
 PADDING = 4
 """Columns behind a head's D: one of ones, and as many as keep rows of floats aligned."""
+OUTPUTS = 16
+"""What an 8-bit product's outputs are a multiple of."""
+ALL = slice(0, 3)
+LINEAR = (nn.Linear, Int8Linear, Float8Linear)
+POINTWISE = (nn.Conv2d, Int8Pointwise, Float8Pointwise)
 
 
 def fuse(stack: Stack) -> None:
-    """Replace the blocks, in place; those with quantised layers stay."""
+    """Replace the blocks, in place; those with layers in w8 or w4 stay."""
     for index, block in enumerate(stack.blocks):
         if can_fuse(block):
             stack.transformer_blocks[index] = FusedBlock(block)
@@ -49,12 +58,12 @@ def is_fused(stack: Stack) -> bool:
 
 
 def can_fuse(block: Block) -> bool:
-    """Whether all its products are of plain weights."""
+    """Whether it has all its products in a form that is known here."""
     one, two = block.attn1, block.attn2
     layers = (one.to_q, one.to_k, one.to_v, one.to_out[0], two.to_q, two.to_out[0])
     convolutions = (block.ff.conv_inverted, block.ff.conv_point)
-    return all(type(layer) is nn.Linear for layer in layers) and all(
-        type(layer) is nn.Conv2d for layer in convolutions
+    return all(type(layer) in LINEAR for layer in layers) and all(
+        type(layer) in POINTWISE for layer in convolutions
     )
 
 
@@ -87,13 +96,18 @@ class FusedSelfAttention(nn.Module):
         super().__init__()
         self.heads, self.bias = plain.heads, plain.to_q.bias is not None
         self.to_out = plain.to_out
+        self.multiply = multiplier(plain.to_q)
         layers = [layer.state_dict() for layer in (plain.to_q, plain.to_k, plain.to_v)]
-        for name in ("weight", "bias") if self.bias else ("weight",):
-            rows = torch.stack([layer[name] for layer in layers]).unflatten(1, (self.heads, -1))
-            padded = rows.new_zeros(*rows.shape[:2], rows.shape[2] + PADDING, *rows.shape[3:])
-            padded[:, :, :-PADDING] = rows
-            self.register_buffer(f"qkv_{name}", padded.flatten(0, 2), persistent=False)
+        self.names = tuple(layers[0])
         self.width = len(layers[0]["weight"]) // self.heads
+        self.outputs = 3 * self.heads * (self.width + PADDING)
+        missing = -self.outputs % OUTPUTS if type(plain.to_q) is not nn.Linear else 0
+        for name in self.names:
+            rows = torch.stack([layer[name] for layer in layers]).unflatten(1, (self.heads, -1))
+            padded = rows.new_zeros(self.outputs + missing, *rows.shape[3:])
+            by_head = padded[: self.outputs].unflatten(0, (3, self.heads, -1))
+            by_head[:, :, :-PADDING] = rows
+            self.register_buffer(f"qkv_{name}", padded, persistent=False)
         least = torch.zeros(3, 1, 1, 1, self.width + PADDING, device=plain.to_q.weight.device)
         least[2, ..., : self.width] = -torch.inf
         least[2, ..., self.width] = 1
@@ -134,21 +148,24 @@ class FusedSelfAttention(nn.Module):
         torch.maximum(values, self.least[2:], out=wide[2:])
         return wide
 
-    def _product(self, tokens: Tensor, parts: slice = slice(0, 3)) -> Tensor:
+    def _product(self, tokens: Tensor, parts: slice = ALL) -> Tensor:
         """Some of queries, keys and values, [1 to 3, B, heads, N, D + padding]."""
-        rows = len(self.qkv_weight) // 3
-        chosen = slice(parts.start * rows, parts.stop * rows)
-        bias = self.qkv_bias[chosen] if self.bias else None
-        made = F.linear(tokens, self.qkv_weight[chosen], bias)
+        rows = self.outputs // 3
+        chosen = slice(parts.start * rows, parts.stop * rows) if parts is not ALL else slice(None)
+        given = {name: getattr(self, f"qkv_{name}")[chosen] for name in self.names}
+        made = self.multiply(tokens, **given)[..., : self.outputs]  # rows may be filled up
         return made.unflatten(-1, (-1, self.heads, self.width + PADDING)).permute(2, 0, 3, 1, 4)
 
     def _normed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, each divided by its root mean square, without weight; and values."""
-        both = self._product(tokens, slice(0, 2)).permute(1, 3, 0, 2, 4)
+        if self.multiply is linear:  # two products, so that what is normed lies together
+            both, values = (self._product(tokens, part) for part in (slice(0, 2), slice(2, 3)))
+        else:
+            both, values = self._product(tokens).split([2, 1])
+        both = both.permute(1, 3, 0, 2, 4)
         rows = both.flatten(3).flatten(0, 2)
         rows = F.rms_norm(rows, rows.shape[1:], eps=self.eps)
-        both = rows.view(both.shape).permute(2, 0, 3, 1, 4)
-        return both, self._product(tokens, slice(2, 3))
+        return rows.view(both.shape).permute(2, 0, 3, 1, 4), values
 
     def _attend(self, wide: Tensor, dtype: torch.dtype) -> Tensor:
         """Attend by queries, keys and values [3, B, heads, N, D + padding]: [B, heads, N, D]."""
@@ -162,8 +179,9 @@ class FusedSelfAttention(nn.Module):
     def _save_to_state_dict(
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        for name in ("weight", "bias") if self.bias else ("weight",):
-            rows = getattr(self, f"qkv_{name}").unflatten(0, (3, self.heads, -1))
+        for name in self.names:
+            held: Tensor = getattr(self, f"qkv_{name}")[: self.outputs]
+            rows = held.unflatten(0, (3, self.heads, -1))
             for part, kept in zip("qkv", rows[:, :, :-PADDING].flatten(1, 2), strict=True):
                 destination[f"{prefix}to_{part}.{name}"] = kept
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -224,11 +242,32 @@ class FusedBlock(nn.Module):
             tokens += self.attn2(tokens, text, mask)
 
     def _mix(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        ff = self.ff
-        wide = F.linear(tokens, ff.conv_inverted.weight.flatten(1), ff.conv_inverted.bias)
-        feature_map = F.silu(wide, inplace=True).unflatten(1, grid).permute(0, 3, 1, 2)
-        narrow = ff.middle(ff.conv_depth, feature_map).permute(0, 2, 3, 1).flatten(1, 2)
-        return F.linear(narrow, ff.conv_point.weight.flatten(1))
+        # No wide map has a name here: it would live on beside the next.
+        narrow = self.ff.middle(self.ff.conv_depth, self._wide(tokens, grid))
+        return multiplied(self.ff.conv_point, narrow.permute(0, 2, 3, 1).flatten(1, 2))
+
+    def _wide(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        wide = F.silu(multiplied(self.ff.conv_inverted, tokens), inplace=True)
+        return wide.unflatten(1, grid).permute(0, 3, 1, 2)
+
+
+def multiplied(layer: nn.Module, tokens: Tensor) -> Tensor:
+    """Tokens [B, N, C] times the weight of a linear layer or of a 1x1 convolution."""
+    if isinstance(layer, WeightOnlyLinear):
+        return layer.of_tokens(tokens)
+    plain = cast(nn.Linear | nn.Conv2d, layer)
+    return F.linear(tokens, plain.weight.flatten(1), plain.bias)
+
+
+def multiplier(layer: nn.Module) -> Callable[..., Tensor]:
+    """What a layer does with tokens and tensors by the names that it has for them."""
+    kinds = {Int8Linear: int8.multiply, Float8Linear: float8.multiply}
+    return kinds.get(type(layer), linear)  # pyright: ignore[reportArgumentType,reportCallIssue]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`, whose parameters have other names."""
+    return F.linear(x, weight, bias)
 
 
 def modulated(tokens: Tensor, norm: nn.LayerNorm, shift: Tensor, scale: Tensor) -> Tensor:

@@ -22,13 +22,14 @@ from opensana.layers.weight_only import (
     WeightOnlyPointwise,
     plain_weight,
 )
+from opensana.runtime.float8 import Float8Linear, Float8Pointwise
 from opensana.runtime.int8 import Int8Linear, Int8Pointwise
 from opensana.runtime.int8_block import Int8Block, Operations, PlainOperations
 from opensana.runtime.int8_kernels import CompiledOperations
 from opensana.runtime.packed import PackedLinear, can_pack
 from opensana.transformer.model import Stack
 
-SchemeName = Literal["w8a8", "w8", "w4"]
+SchemeName = Literal["w8a8", "fp8", "w8", "w4"]
 
 KEPT = {
     "patch_embed": "first layer",
@@ -43,6 +44,10 @@ TWICE = "conv_point"
 """What w8a8 gives tokens of two 8-bit numbers: behind the gate a few channels are far larger."""
 METHOD = "opensana"
 MEASURED_ROWS, MEASURED_CALLS, LEAST_WIDTH = 1024, 5, 256
+CAPABILITIES = {"w8a8": (7, 5), "fp8": (8, 9)}
+"""The first NVIDIA cards that multiply in 8 bits: Turing whole numbers, Ada and Hopper floats."""
+MULTIPLES = {"w8a8": 8, "fp8": 16}
+"""What the sides of such a matrix are multiples of on CUDA."""
 REFERENCE_KERNEL = 30
 """A product that takes so many times a float32 one is no fast kernel's."""
 
@@ -102,6 +107,8 @@ def quantised_layer(layer: nn.Linear | nn.Conv2d, quantization: Quantization) ->
     linear = isinstance(layer, nn.Linear)
     if quantization.scheme == "w8a8":
         return (Int8Linear if linear else Int8Pointwise).of(layer)
+    if quantization.scheme == "fp8":
+        return (Float8Linear if linear else Float8Pointwise).of(layer)
     if quantization.scheme == "w8":
         return (WeightOnlyLinear if linear else WeightOnlyPointwise).of(layer)
     return (Int4Linear if linear else Int4Pointwise).of(layer, rank=quantization.rank)
@@ -150,6 +157,8 @@ def quantization_of(network: nn.Module) -> Quantization | None:
         return None
     if isinstance(layer, Int4Linear):
         return Quantization("w4", layer.down.shape[0])
+    if isinstance(layer, Float8Linear):
+        return Quantization("fp8")
     return Quantization("w8a8" if isinstance(layer, Int8Linear) else "w8")
 
 
@@ -168,14 +177,16 @@ def join_products(
 ) -> None:
     """Have the blocks of a w8a8 network quantise once for all products that read the same tokens.
 
-    With a folder for `kernels` in C++; `device` is where it will run, if it is not there yet.
-    ConfigError where that cannot multiply 8-bit numbers.
+    That is for a CPU, with a folder for `kernels` in C++; on CUDA `fuse` does it. `device` is where
+    it will run, if it is not there yet. ConfigError where that cannot multiply 8-bit numbers.
     """
     first = next(network.parameters())
     where = device or first.device
     check_device("w8a8", where)
+    if where.type != "cpu":
+        return
     operations: Operations = PlainOperations()
-    if kernels is not None and (where.type, first.dtype) == ("cpu", torch.float32):
+    if kernels is not None and first.dtype == torch.float32:
         operations = CompiledOperations(kernels)
     for index, block in enumerate(network.blocks):
         network.transformer_blocks[index] = Int8Block(block, operations)
@@ -183,10 +194,45 @@ def join_products(
 
 def check_device(scheme: str, device: torch.device) -> None:
     """ConfigError where a scheme multiplies 8-bit numbers and the device does not."""
-    if scheme == "w8a8" and device.type not in ("cpu", "cuda"):
+    if scheme not in CAPABILITIES:
+        return
+    least = CAPABILITIES[scheme]
+    if device.type == "cuda":
+        found = torch.cuda.get_device_capability(device)
+        if found < least:
+            other = "w8a8" if found >= CAPABILITIES["w8a8"] else "w8"
+            raise ConfigError(
+                f"{scheme} needs a GPU of compute capability {_version(least)} or more, this one "
+                f"has {_version(found)}; use {other}"
+            )
+    elif scheme == "fp8":
+        raise ConfigError(
+            f"fp8 multiplies 8-bit floats on CUDA from compute capability {_version(least)} on, "
+            f"got {device}; use {'w8a8' if device.type == 'cpu' else 'w8'}"
+        )
+    elif device.type != "cpu":
         raise ConfigError(
             f"w8a8 multiplies 8-bit numbers on a CPU or on CUDA, got {device}; use w8"
         )
+
+
+def _version(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def check_shapes(network: Stack, device: torch.device) -> None:
+    """ConfigError where a matrix has a side that a GPU's 8-bit product does not take."""
+    found = quantization_of(network)
+    if device.type != "cuda" or found is None or found.scheme not in MULTIPLES:
+        return
+    unit = MULTIPLES[found.scheme]
+    for _, name, layer in _quantised(network):
+        sides = layer.out_features, layer.in_features
+        if any(side % unit for side in sides):
+            raise ConfigError(
+                f"on a GPU {found.scheme} multiplies matrices whose sides are multiples of {unit}, "
+                f"got {name} with {sides[0]} x {sides[1]}; use w8"
+            )
 
 
 @torch.inference_mode()
@@ -210,7 +256,7 @@ def slower_here(
         f"a product of {MEASURED_ROWS} tokens and {width} channels takes {own:.1f} ms in {name}, "
         f"{other:.1f} ms in {str(dtype).removeprefix('torch.')}"
     )
-    if name == "w8a8" and own > REFERENCE_KERNEL * other:
+    if name in CAPABILITIES and own > REFERENCE_KERNEL * other:
         raise ConfigError(f"{measured}: this processor has no fast kernel for {name}; use w8")
     return None if own <= other else f"{name} saves memory here, not time: {measured}"
 

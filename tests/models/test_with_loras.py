@@ -11,10 +11,12 @@ import torch
 from opensana.errors import ConfigError, WeightsError
 from opensana.models.load import load_transformer
 from opensana.models.options import LoadOptions
+from opensana.models.quantised import write_quantised
 from opensana.models.with_loras import WithLoras
 from opensana.pipeline import Sana
 from opensana.runtime.fused import fuse, is_fused
 from opensana.runtime.placing import place
+from opensana.runtime.quantize import Quantization, quantization_of, quantize
 from opensana.transformer.model import Transformer
 from opensana.weights.lora import Lora, MergedLora, read_lora
 from tests import tiny
@@ -144,3 +146,21 @@ def test_fused_blocks_are_made_anew(model: Path, loras: list[Lora]) -> None:
     assert is_fused(found) and base.bytes([(loras[1], 0.5)]) == base.all_bytes
     assert velocity(found).allclose(velocity(expected), rtol=1e-4, atol=1e-5)
     assert not velocity(found).allclose(velocity(whole), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_fused_blocks_in_8_bits_too(
+    stored: bool, model: Path, loras: list[Lora], tmp_path: Path
+) -> None:
+    scheme = Quantization("w8a8")
+    folder = write_quantised(model, tmp_path / "small", scheme) if stored else model
+    base = opened(folder)
+    whole = load_transformer(folder)
+    if not stored:
+        quantize(whole, scheme)
+    fuse(whole)
+    base.model = replace(base.model, transformer=whole)
+    found = base.transformer([(loras[1], 0.5)])
+    assert is_fused(found) and quantization_of(found) == scheme
+    expected = velocity(opened(model).transformer([(loras[1], 0.5)]))
+    assert (velocity(found) - expected).norm() < 0.05 * expected.norm()

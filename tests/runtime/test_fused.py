@@ -13,7 +13,7 @@ from opensana.layers.mix_ffn import depthwise_gated
 from opensana.models.load import load_transformer
 from opensana.models.save import write_transformer
 from opensana.runtime.fused import FusedBlock, fuse
-from opensana.runtime.quantize import Quantization, quantize
+from opensana.runtime.quantize import Quantization, quantization_of, quantize
 from opensana.transformer.attention import FoldedText, KeysValues
 from opensana.transformer.model import PreparedText, Transformer, TransformerConfig, together
 from tests import tiny
@@ -146,11 +146,34 @@ def test_names_and_weights_stay() -> None:
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("scheme", ["w8a8", "fp8"])
+@pytest.mark.parametrize("config", [WIDE, BIASED, NORMED, tiny.TRANSFORMER])
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_products_of_8_bits(scheme: str, config: TransformerConfig, tokens: int) -> None:
+    """Also with rows that had to be filled up to a multiple of 16."""
+    plain, fused = (tiny.transformer(config) for _ in range(2))
+    for network in (plain, fused):
+        quantize(network, Quantization.named(scheme))
+    state = {name: value.clone() for name, value in plain.state_dict().items()}
+    fuse(fused)
+    assert all(isinstance(block, FusedBlock) for block in fused.transformer_blocks)
+    assert quantization_of(fused) == Quantization.named(scheme)
+    found = fused.state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    x, timestep = torch.randn(2, 8, 4, 6), torch.tensor([300.0])
+    expected = plain.velocity(x, timestep, prepared(plain, tokens, 5))
+    made = fused.velocity(x, timestep, prepared(fused, tokens, 5))
+    assert error(made, expected) < 0.02  # other roundings of what comes between the products
+
+
 def test_blocks_that_have_other_layers_stay() -> None:
-    quantised = tiny.transformer(WIDE)
-    quantize(quantised, Quantization.named("w8"))
-    fuse(quantised)
-    assert not any(isinstance(block, FusedBlock) for block in quantised.transformer_blocks)
+    for scheme in ("w8", "w4"):
+        quantised = tiny.transformer(WIDE)
+        quantize(quantised, Quantization.named(scheme))
+        fuse(quantised)
+        assert not any(isinstance(block, FusedBlock) for block in quantised.transformer_blocks)
 
 
 def test_a_fused_model_is_written_as_any(tmp_path: Path) -> None:

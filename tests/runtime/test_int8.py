@@ -13,10 +13,22 @@ from torch import Tensor, nn
 from opensana.layers.linear_attention import relu_linear_attention
 from opensana.layers.norm import RMSNorm
 from opensana.layers.weight_only import plain_weight
-from opensana.runtime.int8 import FINER, ZERO, Int8Linear, Int8Pointwise, Rows, quantised
+from opensana.runtime import int8 as module
+from opensana.runtime.int8 import (
+    FINER,
+    ZERO,
+    Int8Linear,
+    Int8Pointwise,
+    Rows,
+    int_mm,
+    multiply,
+    quantised,
+    signed,
+)
 from opensana.runtime.int8_block import PlainOperations
 from opensana.runtime.int8_kernels import CompiledOperations
 from opensana.runtime.kernels import COMPILERS
+from tests.launches import Launches
 
 needs_compiler = pytest.mark.skipif(
     not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here"
@@ -31,9 +43,9 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def meant(rows: Rows) -> Tensor:
+def meant(rows: Rows, zero: int = ZERO) -> Tensor:
     """The tokens that rows stand for."""
-    steps = rows.values.float() - ZERO
+    steps = rows.values.float() - zero
     if steps.ndim > rows.scale.ndim:
         steps = steps[0] + steps[1] / FINER
     return steps * rows.scale
@@ -106,14 +118,58 @@ def test_there_is_no_gradient() -> None:
         Int8Linear.of(nn.Linear(8, 6))(torch.randn(2, 8, requires_grad=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+# ------------------------------------------------------------------ as a GPU multiplies
+
+
+def test_both_products_sum_the_same_whole_numbers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for rows in (1, 17, 40):
+        values = torch.randint(-127, 128, (rows, 64), dtype=torch.int8, generator=generator)
+        weight = torch.randint(-127, 128, (48, 64), dtype=torch.int8, generator=generator)
+        layer = Int8Linear(weight, torch.ones(48, 1))
+        unsigned = (values.int() + ZERO).to(torch.uint8)
+        found = int_mm(values, weight.t())
+        assert found.dtype == torch.int32 and found.shape == (rows, 48)
+        assert torch.equal(found, values.int() @ weight.t().int())
+        assert torch.equal(layer.product(Rows(unsigned, torch.ones(rows, 1))), found.float())
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_signed_rows_are_the_unsigned_ones_but_for_ties(twice: bool) -> None:
+    x = numbers(64, 256) * torch.logspace(-6, 6, 64)[:, None]
+    found, expected = signed(x, twice=twice), quantised(x, twice=twice)
+    assert torch.equal(found.scale, expected.scale)
+    apart = found.values.int() - (expected.values.int() - ZERO)
+    assert apart.abs().max() <= 1 or twice
+    assert (apart != 0).float().mean() < 1e-4
+    step = found.scale / FINER if twice else found.scale
+    assert ((meant(found, zero=0) - x).abs() <= 0.51 * step + 1e-6 * x.abs()).all()
+
+
 @torch.no_grad()
-def test_cuda_gives_the_numbers_of_the_cpu() -> None:
-    plain = nn.Linear(64, 48)
-    for rows in (1, 17, 64):
-        x = numbers(2, rows, 64)
-        found = Int8Linear.of(plain).cuda()(x.cuda()).cpu()
-        assert relative(found, Int8Linear.of(plain)(x)) < 2e-3
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_gpu_s_product_is_that_of_the_layer(
+    bias: bool, twice: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x = Int8Linear.of(nn.Linear(64, 48, bias=bias)), numbers(2, 70, 64)
+    layer.twice = twice
+    given = layer.weight.clone(), layer.weight_scale, layer.bias
+    expected = layer(x)
+    whole = multiply(x, *given, twice=twice)
+    assert whole.shape == (2, 70, 48) and relative(whole, expected) < 1e-5
+    assert relative(multiply(x.bfloat16(), *given, twice=twice), expected) < 0.02
+    monkeypatch.setattr(module, "PRODUCTS_AT_ONCE", 48 * 50)
+    assert relative(multiply(x, *given, twice=twice), whole) < 1e-6, "in parts of 50 rows"
+
+
+@pytest.mark.parametrize(("twice", "kernels"), [(False, 6), (True, 10)])
+def test_tokens_become_8_bits_in_few_kernels(twice: bool, kernels: int) -> None:
+    """They had been 11 and 15."""
+    with Launches() as seen:
+        signed(torch.empty(2, 8, 32, device="meta", dtype=torch.bfloat16), twice=twice)
+    assert seen.count == kernels
 
 
 # ------------------------------------------------------------------ between the products, in C++

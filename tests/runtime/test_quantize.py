@@ -8,13 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opensana.cli import main
 from opensana.errors import ConfigError, WeightsError
+from opensana.models.presets import TRANSFORMERS
 from opensana.runtime import quantize as module
 from opensana.runtime.kernels import COMPILERS
 from opensana.runtime.placing import prepare_for_inference
 from opensana.runtime.quantize import (
     KEPT,
     Quantization,
+    check_device,
+    check_shapes,
     dequantize,
     join_products,
     kept_because,
@@ -27,7 +31,9 @@ from opensana.transformer.model import Transformer
 from tests import tiny
 
 CPU = torch.device("cpu")
-SCHEMES = [Quantization("w8a8"), Quantization("w8"), Quantization("w4", 4)]
+SCHEMES = [Quantization("w8a8"), Quantization("fp8"), Quantization("w8"), Quantization("w4", 4)]
+BOUNDS = {"w8a8": 0.04, "fp8": 0.08, "w8": 0.04, "w4": 0.12}
+"""Of a tiny network's velocity: the more channels, the less."""
 
 
 def velocity(network: Transformer) -> Tensor:
@@ -64,7 +70,7 @@ def test_velocities_are_near_those_of_float32(scheme: Quantization, kind: object
     plain, network = tiny.transformer(config), tiny.transformer(config)
     quantize(network, scheme)
     assert quantization_of(network) == scheme
-    bound = 0.12 if scheme.scheme == "w4" else 0.04  # the more channels, the less
+    bound = BOUNDS[scheme.scheme]
     assert relative(velocity(network), velocity(plain)) < bound
     prepare_for_inference(network, CPU, torch.float32)
     assert relative(velocity(network), velocity(plain)) < bound
@@ -101,7 +107,7 @@ def test_an_empty_network_takes_the_state_and_plain_layers_come_back(
     dequantize(other)
     assert quantization_of(other) is None
     assert list(other.state_dict()) == list(tiny.transformer().state_dict())
-    assert relative(velocity(other), velocity(network)) < 0.04
+    assert relative(velocity(other), velocity(network)) < BOUNDS[scheme.scheme]
 
 
 def test_settings_are_written_as_the_ecosystem_does_and_read_back(tmp_path: Path) -> None:
@@ -142,3 +148,57 @@ def test_what_is_slower_here_is_said_with_both_times(monkeypatch: pytest.MonkeyP
     assert slower_here(Quantization("w8a8"), 16, CPU, torch.float32) is None
     with pytest.raises(ConfigError, match="this processor has no fast kernel for w8a8; use w8"):
         slower_here(Quantization("w8a8"), 16, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "capability", "wrong"),
+    [
+        ("w8a8", (7, 0), "capability 7.5 or more, this one has 7.0; use w8$"),
+        ("w8a8", (7, 5), None),
+        ("w8a8", (8, 6), None),
+        ("fp8", (7, 0), "fp8 needs a GPU of compute capability 8.9 or more, .* 7.0; use w8$"),
+        ("fp8", (8, 6), "8.9 or more, this one has 8.6; use w8a8$"),
+        ("fp8", (8, 9), None),
+        ("fp8", (9, 0), None),
+        ("fp8", (12, 0), None),
+        ("w8", (3, 5), None),
+    ],
+)  # fmt: skip
+def test_what_a_card_multiplies(
+    scheme: str, capability: tuple[int, int], wrong: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    if wrong is None:
+        check_device(scheme, torch.device("cuda"))
+        return
+    with pytest.raises(ConfigError, match=wrong):
+        check_device(scheme, torch.device("cuda"))
+
+
+def test_fp8_is_for_cuda_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for device, other in (("cpu", "w8a8"), ("mps", "w8")):
+        with pytest.raises(ConfigError, match=f"8-bit floats on CUDA .*got {device}; use {other}$"):
+            check_device("fp8", torch.device(device))
+    folder = tiny.sana(instruction="none").save(tmp_path / "tiny")
+    line = ["generate", "x", "-m", str(folder), "--device", "cpu", "--quantize", "fp8"]
+    assert main(line) == 2
+    assert "got cpu; use w8a8" in capsys.readouterr().err
+
+
+def test_a_gpu_s_products_take_sides_of_eight_and_sixteen() -> None:
+    network = tiny.transformer()  # whose Mix-FFN has 40 channels
+    quantize(network, Quantization("fp8"))
+    check_shapes(network, CPU)
+    with pytest.raises(ConfigError, match="multiples of 16, got conv_point with 16 x 40; use w8"):
+        check_shapes(network, torch.device("cuda"))
+    network = tiny.transformer()
+    quantize(network, Quantization("w8a8"))
+    check_shapes(network, torch.device("cuda"))
+
+
+def test_every_published_shape_can_be_multiplied() -> None:
+    for config in TRANSFORMERS.values():
+        with torch.device("meta"):
+            network = Transformer(tiny.replace(config, num_layers=1))
+            quantize(network, Quantization("fp8"))
+        check_shapes(network, torch.device("cuda"))
