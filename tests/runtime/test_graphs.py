@@ -13,8 +13,7 @@ from opensana.drawing.inputs import Inputs
 from opensana.drawing.job import Job
 from opensana.drawing.solving import Prepared, encode, graph_note, job_noises, solve
 from opensana.errors import ConfigError
-from opensana.models.open import check_graph
-from opensana.models.options import LoadOptions
+from opensana.models.options import LoadOptions, check_graph
 from opensana.pipeline import Sana
 from opensana.request import Request
 from opensana.runtime import graphs as module
