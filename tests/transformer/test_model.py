@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from opensana.errors import RequestError
 from opensana.transformer import Transformer, TransformerConfig, initialise
-from opensana.transformer.attention import FoldedText
+from opensana.transformer.attention import FoldedText, KeysValues
+from opensana.transformer.model import PreparedText
 
 TINY = TransformerConfig(
     in_channels=4,
@@ -110,6 +111,11 @@ def test_a_short_text_is_folded_into_the_projections_around_it(lengths: tuple[in
     shared = model.velocity(latent[:1].expand(2, -1, -1, -1), timestep[:1].expand(2), one)
     torch.testing.assert_close(shared, expected[:1].expand(2, -1, -1, -1))
     assert model.fold(folded).blocks == folded.blocks
+    # The mask is folded as well, which changes no bit.
+    pairs = zip(model.blocks, prepared.separate, strict=True)
+    beside = tuple(block.fold(KeysValues(*keys_values)) for block, keys_values in pairs)  # pyright: ignore
+    with_mask = model.velocity(latent, timestep, PreparedText(beside, prepared.mask))
+    assert folded.mask is None and torch.equal(model.velocity(latent, timestep, folded), with_mask)
 
 
 @torch.no_grad()

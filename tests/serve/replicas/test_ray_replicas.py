@@ -308,6 +308,7 @@ def refused(
 
 def test_flags_that_do_not_go_together(refused: Callable[..., str]) -> None:
     assert "goes with --ray" in refused("--replicas", "2")
+    assert "graph is not for a server" in refused("--graph")
     assert "try --device cuda" in refused("--ray", "local", "--device", "cuda:1")
     assert "try 2 or 1..4" in refused("--ray", "local", "--replicas", "none")
     assert "try --ray auto" in refused("--ray", "ray://127.0.0.1:10001")
