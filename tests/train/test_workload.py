@@ -3,6 +3,8 @@
 Also tests `train/workload.py`.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ def test_a_gpu_is_measured_in_the_format_of_the_run(
     """Once, unless the recipe says what it can do; a CPU is not."""
     asked: list[tuple[torch.device, torch.dtype]] = []
     monkeypatch.setattr(train, "measured_peak", lambda *given: asked.append(given) or 5e12)
+    monkeypatch.setattr(train, "transformer_cost", lambda *_, **__: SimpleNamespace(flops=1e6))
     config = TransformerConfig.from_dict(TRANSFORMER)
 
     def peak(device: torch.device, dtype: str, **parallel: float) -> float:
