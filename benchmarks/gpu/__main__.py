@@ -27,10 +27,10 @@ from opensana.files.writing import write_json
 DEADLINES = {
     "environment": 25,
     "parity": 70,
-    "latency": 115,
+    "latency": 110,
     "graphs": 15,
     "throughput": 50,
-    "kernels": 30,
+    "kernels": 25,
     "flux": 65,
     "eight_bits": 55,
     "memory": 35,

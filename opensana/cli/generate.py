@@ -81,15 +81,16 @@ class Generate(LoadOptions, Inputs, Request, Command):
         if self.offload is not None:
             prompts = [request.prompt for request in requests]
             sana.drop_text_encoder(prompts, [request.negative_prompt for request in requests])
+        from opensana.device import resolve_device
         from opensana.drawing.picture import write_png
 
-        numbers = count()
+        numbers, on_cpu = count(), resolve_device(self.device).type == "cpu"
 
         def write(picture: "Picture", png: bytes) -> None:
             path = files.path(seed=picture.request.seed, index=next(numbers))
             self._report(write_png(path, png), picture)
 
-        with Saving(write, metadata=not self.no_metadata) as saving:
+        with Saving(write, metadata=not self.no_metadata, at_once=on_cpu) as saving:
             for request in requests:
                 for picture in _draw(sana, request, init_image, control, saving):
                     saving.add(picture)

@@ -1,6 +1,7 @@
-"""Pictures become files while others are drawn: threads encode them, and each is written in turn.
+"""Pictures become files: on an accelerator while others are drawn, on a CPU at once.
 
-A GPU draws a picture faster than it is encoded, which needs nothing of the thread that draws.
+A GPU draws a picture faster than it is encoded: threads encode it, and each is written in turn. A
+CPU would gain nothing, and a picture would wait for the next one's first step.
 """
 
 from collections import deque
@@ -24,15 +25,20 @@ class Saving:
     Nothing is written behind a picture that could not be.
     """
 
-    def __init__(self, write: "Callable[[Picture, bytes], None]", *, metadata: bool) -> None:
+    def __init__(
+        self, write: "Callable[[Picture, bytes], None]", *, metadata: bool, at_once: bool = False
+    ) -> None:
         """`write` gets each picture and its PNG, in the order drawn, in the caller's thread."""
-        self._write, self._metadata = write, metadata
+        self._write, self._metadata, self._at_once = write, metadata, at_once
         self._pool = ThreadPoolExecutor(THREADS)
         self._waiting: deque[tuple[Picture, Future[bytes]]] = deque()
         self._failed = False
 
     def add(self, picture: "Picture") -> None:
-        """Begin to encode a picture."""
+        """Begin to encode a picture, or write it."""
+        if self._at_once:
+            self._write(picture, picture.png(metadata=self._metadata))
+            return
         encoded = self._pool.submit(picture.png, metadata=self._metadata)
         self._waiting.append((picture, encoded))
         if len(self._waiting) > MOST_WAITING:

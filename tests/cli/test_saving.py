@@ -61,6 +61,18 @@ def test_what_is_encoded_early_waits_for_those_before_it(into: Saving, written: 
     assert written == [0, 1, 2]
 
 
+def test_on_a_cpu_a_picture_is_written_before_the_next_is_drawn(written: list[int]) -> None:
+    def write(picture: Any, png: bytes) -> None:
+        assert png == bytes([picture.number, False])
+        written.append(picture.number)
+
+    pictures: Any = [Drawn(number) for number in range(3)]
+    with Saving(write, metadata=False, at_once=True) as saving:
+        for one in pictures:
+            saving.add(one)
+            assert written[-1] == one.number
+
+
 def test_drawing_waits_where_too_many_do(into: Saving, written: list[int]) -> None:
     pictures: Any = [Drawn(number) for number in range(MOST_WAITING + 3)]
     with into:
@@ -138,6 +150,10 @@ def test_pictures_of_before_are_written_between_steps(
         return made
 
     class Patient(Saving):
+        def __init__(self, write: Any, *, metadata: bool, at_once: bool) -> None:
+            assert at_once  # on this CPU
+            super().__init__(write, metadata=metadata)
+
         def write_encoded(self) -> None:
             if self._waiting:
                 assert encoded.wait(20)

@@ -53,6 +53,7 @@ class KeptTexts:
 
     def __init__(self, kept: dict[str, Tensor]) -> None:
         self.kept = kept
+        self.model = torch.nn.Module()  # no weights: nothing is moved
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
         [prompt] = prompts
