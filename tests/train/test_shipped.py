@@ -157,7 +157,7 @@ def test_twelve_pictures_of_ones_own(capsys) -> None:
         pytest.param("../own/transformer", "transformer", marks=pytest.mark.slow),
         pytest.param("transformer", "transformer", marks=pytest.mark.slow),
         pytest.param("transformer-512", "transformer", marks=pytest.mark.slow),
-        ("sprint", "transformer"),
+        pytest.param("sprint", "transformer", marks=pytest.mark.slow),
     ],
 )
 def test_recipes_on_cached_features(caches: None, recipe: str, part: str, capsys) -> None:
