@@ -192,6 +192,10 @@ class Worker:
 
     def _finish(self, done: Sequence[Chosen]) -> None:
         def finish(some: Sequence[Chosen]) -> None:
+            # Tried again after an error, some may have been kept before it.
+            some = [(live, index) for live, index in some if index in live.canvases]
+            if not some:
+                return
             pictures = self._painter.finish([live.canvases[index] for live, index in some])
             encoded = in_order(Picture.png, pictures, workers=min(ENCODERS, len(pictures)))
             for (live, index), png in zip(some, encoded, strict=True):

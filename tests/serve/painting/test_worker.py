@@ -13,6 +13,7 @@ from opensana.drawing.picture import Picture
 from opensana.errors import NumericsError, OutOfMemory
 from opensana.serve.gate.keys import Keys
 from opensana.serve.jobs.pace import MOST_LANES, Pace
+from opensana.serve.jobs.store import Store
 from opensana.serve.painting.worker import ENCODERS
 from tests.serve.gradient import Gradient, Sheet, serving
 
@@ -63,6 +64,30 @@ def test_pictures_that_end_together_are_encoded_side_by_side(
     with serving(tmp_path, batch=ENCODERS) as server:
         job = server.wait(server.submit(images=ENCODERS, seed=5)["id"])
     assert [image["seed"] for image in job["images"]] == list(range(5, 5 + ENCODERS))
+
+
+def test_a_picture_that_cannot_be_kept_fails_its_own_job_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, jobs, all_are_there = Store.write_picture, list[str](), threading.Event()
+
+    def patient(what: str, sheets: list[Sheet]) -> None:
+        assert what != "step" or all_are_there.wait(20)
+
+    def full(self: Store, job: str, index: int, png: bytes) -> None:
+        if job in jobs[1:2]:
+            raise OSError(28, "No space left on device")
+        plain(self, job, index, png)
+
+    monkeypatch.setattr(Store, "write_picture", full)
+    with serving(tmp_path, Gradient(0.01, fail=patient)) as server:
+        jobs.append(server.submit(steps=3)["id"])
+        server.wait(jobs[0], "running")
+        jobs += [server.submit(steps=2)["id"] for _ in range(2)]  # one step behind: all end at once
+        all_are_there.set()
+        server.wait(jobs[1], "failed")
+        for job in (jobs[0], jobs[2]):
+            server.wait(job)
 
 
 def test_a_running_job_is_cancelled_within_a_step(tmp_path: Path) -> None:
