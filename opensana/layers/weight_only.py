@@ -25,6 +25,8 @@ LEVELS = 127
 LEAST_SCALE = 1e-30
 WIDENED_NUMBERS = 2**18
 """A block of so many float32 numbers stays in a core's second cache until it is multiplied."""
+WIDENED_ELSEWHERE = 2**24
+"""... on a GPU, where each block is some launches: 64 MiB."""
 
 
 def quantised_rows(weight: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
@@ -99,7 +101,8 @@ class WeightOnlyLinear(WeightOnly):
         check_no_gradient(x)
         tokens = x.reshape(-1, self.in_features)
         out = x.new_empty(len(tokens), self.out_features)
-        many = max(1, WIDENED_NUMBERS // self.in_features)
+        most = WIDENED_NUMBERS if x.device.type == "cpu" else WIDENED_ELSEWHERE
+        many = max(1, most // self.in_features)
         for first in range(0, self.out_features, many):
             rows = slice(first, first + many)
             torch.mm(tokens, self.widened(rows, x.dtype).t(), out=out[:, rows])

@@ -11,6 +11,7 @@ from opensana.layers.weight_only import (
     WeightOnlyPointwise,
     quantised_rows,
 )
+from tests.launches import Launches
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -35,6 +36,13 @@ def test_a_layer_widens_as_many_rows_as_fit(monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(layer(x), whole)
     monkeypatch.setattr(weight_only, "WIDENED_NUMBERS", 1)
     torch.testing.assert_close(layer(x), whole)
+
+
+def test_on_a_gpu_a_layer_is_widened_in_a_few_launches() -> None:
+    layer = WeightOnlyLinear.of(nn.Linear(2048, 2048)).to("meta")
+    with torch.no_grad(), Launches() as launches:
+        layer(torch.randn(9, 2048, device="meta"))
+    assert 1 < launches.count < 10
 
 
 def test_scales_and_minima_of_groups_are_applied_as_they_stand() -> None:
