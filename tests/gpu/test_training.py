@@ -26,7 +26,7 @@ def test_the_same_losses(variant: str, device: torch.device, tmp_path: Path) -> 
     for place in (torch.device("cpu"), device):
         task = transformer_task(recipe, Processes(device=place))
         settle_float32(place, full=True)
-        losses.append([task.train(i, task.prepare(i))["loss"] for i in range(STEPS)])
+        losses.append([task.train(i, task.prepare(i))()["loss"] for i in range(STEPS)])
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)
 
 

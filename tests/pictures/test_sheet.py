@@ -28,7 +28,7 @@ def test_a_name_stays_below_its_picture(name: str) -> None:
 
 def test_a_long_name_has_two_lines() -> None:
     def lines(name: str) -> int:
-        rows = inked(name).any(axis=1)
+        rows = np.asarray(inked(name).any(axis=1))
         return int((rows[1:] & ~rows[:-1]).sum() + rows[0])
 
     assert lines("azure") == 1
