@@ -4,9 +4,9 @@
         [--steps 4] [--held-out] [--sheet FILE.png]
 
 Settings are chosen by combinations that training may see; `--held-out` asks those that it never
-sees, as `opensana evaluate` does. One row a guidance; the last line is JSON. The sheet has a row of
-a question, with right and wrong pictures in proportion: right ones have a green frame, wrong ones
-a red one.
+sees, as `opensana evaluate` does. One row a guidance, then how many scenes of each number were
+counted right; the last line is JSON. The sheet has a row of a question, with right and wrong
+pictures in proportion: right ones have a green frame, wrong ones a red one.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from opensana.evaluate.emoji.nearest import (
     references,
     verdict,
 )
-from opensana.evaluate.emoji.questions import QUESTIONS, ask_composed
+from opensana.evaluate.emoji.questions import QUESTIONS, Asked, ask_composed
 from opensana.pictures.sheet import contact_sheet
 from opensana.pipeline import Sana
 
@@ -77,6 +77,14 @@ def save_sheet(path: Path, answers: dict[str, list[Answer]]) -> None:
     sheet.save(path, format="PNG")
 
 
+def by_number(judged: Sequence[tuple[Asked, Image.Image, bool]]) -> dict[int, str]:
+    """The number of objects asked for -> how many of its scenes are right."""
+    verdicts: dict[int, list[bool]] = {}
+    for asked, _, good in judged:
+        verdicts.setdefault(asked.scene.total, []).append(good)
+    return {number: f"{sum(each)} of {len(each)}" for number, each in sorted(verdicts.items())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="GenEval's questions by guidance.")
     parser.add_argument("--model", default="emoji-256")
@@ -92,21 +100,26 @@ def main() -> None:
     data, sana = open_or_prepare(arguments.data), Sana.load(arguments.model)
     vocabulary, everything = Vocabulary(data), references(data, data.records)
     results: dict[str, dict[str, float]] = {}
+    counted: dict[str, dict[int, str]] = {}
     names = (SINGLE, *QUESTIONS)
     print(row("guidance", *names, "mean") + "\n" + "|---" * (2 + len(names)) + "|")
     for guidance in arguments.guidance:
         own = setting(sana, shift=sana.shift, guidance=guidance, steps=arguments.steps)
         count, held_out = arguments.count, arguments.held_out
-        answers = {SINGLE: single_object(drawer(own), data, everything, count, held_out=held_out)}
-        composed = ask_composed(drawer(own), vocabulary, count, held_out=held_out)[1]
+        draw = drawer(own)
+        answers = {SINGLE: single_object(draw, data, everything, count, held_out=held_out)}
+        composed = ask_composed(draw, vocabulary, count, held_out=held_out)[1]
         for name, judged in composed.items():
             answers[name] = [(asked.prompt, picture, good) for asked, picture, good in judged]
         figures = {name: mean(good for *_, good in each) for name, each in answers.items()}
         results[f"guidance {guidance:g}"] = figures
         cells = [f"{value:.0%}" for value in (*figures.values(), mean(figures.values()))]
         print(row(f"{guidance:g}", *cells), flush=True)
+        counted[f"guidance {guidance:g}"] = by_number(composed["counting"])
         if arguments.sheet is not None and guidance == arguments.guidance[0]:
             save_sheet(arguments.sheet, answers)
+    for name, numbers in counted.items():
+        print(f"counted at {name}: {numbers}")
     print(json.dumps({"machine": machine(), "held_out": arguments.held_out, "results": results}))
 
 
