@@ -63,6 +63,12 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what a process that was killed has left of `write_atomic` in a folder of its own."""
+    for left in folder.glob(".*.partial"):
+        left.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Flush a file to disk, or on POSIX a folder, which makes its renames durable."""
     folder = path.is_dir()

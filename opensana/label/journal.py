@@ -23,7 +23,7 @@ from typing import Any
 
 from opensana.errors import DataError
 from opensana.files.lock import held
-from opensana.files.writing import write_atomic
+from opensana.files.writing import remove_partial, write_atomic
 from opensana.label.captioner import CaptionSource, Failure
 
 IDENTITY = {
@@ -80,8 +80,7 @@ class LabelFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.journals = {kind: Journal(folder / f"{kind}.jsonl", kind) for kind in IDENTITY}
-        for leftover in (folder / "blocks").glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+        remove_partial(folder / "blocks")
         self.fold()
 
     def has(self, kind: str, *identity: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 from opensana.errors import ConfigError
 from opensana.files.lock import held
 from opensana.files.user_cache import cache_folder
-from opensana.files.writing import write_atomic
+from opensana.files.writing import remove_partial, write_atomic
 from opensana.serve.jobs.job import FINISHED, ImageRecord, JobError, JobRecord, State
 from opensana.serve.jobs.order import INPUT_NAMES, InputName, Order, read_order
 
@@ -192,11 +192,13 @@ class Store:
             yield self._db
 
     def _remove_strays(self) -> None:
-        """Folders of jobs that were never noted, or are no more."""
+        """Folders of jobs that were never noted, or are no more; what was written half."""
         known = {row["id"] for row in self._rows("")}
         for folder in (self._folder / "jobs").iterdir():
             if folder.name not in known:
                 shutil.rmtree(folder, ignore_errors=True)
+        for job in self.unfinished():
+            remove_partial(self._of(job.id))
 
 
 def usual_folder(model: str | Path) -> Path:
