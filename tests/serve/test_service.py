@@ -20,12 +20,12 @@ ONE = NATIVE * NATIVE * STEPS
 
 
 def test_a_full_queue_says_when_to_come_again(tmp_path: Path) -> None:
-    with serving(tmp_path, Gradient(0.05), limits=Limits(queue=3 * ONE)) as server:
+    with serving(tmp_path, Gradient(0.5), limits=Limits(queue=3 * ONE)) as server:
         for _ in range(3):
             server.submit()
         start = time.monotonic()
         response = server.post("/v1/jobs", prompt="one more")
-        assert time.monotonic() - start < 0.1
+        assert time.monotonic() - start < 1, "it does not wait for a place"
         assert response.status_code == 503
         assert response.json()["error"]["code"] == "queue_full"
         assert int(response.headers["retry-after"]) >= 1
@@ -104,7 +104,7 @@ LEAVING = [
 
 def check_leaving(tmp_path: Path, times: int) -> None:
     """Clients that leave in the middle stop their own work, within a step, and nobody else's."""
-    step = 0.04
+    step = 0.1
     with serving(tmp_path, Gradient(step)) as server:
         batches = server.painter.batches
 
@@ -113,10 +113,10 @@ def check_leaving(tmp_path: Path, times: int) -> None:
 
         host, port = server.url.rpartition("/")[2].split(":")
         late: list[int] = []
-        good = server.submit(prompt="good", steps=40)
+        good = server.submit(prompt="good", steps=20)
         for number in range(times):
             if server.job(good["id"])["status"] == "completed":
-                good = server.submit(prompt="good", steps=40)
+                good = server.submit(prompt="good", steps=20)
             path, more = LEAVING[number % len(LEAVING)]
             prompt = f"leaver {number}"
             body = json.dumps({"prompt": prompt, "steps": 200} | more).encode()

@@ -43,4 +43,4 @@ def test_leaving_early_waits_for_nothing() -> None:
     start = time.monotonic()
     assert next(answers) == 0
     answers.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 4

@@ -110,12 +110,12 @@ def test_a_queued_job_is_cancelled_before_the_next_step(tmp_path: Path) -> None:
         server.submit(prompt="first", steps=4)
         job = server.submit(prompt="second", steps=150)
         server.post(f"/v1/jobs/{job['id']}/cancel")
-        server.wait(job["id"], "cancelled", seconds=1)
+        server.wait(job["id"], "cancelled", seconds=3)
     assert not any(one[0] == "second" for batch in server.painter.batches for one in batch)
 
 
 def test_a_queued_job_is_cancelled_at_once_however_long_a_step_takes(tmp_path: Path) -> None:
-    with serving(tmp_path, Gradient(1.0), batch=1) as server:
+    with serving(tmp_path, Gradient(2.0), batch=1) as server:
         first = server.submit(prompt="first", steps=1)
         server.wait(first["id"], "running")
         job = server.submit(prompt="second")
@@ -123,7 +123,7 @@ def test_a_queued_job_is_cancelled_at_once_however_long_a_step_takes(tmp_path: P
         answer = server.post(f"/v1/jobs/{job['id']}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
         assert server.job(job["id"])["status"] == "cancelled"
-        assert time.monotonic() - start < 0.5
+        assert time.monotonic() - start < 1
         server.wait(first["id"])
     assert not any(one[0] == "second" for batch in server.painter.batches for one in batch)
 
