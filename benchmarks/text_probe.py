@@ -1,12 +1,15 @@
 """How well a linear classifier understands the words that the emoji model is asked.
 
     python -m benchmarks.text_probe [--data data/emoji] [--text data/emoji-features-text]
+    python -m benchmarks.text_probe --languages --text data/emoji-scenes-text
 
 A ridge regression names the emoji of a white scene's prompt from the text encoder's states, their
 mean and the last one, standardised as the transformer standardises them. It is fitted to the
 training prompts, weighted as they are, and asked the held-out captions: what the states offer, and
 so what a transformer that reads them may reach. The ridge is chosen on keywords of one emoji alone
-that are left out of a first fit, not on the held-out captions. The last line is JSON.
+that are left out of a first fit, not on the held-out captions. With `--languages` it is also asked
+the held-out labels of other languages, fitted to English alone and to all languages; the states of
+their training labels must be in the text folder. The last line is JSON.
 """
 
 import argparse
@@ -14,13 +17,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.guidance_sweep import keyword_questions
 from benchmarks.timing import machine
 from opensana.datasets.emoji.dataset import EmojiData
+from opensana.datasets.emoji.languages import CHARACTER
 from opensana.datasets.emoji.prompts import keywords_of, prompts_of, scenes_of
+from opensana.datasets.emoji.spoken import spoken_prompts
+from opensana.evaluate.emoji.languages import spoken_questions
 from opensana.features.encoders import valid_states
 from opensana.features.texts import Texts
 from opensana.text.demo_encoder import gemma3_270m_folder
@@ -69,17 +76,70 @@ def training_words(data: EmojiData, texts: Texts) -> tuple[Words, np.ndarray]:
     return Words(np.stack(features), np.array(emoji), np.array(weights)), np.array(is_keyword)
 
 
+def read(texts: Texts, prompts: Sequence[str]) -> np.ndarray:
+    """What the text encoder makes of prompts that have no states yet, [N, 2 D + 1]."""
+    encoder = TextEncoder.load(gemma3_270m_folder(), instruction=texts.keys["instruction"])
+    moments = [moment.numpy() for moment in texts.moments]
+    states = [valid_states(encoder.encode([prompt]))[0] for prompt in prompts]
+    return np.stack([summary(one, moments) for one in states])
+
+
 def held_out_words(data: EmojiData, texts: Texts) -> Words:
     """The held-out captions."""
-    moments = [moment.numpy() for moment in texts.moments]
-    encoder = TextEncoder.load(gemma3_270m_folder(), instruction=texts.keys["instruction"])
     asked = [
         (record.held_out_caption.text, index)
         for index, record in enumerate(data.vocabulary)
         if record.held_out_caption
     ]
-    rows = [summary(valid_states(encoder.encode([text]))[0], moments) for text, _ in asked]
-    return Words(np.stack(rows), np.array([index for _, index in asked]), np.ones(len(rows)))
+    prompts, emoji = zip(*asked, strict=True)
+    return Words(read(texts, prompts), np.array(emoji), np.ones(len(emoji)))
+
+
+def spoken_words(data: EmojiData, texts: Texts) -> Words:
+    """The training prompts in other languages."""
+    ids = {caption: index for index, caption in enumerate(texts.captions)}
+    moments = [moment.numpy() for moment in texts.moments]
+    numbers = {record.index: number for number, record in enumerate(data.vocabulary)}
+    rows = [
+        (summary(texts.of(ids[prompt.text]), moments), numbers[record.index], prompt.weight)
+        for record, language, prompts in spoken_prompts(data)
+        if language != CHARACTER
+        for prompt in prompts
+    ]
+    features, emoji, weights = zip(*rows, strict=True)
+    return Words(np.stack(features), np.array(emoji), np.array(weights))
+
+
+def held_out_spoken(data: EmojiData, texts: Texts) -> dict[str, Words]:
+    """The held-out labels of every language."""
+    numbers = {record.index: number for number, record in enumerate(data.vocabulary)}
+    found = {}
+    for language, asked in spoken_questions(data).items():
+        if language != CHARACTER:
+            emoji = np.array([numbers[one.record.index] for one in asked])
+            rows = read(texts, [one.prompt for one in asked])
+            found[language] = Words(rows, emoji, np.ones(len(rows)))
+    return found
+
+
+def ask_languages(data: EmojiData, texts: Texts, english: Words, ridge: float) -> dict[str, Any]:
+    """What fits to English alone, and to all languages, make of held-out labels."""
+    spoken, asked = spoken_words(data, texts), held_out_spoken(data, texts)
+    pairs = zip(vars(english).values(), vars(spoken).values(), strict=True)
+    every = Words(*(np.concatenate(pair) for pair in pairs))
+    results: dict[str, Any] = {}
+    for name, words in (("english", english), ("all languages", every)):
+        fitted = fit(words, ridge, emoji=len(data.vocabulary))
+        found = {language: right(fitted, labels) for language, labels in asked.items()}
+        means = [float(np.mean([one[top] for one in found.values()])) for top in ("top1", "top5")]
+        trained = right(fitted, spoken)
+        print(
+            f"fitted to {name}: held-out labels of other languages "
+            f"{means[0]:.0%}, {means[1]:.0%}; prompts of theirs in training {trained['top1']:.0%}",
+            flush=True,
+        )
+        results[name] = {"top1": means[0], "top5": means[1], "trained": trained, "each": found}
+    return results
 
 
 def fit(words: Words, ridge: float, *, emoji: int) -> np.ndarray:
@@ -108,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A linear classifier of the text states.")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--text", type=Path, default=Path("data/emoji-features-text"))
+    parser.add_argument("--languages", action="store_true", help="ask other languages, too")
     arguments = parser.parse_args()
     data, texts = EmojiData.open(arguments.data), Texts.open(arguments.text)
     words, is_keyword = training_words(data, texts)
@@ -121,12 +182,14 @@ def main() -> None:
     best = max(tried, key=lambda ridge: tried[ridge]["top1"])
     held_out = right(fit(words, best, emoji=emoji), held_out_words(data, texts))
     print(f"ridge {best}: held-out captions {held_out['top1']:.0%}, {held_out['top5']:.0%}")
-    results = {
+    results: dict[str, Any] = {
         "ridge": best,
         "keywords_left_out": tried[best],
         "training": right(fit(words, best, emoji=emoji), words),
         "held_out_captions": held_out,
     }
+    if arguments.languages:
+        results["languages"] = ask_languages(data, texts, words, best)
     print(json.dumps({"machine": machine(), "results": results}))
 
 

@@ -3,8 +3,8 @@
     python recipes/emoji/encode_scenes.py --autoencoder emoji-256 --to data/emoji-scenes
 
 With `--latents` of an earlier cache, only new pictures are encoded; texts that are known are never
-made again. Two cores make 50 to 90 text states and 50 to 70 latents a second: 53,000 captions and
-30,000 pictures take 25 minutes.
+made again. Two cores make 50 to 160 text states and 50 to 95 latents a second: 56,000 captions and
+33,000 pictures take 14 to 30 minutes.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import numpy as np
 from encode import (
@@ -28,7 +29,7 @@ from opensana.datasets.emoji.compose import Scene, compose
 from opensana.datasets.emoji.dataset import EmojiData
 from opensana.datasets.emoji.generator import Vocabulary, training_scenes
 from opensana.datasets.emoji.prompts import BACKGROUNDS, PAIR_ROUNDS, Prompt, pair_scenes
-from opensana.datasets.emoji.scenes import MOST, Composition, Group
+from opensana.datasets.emoji.scenes import MOST, PLACES, Composition, Group
 from opensana.datasets.emoji.spoken import spoken_prompts, spoken_scenes
 from opensana.errors import OpensanaError
 from opensana.features.encoders import LATENT_VERSION, encode_pixels, encoder_hash
@@ -39,17 +40,18 @@ from opensana.models.load import load_autoencoder
 
 SEED = 5
 SHARES = {
-    "sized": 0.05, "positioned": 0.09, "coloured": 0.14, "counted": 0.14, "counted in colour": 0.06,
-    "two": 0.12, "attributed": 0.18, "one coloured": 0.06, "in front": 0.04, "several": 0.08,
-    "fading": 0.04,
+    "sized": 0.05, "positioned": 0.09, "coloured": 0.12, "counted": 0.20, "counted in colour": 0.08,
+    "two": 0.10, "attributed": 0.16, "one coloured": 0.05, "in front": 0.04, "several": 0.08,
+    "fading": 0.03,
 }  # fmt: skip
 """Of the tasks among the scenes."""
-# How often an entry counts.
+# How often an entry counts, in the last run's last steps.
 COPIES = {
-    "white": 6, "coloured": 1, "pair": 1, "spoken": 4, "emoji": 20,
-    "scene": 2, "sized": 4, "attributed": 5, "five": 5,
+    "white": 4, "coloured": 6, "pair": 1, "spoken": 4, "emoji": 8,
+    "scene": 1, "sized": 2, "attributed": 2, "five": 8, "small": 10,
 }  # fmt: skip
 TEXT_PART = 8000
+ON_A_DIE = ("center", *(place for place in PLACES if "corner" in place))
 SPOKEN = 3000
 """Scenes with a colour or a ground in another language."""
 
@@ -74,7 +76,7 @@ def main() -> int:
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--text", type=Path, default=Path("data/emoji-scenes-text"))
     parser.add_argument("--latents", type=Path, help="an earlier cache; its latents are reused")
-    parser.add_argument("--scenes", type=int, default=20000)
+    parser.add_argument("--scenes", type=int, default=24000)
     arguments = parser.parse_args()
     try:
         data = EmojiData.open(arguments.data)
@@ -103,8 +105,18 @@ def all_entries(vocabulary: Vocabulary, scenes: int) -> Iterator[Entry]:
         yield Entry(Composition((Group(record.index),)), prompts, copies)
     for scene, text in spoken_scenes(vocabulary, SPOKEN, seed=SEED):
         yield Entry(scene, [Prompt(text, 1.0)], 1)
+    for scene, text in small_scenes(vocabulary):
+        yield Entry(scene, [Prompt(text, 1.0)], COPIES["small"])
     for scene, text in training_scenes(vocabulary, counts(scenes), seed=SEED):
         yield Entry(scene, [Prompt(text, 1.0)], COPIES[weight_of(scene)])
+
+
+def small_scenes(vocabulary: Vocabulary) -> Iterator[tuple[Composition, str]]:
+    """Every kind as large as one of five, in the places where five of a kind stand."""
+    for kind in vocabulary.kinds:
+        for place in ON_A_DIE:
+            scene = Composition((Group(kind, size="small"),), place=place)
+            yield scene, vocabulary.caption(scene, Random(f"{SEED}/{scene.key}"))
 
 
 def counts(scenes: int) -> dict[str, int]:

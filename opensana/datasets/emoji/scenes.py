@@ -17,7 +17,8 @@ from opensana.errors import DataError, near
 
 MOST = 5
 """Objects of a scene."""
-SIZES: dict[str, float] = {"tiny": 0.4, "small": 0.65, "plain": 1.0, "big": 1.0}
+SIZES: dict[str, float] = {"tiny": 0.5, "small": 0.75, "plain": 1.0, "big": 1.0}
+"""Shares of the plain side, such that all are whole latents large."""
 PLACED, PLACED_BIG = 0.5, 0.625
 """The share of the picture's side that an object takes for which a place is named."""
 PLACES = tuple(POSITIONS)
@@ -32,18 +33,19 @@ HALVES: dict[str, tuple[Corner, Corner]] = {
     "below": ((0.25, 0.5), (0.25, 0.0)),
 }
 """Left and top of two objects, each half as large as the picture, for each relation."""
-FRONT, BACK = (0.25, 0.5, 0.5), (0.15, 0.0, 0.7)
+FRONT, BACK = (0.25, 0.5, 0.5), (0.125, 0.0, 0.75)
 """Left, top and side: who stands in front of whom."""
 RELATIONS = (*HALVES, "in front of")
 GRID: dict[int, tuple[float, tuple[Corner, ...]]] = {
     2: (0.5, HALVES["and"]),
     3: (0.5, ((0.25, 0.0), (0.0, 0.5), (0.5, 0.5))),
     4: (0.5, ((0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5))),
-    5: (0.33, ((0.01, 0.01), (0.66, 0.01), (0.335, 0.335), (0.01, 0.66), (0.66, 0.66))),
+    5: (0.375, ((0.0, 0.0), (0.625, 0.0), (0.3125, 0.3125), (0.0, 0.625), (0.625, 0.625))),
 }
 """The side, and left and top, of so many objects, in reading order, as on a die.
 
-Up to four stand on the borders of latents and are as large as one of a pair: the same to a model.
+They stand on the borders of latents. Up to four are as large as one of a pair, which is the same to
+a model; five are as large as a small one, and the corners of the middle one touch the others.
 """
 
 

@@ -29,8 +29,8 @@ class Spoken:
     """Emoji characters, which are trained on."""
 
 
-def spoken_questions(data: EmojiData, count: int) -> dict[str, list[Question]]:
-    """Held-out labels of every language, and characters, the same each time.
+def spoken_questions(data: EmojiData, count: int | None = None) -> dict[str, list[Question]]:
+    """Held-out labels of every language, and characters, the same each time; all or `count`.
 
     What an English caption says as well ("robot") is known, and not asked.
     """
