@@ -113,13 +113,17 @@ def spoken_words(data: EmojiData, texts: Texts) -> Words:
 def held_out_spoken(data: EmojiData, texts: Texts) -> dict[str, Words]:
     """The held-out labels of every language."""
     numbers = {record.index: number for number, record in enumerate(data.vocabulary)}
-    found = {}
-    for language, asked in spoken_questions(data).items():
-        if language != CHARACTER:
-            emoji = np.array([numbers[one.record.index] for one in asked])
-            rows = read(texts, [one.prompt for one in asked])
-            found[language] = Words(rows, emoji, np.ones(len(rows)))
-    return found
+    asked = spoken_questions(data)
+    del asked[CHARACTER]
+    rows = iter(read(texts, [one.prompt for each in asked.values() for one in each]))
+    return {
+        language: Words(
+            np.stack([next(rows) for _ in each]),
+            np.array([numbers[one.record.index] for one in each]),
+            np.ones(len(each)),
+        )
+        for language, each in asked.items()
+    }
 
 
 def ask_languages(data: EmojiData, texts: Texts, english: Words, ridge: float) -> dict[str, Any]:
